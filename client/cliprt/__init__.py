@@ -1,0 +1,61 @@
+"""cliprt: CLIP embeddings from a Triton server, for Python.
+
+The client lives here; the packages beside it make what the client talks to: ``cliprt_export``
+(checkpoint to bundle), ``cliprt_engines`` (towers in process), ``cliprt_triton`` (bundle to served
+model), ``cliprt_bench`` (measurement).
+"""
+
+from cliprt._bundle import Bundle, open_bundle
+from cliprt._card import Card, FileEntry, ImageSpec, TextSpec
+from cliprt._client import Client
+from cliprt._errors import (
+    BundleError,
+    CheckpointError,
+    CliprtError,
+    ClosedError,
+    DeadlineExceeded,
+    DeploymentError,
+    FidelityError,
+    ImageTooLarge,
+    InvalidInput,
+    MissingExtra,
+    ModelUnavailable,
+    Overloaded,
+    RetryableError,
+    ServerError,
+    ServerStartError,
+    ServerUnavailable,
+)
+from cliprt._images import ImageInput
+from cliprt._limits import Limits
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "Card",
+    "CheckpointError",
+    "Client",
+    "CliprtError",
+    "ClosedError",
+    "DeadlineExceeded",
+    "DeploymentError",
+    "FidelityError",
+    "FileEntry",
+    "ImageInput",
+    "ImageSpec",
+    "ImageTooLarge",
+    "InvalidInput",
+    "Limits",
+    "MissingExtra",
+    "ModelUnavailable",
+    "Overloaded",
+    "RetryableError",
+    "ServerError",
+    "ServerStartError",
+    "ServerUnavailable",
+    "TextSpec",
+    "__version__",
+    "open_bundle",
+]

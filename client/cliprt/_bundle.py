@@ -1,0 +1,77 @@
+"""Opening a bundle: the folder that ``cliprt export`` writes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from cliprt._card import Card, decode_card
+from cliprt._errors import BundleError
+
+CARD = "card.json"
+TOKENIZER = "tokenizer.json"
+GOLDEN = "golden.npz"
+CERTIFICATE = "certificate.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files are all there and unchanged since export.
+
+    Attributes:
+        path: the folder.
+        card: its card.
+    """
+
+    path: Path
+    card: Card
+
+    def file(self, name: str) -> Path:
+        """Path of one file of the bundle.
+
+        Raises:
+            BundleError: the bundle has no such file.
+        """
+        if name not in self.card.files and name != CARD:
+            raise BundleError(
+                f"{self.path} holds no {name}; it has {', '.join(sorted(self.card.files))}"
+            )
+        return self.path / name
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Opens a bundle and checks every file against the SHA-256 in its card.
+
+    Raises:
+        BundleError: no bundle there, a file is missing, or its content is not what was exported.
+    """
+    folder = Path(path)
+    card_path = folder / CARD
+    if not card_path.is_file():
+        raise BundleError(
+            f"{folder} is no bundle (it has no {CARD}); make one with: "
+            "cliprt export CHECKPOINT --out BUNDLE"
+        )
+    card = decode_card(card_path.read_bytes(), origin=str(folder))
+    for name, entry in card.files.items():
+        if Path(name).name != name:
+            raise BundleError(f"the card of {folder} names a file outside the bundle: {name!r}")
+        file = folder / name
+        if not file.is_file():
+            raise BundleError(f"{folder} is incomplete: {name} is missing; export it again")
+        if file.stat().st_size != entry.size or sha256_of(file) != entry.sha256:
+            raise BundleError(
+                f"{file} is not the file that was exported (its SHA-256 differs from the card's); "
+                "export the checkpoint again"
+            )
+    return Bundle(path=folder, card=card)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

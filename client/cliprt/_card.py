@@ -1,0 +1,172 @@
+"""The card: what a client must know to feed a model rightly, and which space its answers live in.
+
+A card is written by the export into ``card.json`` of a bundle and travels with every deployment of
+it, so that a client configures itself from the server it talks to.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cliprt._errors import BundleError
+
+SCHEMA = 1
+"""Version of the card's layout. A reader refuses any other."""
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A value object whose JSON form must match exactly."""
+
+
+class ImageSpec(_Record):
+    """How pixels for the image tower are made.
+
+    The steps, in order, are those of the checkpoint's own processor: conversion to RGB, resize,
+    centre crop. Scaling to 0..1 and normalisation happen inside the tower.
+
+    Attributes:
+        height: rows of the tower's input, in pixels.
+        width: columns of the tower's input, in pixels.
+        resize: ``shortest`` keeps the aspect ratio, ``squash`` does not, ``none`` does not resize.
+        resize_height: rows after the resize; with ``shortest`` the length of the shorter side.
+        resize_width: columns after the resize; equal to resize_height with ``shortest``.
+        resample: Pillow's name of the resampling filter.
+        crop: whether a centre crop (or zero padding, if smaller) to height x width follows.
+        transparency: ``white`` composites transparent pixels over white before dropping alpha.
+        mean: per channel, of pixels scaled to 0..1. Applied in the tower.
+        std: per channel, of pixels scaled to 0..1. Applied in the tower.
+        rescale: factor that scales a byte before mean and std. Applied in the tower.
+    """
+
+    height: int
+    width: int
+    resize: Literal["shortest", "squash", "none"]
+    resize_height: int
+    resize_width: int
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+    crop: bool
+    transparency: Literal["white"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    rescale: float
+
+    def __post_init__(self) -> None:
+        sides = (self.height, self.width, self.resize_height, self.resize_width)
+        if min(sides) < 1:
+            raise ValueError(f"image sides must be positive, got {sides}")
+        if self.resize == "shortest" and self.resize_height != self.resize_width:
+            raise ValueError("resize 'shortest' needs one length, not two")
+        if not self.crop:
+            if self.resize == "shortest":
+                raise ValueError("resize 'shortest' without a crop gives no fixed size")
+            if self.resize == "squash" and sides[:2] != sides[2:]:
+                raise ValueError("without a crop the resize must give the tower's own size")
+        if min(self.std) <= 0 or self.rescale <= 0:
+            raise ValueError("std and rescale must be positive")
+
+
+class TextSpec(_Record):
+    """How tokens for the text tower are made.
+
+    Attributes:
+        context_length: tokens a text may have, start and end tokens included; longer texts are cut
+            so that the end token stays last.
+        causal: whether later tokens cannot change earlier ones, so that a batch may be cut to its
+            longest text.
+        pooling: which token's state becomes the embedding: the first end-of-text token
+            (``end``), or the first occurrence of the highest id (``highest``, the rule of
+            checkpoints older than the end-of-text id in their configuration).
+        end_id: id of the end-of-text token.
+        pad_id: id that fills up shorter texts of a batch.
+        vocabulary: number of ids; valid ids are 0 <= id < vocabulary.
+    """
+
+    context_length: int
+    causal: bool
+    pooling: Literal["end", "highest"]
+    end_id: int
+    pad_id: int
+    vocabulary: int
+
+    def __post_init__(self) -> None:
+        if self.context_length < 2:
+            raise ValueError(f"context_length must be at least 2, got {self.context_length}")
+        for name, value in (("end_id", self.end_id), ("pad_id", self.pad_id)):
+            if not 0 <= value < self.vocabulary:
+                raise ValueError(f"{name} {value} lies outside the vocabulary of {self.vocabulary}")
+
+
+class FileEntry(_Record):
+    """Identity of one file of a bundle.
+
+    Attributes:
+        sha256: SHA-256 of the content, in hexadecimal.
+        size: length in bytes.
+    """
+
+    sha256: str
+    size: int
+
+
+class Card(_Record):
+    """What a model is, how it is fed, and which space its embeddings live in.
+
+    Attributes:
+        schema: version of this layout.
+        name: name of the checkpoint, for people.
+        family: the checkpoint family whose reader made the bundle.
+        revision: commit of the hub repository the checkpoint came from, or None.
+        space: identity of the embedding space. Embeddings may be compared only if it is equal.
+        dim: length of an embedding.
+        logit_scale: factor between cosine similarity and the logits of a zero-shot classifier.
+        image: what the image tower takes.
+        text: what the text tower takes.
+        files: every other file of the bundle, by name.
+        exporter: versions of what wrote the bundle.
+    """
+
+    schema: int
+    name: str
+    family: str
+    revision: str | None
+    space: str
+    dim: int
+    logit_scale: float
+    image: ImageSpec
+    text: TextSpec
+    files: dict[str, FileEntry]
+    exporter: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(
+                f"the card has schema {self.schema}, this cliprt reads schema {SCHEMA}; "
+                "export the checkpoint again or install the matching version"
+            )
+        if self.dim < 1:
+            raise ValueError(f"dim must be positive, got {self.dim}")
+
+
+def decode_card(data: bytes | str, *, origin: str) -> Card:
+    """Reads a card from JSON.
+
+    Args:
+        data: the JSON text.
+        origin: where it came from, for the error message.
+
+    Raises:
+        BundleError: not JSON, of another schema, or a key is missing, unknown or of the wrong
+            type.
+    """
+    try:
+        return msgspec.json.decode(data, type=Card)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"the card of {origin} cannot be read: {error}") from None
+
+
+def encode_card(card: Card, *, indent: int = 0) -> bytes:
+    """Writes a card as JSON, on one line or indented."""
+    data = msgspec.json.encode(card)
+    return msgspec.json.format(data, indent=indent) + b"\n" if indent else data

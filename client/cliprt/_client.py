@@ -1,0 +1,363 @@
+"""The client: pictures and strings in, embeddings out, everything else from the server's card."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliprt._card import Card, decode_card
+from cliprt._errors import ClosedError, InvalidInput, ModelUnavailable, ServerError
+from cliprt._images import ImageInput, is_single_image, preprocess
+from cliprt._limits import Limits
+from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames
+from cliprt._texts import TextTokenizer
+from cliprt._tokenizer_cache import load_tokenizer_json
+from cliprt._zero_shot import probabilities
+
+if TYPE_CHECKING:
+    from cliprt._grpc import PendingTensor, TritonChannel
+
+_T = TypeVar("_T")
+
+DEFAULT_TIMEOUT_S = 60.0
+
+# Requests of one call that may be under way at once: enough that the server computes one while the
+# client prepares the next and a third travels; few enough that one call cannot fill the queue.
+_IN_FLIGHT = 3
+
+# How far the length of an embedding may be from 1: far above rounding, far below a broken tower.
+_NORM_TOLERANCE = 1e-3
+
+
+class Client:
+    """Embeds pictures and texts on a Triton server that serves a cliprt bundle.
+
+    One client may be used from many threads. It keeps one connection and recovers by itself when
+    the server restarts. After ``os.fork`` make a new client in the child.
+
+    Example:
+        >>> with Client("localhost:8001") as client:
+        ...     images = client.encode_image(["cat.jpg"])
+        ...     texts = client.encode_text(["a photo of a cat", "a photo of a dog"])
+        ...     similarity = images @ texts.T
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        model: str = "clip",
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        limits: Limits | None = None,
+    ) -> None:
+        """Connects and reads the model's card.
+
+        Args:
+            address: host and gRPC port, ``host:8001``.
+            model: name under which the bundle is served; the prefix of its Triton models.
+            timeout_s: deadline of each request, in seconds. A call that splits its input sends
+                several requests, each with this deadline.
+            limits: bounds on the inputs; None means the defaults.
+
+        Raises:
+            ValueError: address or timeout_s is malformed.
+            ServerUnavailable: nothing answers there.
+            ModelUnavailable: the server does not serve this model, or not from a cliprt bundle.
+            DeadlineExceeded: the server did not answer in time.
+        """
+        self._timeout_s = _checked_timeout(timeout_s)
+        self._limits = limits or Limits()
+        self._address = _checked_address(address)
+        self._names = ModelNames(model)
+        self._closed = False
+        self._close_lock = threading.Lock()
+        self._tokenizer_lock = threading.Lock()
+        self._lazy_tokenizer: TextTokenizer | None = None
+        self._pool = ThreadPoolExecutor(
+            max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="cliprt"
+        )
+        self._channel = _connect(self._address)
+        try:
+            image_card, self._image_batch = self._read_model(self._names.image)
+            text_card, self._text_batch = self._read_model(self._names.text)
+        except BaseException:
+            self.close()
+            raise
+        if image_card != text_card:
+            self.close()
+            raise ModelUnavailable(
+                f"{self._names.image} and {self._names.text} at {address} come from different "
+                "bundles; serve both from one repository"
+            )
+        self._card = image_card
+
+    @property
+    def card(self) -> Card:
+        """The card of the served bundle; ``card.space`` says which embeddings may be compared."""
+        return self._card
+
+    def server_version(self) -> str:
+        """Triton's version, for instance ``2.51.0``."""
+        return self._open_channel().server_version(self._timeout_s)
+
+    def encode_image(
+        self, images: ImageInput | Iterable[ImageInput], *, timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """Embeds pictures.
+
+        Args:
+            images: one picture or any number of them: paths, encoded bytes (JPEG, PNG, WebP, GIF,
+                BMP), Pillow images, or uint8 arrays [height, width, 3] in RGB order. Of animations
+                the first frame counts; orientation tags are ignored, as by the reference.
+            timeout_s: deadline of each request; None means the client's.
+
+        Returns:
+            float32 [n, dim], rows of length 1, in the order of the input.
+
+        Raises:
+            InvalidInput: an item is no usable image (``error.index`` says which), or there is none.
+            RetryableError: the server is gone, full or late.
+            ServerError: the server failed or sent an answer that cannot be right.
+        """
+        items: Iterable[ImageInput] = [images] if is_single_image(images) else images  # type: ignore[list-item, assignment]
+        batches = (
+            (PIXELS, self._prepare_images(first, batch))
+            for first, batch in _batched(_iterate(items, "images"), self._image_batch)
+        )
+        return self._embed(self._names.image, batches, timeout_s)
+
+    def encode_text(
+        self, texts: str | Iterable[str], *, truncate: bool = True, timeout_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """Embeds texts.
+
+        Args:
+            texts: one string or any number of them. A string is always text, never a path.
+            truncate: cut texts beyond the model's context (the end token stays, as in the
+                checkpoint's own pipeline), or refuse them.
+            timeout_s: deadline of each request; None means the client's.
+
+        Returns:
+            float32 [n, dim], rows of length 1, in the order of the input.
+
+        Raises:
+            InvalidInput: an item is no usable text (``error.index`` says which), or there is none.
+            RetryableError: the server is gone, full or late.
+            ServerError: the server failed or sent an answer that cannot be right.
+        """
+        self._open_channel()
+        items = [texts] if isinstance(texts, str) else list(_iterate(texts, "texts"))
+        tokenizer = self._tokenizer()
+        ids = tokenizer(items, truncate=truncate)
+        # Texts of similar length share a request, so that short ones are not padded to long ones.
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        batches = (
+            (TOKENS, tokenizer.pad([ids[index] for index in batch]))
+            for _, batch in _batched(order, self._text_batch)
+        )
+        embeddings = self._embed(self._names.text, batches, timeout_s)
+        restored = np.empty_like(embeddings)
+        restored[order] = embeddings
+        return restored
+
+    def classify(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        labels: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+    ) -> NDArray[np.float32]:
+        """Zero-shot classification: how probable each label is for each picture.
+
+        Args:
+            images: as for encode_image.
+            labels: the texts to choose from, used as they are: ``"a photo of a cat"`` works better
+                than ``"cat"``.
+            timeout_s: deadline of each request; None means the client's.
+
+        Returns:
+            float32 [n, len(labels)], rows summing to 1: the softmax of logit scale times cosine
+            similarity (Radford et al. 2021, "Learning Transferable Visual Models From Natural
+            Language Supervision", figure 3).
+
+        Raises:
+            InvalidInput: as for encode_image and encode_text, or labels is a bare string.
+        """
+        if isinstance(labels, str):
+            raise InvalidInput("labels must be a list of strings, got one string")
+        texts = self.encode_text(labels, timeout_s=timeout_s)
+        pictures = self.encode_image(images, timeout_s=timeout_s)
+        return probabilities(pictures, texts, self._card.logit_scale)
+
+    def close(self) -> None:
+        """Closes the connection. A second call does nothing."""
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._channel.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _embed(
+        self,
+        model: str,
+        batches: Iterable[tuple[str, NDArray[Any]]],
+        timeout_s: float | None,
+    ) -> NDArray[np.float32]:
+        """Sends batches, a few at once, and returns their answers in order."""
+        deadline = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        channel = self._open_channel()
+        pending: deque[tuple[int, PendingTensor]] = deque()
+        answers: list[NDArray[np.float32]] = []
+        try:
+            for name, array in batches:
+                if len(pending) == _IN_FLIGHT:
+                    answers.append(self._checked_answer(model, *pending.popleft()))
+                sent = channel.infer(model, {name: array}, EMBEDDING, deadline)
+                pending.append((len(array), sent))
+            while pending:
+                answers.append(self._checked_answer(model, *pending.popleft()))
+        finally:
+            for _, request in pending:
+                request.cancel()
+        return np.concatenate(answers)
+
+    def _checked_answer(self, model: str, rows: int, answer: PendingTensor) -> NDArray[np.float32]:
+        """An answer that can be right: its shape fits and every row is finite and of length 1."""
+        embeddings = answer.result()
+        if embeddings.shape != (rows, self._card.dim) or embeddings.dtype != np.float32:
+            raise ServerError(
+                f"{model} at {self._address} answered {embeddings.dtype} {list(embeddings.shape)}, "
+                f"expected float32 {[rows, self._card.dim]}"
+            )
+        lengths = np.linalg.norm(embeddings, axis=1)
+        if not np.all(np.abs(lengths - 1) <= _NORM_TOLERANCE):
+            raise ServerError(
+                f"{model} at {self._address} answered embeddings that are not of length 1 "
+                f"(from {lengths.min():g} to {lengths.max():g}); check the server's model"
+            )
+        return embeddings
+
+    def _prepare_images(self, first: int, images: Sequence[ImageInput]) -> NDArray[np.uint8]:
+        """Preprocesses a batch on several threads; Pillow computes without the interpreter lock."""
+        spec, limits = self._card.image, self._limits
+
+        def prepare(indexed: tuple[int, ImageInput]) -> NDArray[np.uint8]:
+            index, image = indexed
+            try:
+                return preprocess(image, spec, limits)
+            except InvalidInput as error:
+                raise type(error)(str(error), index=index) from None
+
+        jobs = list(enumerate(images, start=first))
+        if len(jobs) == 1:
+            return prepare(jobs[0])[None]
+        try:
+            futures = [self._pool.submit(prepare, job) for job in jobs]
+        except RuntimeError:  # the pool was shut down by close() in another thread
+            raise _closed() from None
+        try:
+            return np.stack([future.result() for future in futures])
+        except CancelledError:
+            raise _closed() from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _tokenizer(self) -> TextTokenizer:
+        with self._tokenizer_lock:
+            if self._lazy_tokenizer is None:
+                content = load_tokenizer_json(self._card, self._fetch_file)
+                self._lazy_tokenizer = TextTokenizer(content, self._card.text, self._limits)
+            return self._lazy_tokenizer
+
+    def _fetch_file(self, name: str) -> bytes:
+        """One file of the served bundle, through the model that carries them."""
+        request = {"name": np.frombuffer(name.encode(), dtype=np.uint8)}
+        answer = self._channel.infer(self._names.card, request, "content", self._timeout_s)
+        return answer.result().tobytes()
+
+    def _read_model(self, name: str) -> tuple[Card, int]:
+        """A tower's card and the largest batch it takes."""
+        config = self._channel.model_config(name, self._timeout_s)
+        if CARD_PARAMETER not in config.parameters:
+            raise ModelUnavailable(
+                f"the model {name} at {self._address} carries no card, so it was not made by "
+                "cliprt repository; make its repository again"
+            )
+        text = config.parameters[CARD_PARAMETER].string_value
+        return decode_card(text, origin=f"{name} at {self._address}"), max(1, config.max_batch_size)
+
+    def _open_channel(self) -> TritonChannel:
+        if self._closed:
+            raise _closed()
+        return self._channel
+
+
+def _connect(address: str) -> TritonChannel:
+    from cliprt._grpc import TritonChannel  # gRPC takes a while to import
+
+    return TritonChannel(address)
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the client is closed; make a new one")
+
+
+def _iterate(items: Iterable[_T], what: str) -> Iterator[_T]:
+    """Iterates over items, and refuses values that are no collection or an empty one."""
+    try:
+        iterator = iter(items)
+    except TypeError:
+        raise InvalidInput(f"{what} must be a list, got {type(items).__name__}") from None
+    empty = True
+    for item in iterator:
+        empty = False
+        yield item
+    if empty:
+        raise InvalidInput(f"the batch is empty; pass at least one of the {what}")
+
+
+def _batched(items: Iterable[_T], size: int) -> Iterator[tuple[int, list[_T]]]:
+    """Cuts items into batches, each with the index of its first item."""
+    iterator = iter(items)
+    first = 0
+    while batch := list(islice(iterator, size)):
+        yield first, batch
+        first += len(batch)
+
+
+def _checked_timeout(timeout_s: float) -> float:
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise ValueError(f"timeout_s must be a positive number of seconds, got {timeout_s}")
+    return float(timeout_s)
+
+
+def _checked_address(address: str) -> str:
+    """Takes ``host:port``, and the same behind ``grpc://``."""
+    plain = address.removeprefix("grpc://")
+    host, _, port = plain.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in plain:
+        raise ValueError(f"the address must look like host:8001, got {address!r}")
+    return plain

@@ -1,0 +1,43 @@
+"""What commands print: results on standard output, progress on standard error, errors in a line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from cliprt._errors import CliprtError
+
+
+def out() -> Console:
+    """The console of results. In a pipe it wraps nothing and uses no colour."""
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+@contextmanager
+def steps(names: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
+    """A progress bar over named steps; silent where standard error is no terminal.
+
+    Yields:
+        A function that is called with a step's name as it begins.
+    """
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("", total=len(names))
+        yield lambda step: progress.update(task, description=step, completed=names.index(step))
+
+
+@contextmanager
+def errors_as_lines() -> Iterator[None]:
+    """Turns cliprt's errors into one line on standard error and exit status 1."""
+    try:
+        yield
+    except CliprtError as error:
+        raise click.ClickException(str(error)) from None

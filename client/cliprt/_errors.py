@@ -1,0 +1,96 @@
+"""Everything cliprt raises, arranged by what the caller can do about it.
+
+::
+
+    CliprtError
+    ├── InvalidInput (also ValueError)    fix the input; retrying cannot help
+    │   └── ImageTooLarge                 bytes, pixels or aspect ratio beyond the limits
+    ├── RetryableError                    wait, then try the same call again
+    │   ├── ServerUnavailable             nothing answered at that address
+    │   ├── Overloaded                    the server's queue is full
+    │   └── DeadlineExceeded (also TimeoutError)   no answer in time
+    ├── DeploymentError                   fix the installation or the deployment
+    │   ├── ModelUnavailable              the server runs, but not this model
+    │   ├── ServerError                   the server failed on a good request, or answered nonsense
+    │   ├── ServerStartError              a tritonserver was not found or did not come up
+    │   ├── BundleError                   a bundle is missing, damaged or from another version
+    │   ├── CheckpointError               a checkpoint cannot be read or is of no supported kind
+    │   ├── FidelityError                 an exported tower does not answer like the checkpoint
+    │   └── MissingExtra (also ImportError)        an optional dependency is not installed
+    └── ClosedError                       the client was used after close()
+"""
+
+from __future__ import annotations
+
+
+class CliprtError(Exception):
+    """Base of every error that cliprt raises on purpose."""
+
+
+class InvalidInput(CliprtError, ValueError):
+    """An input cannot be embedded, whoever is asked and however often.
+
+    Attributes:
+        index: position of the offending item in the list that was passed, or None when the call as
+            a whole is at fault (an empty batch, for instance).
+    """
+
+    def __init__(self, message: str, *, index: int | None = None) -> None:
+        super().__init__(message if index is None else f"item {index}: {message}")
+        self.index = index
+
+
+class ImageTooLarge(InvalidInput):
+    """An image exceeds the limits on bytes, pixels or aspect ratio; it was not decoded."""
+
+
+class RetryableError(CliprtError):
+    """The request was fine and may succeed later."""
+
+
+class ServerUnavailable(RetryableError):
+    """No Triton server answered at the address."""
+
+
+class Overloaded(RetryableError):
+    """The server refused the request because its queue is full."""
+
+
+class DeadlineExceeded(RetryableError, TimeoutError):
+    """No answer arrived before the deadline."""
+
+
+class DeploymentError(CliprtError):
+    """Something about the installation or the deployment has to be fixed first."""
+
+
+class ModelUnavailable(DeploymentError):
+    """The server is there but does not serve the model, or not one that cliprt made."""
+
+
+class ServerError(DeploymentError):
+    """The server failed on a valid request or sent an answer that cannot be right."""
+
+
+class ServerStartError(DeploymentError):
+    """A tritonserver could not be found or did not become ready."""
+
+
+class BundleError(DeploymentError):
+    """A bundle is missing, incomplete, damaged, or written by an incompatible version."""
+
+
+class CheckpointError(DeploymentError):
+    """A checkpoint cannot be read, or is of a kind that cliprt does not support."""
+
+
+class FidelityError(DeploymentError):
+    """An exported tower differs from the checkpoint by more than the bar allows."""
+
+
+class MissingExtra(DeploymentError, ImportError):
+    """An optional dependency is not installed; the message holds the command that installs it."""
+
+
+class ClosedError(CliprtError):
+    """The client has been closed."""

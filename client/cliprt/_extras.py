@@ -1,0 +1,31 @@
+"""Optional dependencies: imported where they are used, and named when they are missing."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from cliprt._errors import MissingExtra
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Imports an optional module, or says which extra installs it.
+
+    Args:
+        module: dotted module name, for instance ``onnxruntime``.
+        extra: the extra of cliprt that brings it.
+
+    Raises:
+        MissingExtra: the module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # A module that exists but misses one of its own dependencies is another problem.
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise MissingExtra(
+            f"this needs the module {module!r}, which is not installed; "
+            f"install it with: pip install 'cliprt[{extra}]'",
+            name=module,
+        ) from None

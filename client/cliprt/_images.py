@@ -1,0 +1,192 @@
+"""Pictures to pixels, exactly as the checkpoint's own processor makes them.
+
+The reference is ``CLIPImageProcessor`` of transformers with its Pillow backend: conversion to RGB
+(transparency over white), resize with integer arithmetic, centre crop. The same Pillow calls in the
+same order give the same bytes; scaling and normalisation are left to the tower.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from io import BytesIO
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cliprt._card import ImageSpec
+from cliprt._errors import ImageTooLarge, InvalidInput
+from cliprt._limits import Limits
+
+ImageInput: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]"
+)
+"""A path, an encoded file, a Pillow image, or uint8 pixels [height, width, 3] in RGB order."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""Encoded formats that are decoded; Pillow's parsers of all others are never reached."""
+
+
+def is_single_image(value: object) -> bool:
+    """Whether a value is one image rather than a collection of them."""
+    if isinstance(value, np.ndarray):
+        return value.ndim == 3
+    return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image))
+
+
+def preprocess(image: ImageInput, spec: ImageSpec, limits: Limits) -> NDArray[np.uint8]:
+    """Makes the image tower's input from one picture.
+
+    Returns:
+        uint8 [height, width, 3], RGB, 0 to 255, as the card's ImageSpec describes it.
+
+    Raises:
+        InvalidInput: the value is no image that can be decoded.
+        ImageTooLarge: it exceeds the limits.
+    """
+    rgb = _to_rgb(_open(image, limits))
+    if spec.resize != "none":
+        size = (spec.resize_width, spec.resize_height)
+        if spec.resize == "shortest":
+            size = _shortest_edge_size(rgb.size, spec.resize_height)
+        rgb = rgb.resize(size, resample=Image.Resampling[spec.resample.upper()])
+    if spec.crop:
+        rgb = _centre_crop(rgb, spec.width, spec.height)
+    elif rgb.size != (spec.width, spec.height):
+        raise InvalidInput(
+            f"the image is {rgb.width} x {rgb.height}, the tower takes {spec.width} x {spec.height} "
+            "and the checkpoint's processor does not resize"
+        )
+    return np.asarray(rgb, dtype=np.uint8)
+
+
+def _shortest_edge_size(size: tuple[int, int], shortest: int) -> tuple[int, int]:
+    """New (width, height) with the given shorter side; the longer one is rounded down."""
+    width, height = size
+    longest = int(shortest * max(size) / min(size))
+    return (shortest, longest) if width <= height else (longest, shortest)
+
+
+def _centre_crop(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Cuts out the centre; where the image is smaller, the outside is black."""
+    left = (image.width - width) // 2
+    top = (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    try:
+        if "A" in image.getbands() or image.info.get("transparency") is not None:
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, rgba).convert("RGB")
+        return image.convert("RGB")
+    # Pillow's codecs raise many types on damaged files; none of them may escape as a crash.
+    except Exception as error:  # noqa: BLE001
+        raise InvalidInput(f"the image cannot be decoded: {_reason(error)}") from None
+
+
+def _open(image: ImageInput, limits: Limits) -> Image.Image:
+    if isinstance(image, Image.Image):
+        _check_size(image.size, limits)
+        return image
+    if isinstance(image, np.ndarray):
+        return _from_array(image, limits)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        data = bytes(image)
+    elif isinstance(image, (str, os.PathLike)):
+        data = _read(image, limits)
+    else:
+        raise InvalidInput(
+            f"an image must be a path, bytes, a Pillow image or a uint8 array, got {type(image).__name__}"
+        )
+    return _decode(data, limits)
+
+
+def _from_array(array: NDArray[np.uint8], limits: Limits) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise InvalidInput(
+            f"an image array must be uint8 [height, width, 3] in RGB order, 0 to 255, "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    _check_size((array.shape[1], array.shape[0]), limits)
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _read(path: str | os.PathLike[str], limits: Limits) -> bytes:
+    if isinstance(path, str) and "://" in path[:16]:
+        raise InvalidInput("URLs are not fetched; download the image and pass its bytes")
+    file = Path(path)
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidInput(f"{str(file)!r} is not a regular file")
+        _check_bytes(status.st_size, limits)
+        return file.read_bytes()
+    # ValueError: a path with a NUL character.
+    except (OSError, ValueError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidInput(f"{str(file)!r} cannot be read: {reason}") from None
+
+
+def _decode(data: bytes, limits: Limits) -> Image.Image:
+    if not data:
+        raise InvalidInput("the image is empty (0 bytes)")
+    _check_bytes(len(data), limits)
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels("more than Pillow's own limit of", limits) from None
+    except Exception:  # noqa: BLE001 - as in _to_rgb; and Pillow's text holds a memory address
+        raise InvalidInput(
+            f"not an image in a supported format ({', '.join(FORMATS)}); "
+            "convert it, or decode it yourself and pass a Pillow image or an array"
+        ) from None
+    _check_size(image.size, limits)
+    try:
+        image.load()
+    except Exception as error:  # noqa: BLE001 - as in _to_rgb
+        raise InvalidInput(
+            f"the {image.format} image cannot be decoded (truncated or damaged): {_reason(error)}"
+        ) from None
+    return image
+
+
+def _check_bytes(size: int, limits: Limits) -> None:
+    if size > limits.max_image_bytes:
+        raise ImageTooLarge(
+            f"the image has {size:,} bytes, the limit max_image_bytes is {limits.max_image_bytes:,}; "
+            "scale it down or raise the limit"
+        )
+
+
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
+    if min(size) < 1:
+        raise InvalidInput(f"the image has no pixels ({width} x {height})")
+    if width * height > limits.max_image_pixels:
+        raise _too_many_pixels(f"{width} x {height} =", limits, width * height)
+    if max(size) > limits.max_image_aspect_ratio * min(size):
+        raise ImageTooLarge(
+            f"the image is {width} x {height}, its sides differ by more than the limit "
+            f"max_image_aspect_ratio of {limits.max_image_aspect_ratio:g}; crop it or raise the limit"
+        )
+
+
+def _too_many_pixels(found: str, limits: Limits, pixels: int | None = None) -> ImageTooLarge:
+    count = f" {pixels:,}" if pixels is not None else f" {Image.MAX_IMAGE_PIXELS:,}"
+    return ImageTooLarge(
+        f"the image has {found}{count} pixels, the limit max_image_pixels is "
+        f"{limits.max_image_pixels:,}; scale it down or raise the limit"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Pillow's reason, unless it names an object by its address."""
+    text = str(error)
+    return text if text and " object at 0x" not in text else type(error).__name__

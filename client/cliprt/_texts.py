@@ -1,0 +1,100 @@
+"""Strings to tokens, exactly as the checkpoint's own tokenizer makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from cliprt._card import TextSpec
+from cliprt._errors import BundleError, InvalidInput
+from cliprt._limits import Limits
+
+
+class TextTokenizer:
+    """Tokenizes for one model. Safe to use from many threads."""
+
+    def __init__(self, tokenizer_json: str, spec: TextSpec, limits: Limits) -> None:
+        """Loads a tokenizer.
+
+        Args:
+            tokenizer_json: content of the bundle's ``tokenizer.json``.
+            spec: the card's account of the text tower.
+            limits: bounds on the texts.
+
+        Raises:
+            BundleError: the tokenizer cannot be loaded.
+        """
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
+            raise BundleError(f"tokenizer.json cannot be loaded: {error}") from None
+        # Cuts from the right and keeps the end token last.
+        self._tokenizer.enable_truncation(spec.context_length)
+        self._tokenizer.no_padding()
+        self._spec = spec
+        self._limits = limits
+
+    def __call__(
+        self, texts: Sequence[str], *, first: int = 0, truncate: bool = True
+    ) -> list[list[int]]:
+        """Tokenizes texts.
+
+        Args:
+            texts: the strings.
+            first: index of the first one in the caller's list, for error messages.
+            truncate: whether texts beyond the context are cut, as the checkpoint's own pipeline
+                does, or refused.
+
+        Returns:
+            Per text its ids, start and end tokens included, at most context_length of them.
+
+        Raises:
+            InvalidInput: an item is not a string, has lone surrogates, is longer than the limit, or
+                is longer than the context and may not be cut.
+        """
+        for index, text in enumerate(texts, start=first):
+            self._check(text, index)
+        encodings = self._tokenizer.encode_batch(texts)
+        if not truncate:
+            for index, encoding in enumerate(encodings, start=first):
+                if encoding.overflowing:
+                    raise InvalidInput(
+                        f"the text has more than {self._spec.context_length} tokens, the context of "
+                        "the model; shorten it or pass truncate=True",
+                        index=index,
+                    )
+        return [encoding.ids for encoding in encodings]
+
+    def pad(self, ids: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+        """Makes a batch of tokenized texts.
+
+        Returns:
+            int32 [batch, length]. For causal towers length is that of the longest text: what
+            follows the end token cannot change the answer. For others it is the context.
+        """
+        length = max(map(len, ids)) if self._spec.causal else self._spec.context_length
+        tokens = np.full((len(ids), length), self._spec.pad_id, dtype=np.int32)
+        for row, text in zip(tokens, ids, strict=True):
+            row[: len(text)] = text
+        return tokens
+
+    def _check(self, text: object, index: int) -> None:
+        if not isinstance(text, str):
+            raise InvalidInput(f"a text must be a str, got {type(text).__name__}", index=index)
+        if len(text) > self._limits.max_text_characters:
+            raise InvalidInput(
+                f"the text has {len(text):,} characters, the limit max_text_characters is "
+                f"{self._limits.max_text_characters:,}; shorten it or raise the limit",
+                index=index,
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"the text has a lone surrogate at character {error.start}, which is not valid "
+                "Unicode; decode its source with errors='replace'",
+                index=index,
+            ) from None

@@ -1,0 +1,67 @@
+"""The served model's tokenizer: fetched once, kept by its hash, trusted only by its hash."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from cliprt._bundle import TOKENIZER
+from cliprt._card import Card
+from cliprt._errors import ModelUnavailable, ServerError
+
+
+def cache_home() -> Path:
+    """Where cliprt keeps what it can make or fetch again: ``$CLIPRT_HOME`` or ~/.cache/cliprt."""
+    home = os.environ.get("CLIPRT_HOME")
+    return Path(home) if home else Path.home() / ".cache" / "cliprt"
+
+
+def load_tokenizer_json(card: Card, fetch: Callable[[str], bytes]) -> str:
+    """The content of the bundle's tokenizer.json, from the cache or from the server.
+
+    Args:
+        card: names the file's SHA-256.
+        fetch: gets a file of the served bundle by name.
+
+    Raises:
+        ModelUnavailable: the card names no tokenizer.
+        ServerError: the server sent something other than the card promises.
+    """
+    if TOKENIZER not in card.files:
+        raise ModelUnavailable("the served model's card names no tokenizer; export it again")
+    expected = card.files[TOKENIZER].sha256
+    cached = cache_home() / "tokenizers" / f"{expected}.json"
+    # A cache that cannot be read or written costs a transfer, never an answer.
+    with contextlib.suppress(OSError):
+        content = cached.read_bytes()
+        if _sha256(content) == expected:
+            return content.decode()
+    content = fetch(TOKENIZER)
+    if _sha256(content) != expected:
+        raise ServerError(
+            f"the server sent a {TOKENIZER} that is not the one of its card; restart the server"
+        )
+    with contextlib.suppress(OSError):
+        _write(cached, content)
+    return content.decode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file so that other processes see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,51 @@
+"""A tower in process with ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliprt._errors import BundleError
+from cliprt._extras import require
+
+
+class OnnxTower:
+    """One tower of a bundle, computed by ONNX Runtime on the CPU."""
+
+    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+        """Loads a tower.
+
+        Args:
+            model: an ONNX file, or its content.
+            threads: threads of one computation; None leaves the choice to ONNX Runtime.
+
+        Raises:
+            MissingExtra: onnxruntime is not installed.
+            BundleError: ONNX Runtime cannot load the graph.
+        """
+        onnxruntime = require("onnxruntime", extra="engines")
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001 - the library raises many types
+            raise BundleError(f"ONNX Runtime cannot load the tower: {error}") from None
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, batch: NDArray[np.uint8] | NDArray[np.int32]) -> NDArray[np.float32]:
+        """Embeds a batch.
+
+        Args:
+            batch: uint8 pixels [batch, height, width, 3], or int32 tokens [batch, length].
+
+        Returns:
+            float32 [batch, dim], rows of length 1.
+        """
+        (embeddings,) = self._session.run(None, {self._input: batch})
+        return np.asarray(embeddings, dtype=np.float32)

@@ -1,0 +1,262 @@
+"""Reads Hugging Face ``CLIPModel`` checkpoints: ViT image tower, causal text tower."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cliprt._card import ImageSpec, TextSpec
+from cliprt._errors import CheckpointError
+from cliprt_export._checkpoint import Checkpoint
+from cliprt_export._hf_tokenizer import HfTokenizer
+from cliprt_export._model import ClipModel
+from cliprt_export._specs import (
+    ImageTower,
+    Shapes,
+    Tensors,
+    TextTower,
+    TransformerSpec,
+    image_tensors,
+    text_tensors,
+)
+
+FAMILY = "hf-clip"
+
+# The defaults of transformers' CLIPConfig, CLIPVisionConfig and CLIPTextConfig; configurations are
+# saved without the keys that equal them.
+_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+_TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "eos_token_id": 49407,
+}
+_PROCESSOR: dict[str, Any] = {
+    "do_resize": True,
+    "size": {"shortest_edge": 224},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+
+# Configurations from before transformers 4.31 carry this id, and models pool at the highest id
+# instead (transformers pull request 24773).
+_LEGACY_END_ID = 2
+
+_IMAGE_NAMES = {
+    "patch.weight": "vision_model.embeddings.patch_embedding.weight",
+    "class_token": "vision_model.embeddings.class_embedding",
+    "positions": "vision_model.embeddings.position_embedding.weight",
+    # Misspelt in the library, and so in every checkpoint.
+    "pre_norm": "vision_model.pre_layrnorm",
+    "post_norm": "vision_model.post_layernorm",
+    "blocks": "vision_model.encoder.layers",
+    "projection.weight": "visual_projection.weight",
+}
+_TEXT_NAMES = {
+    "token_embedding": "text_model.embeddings.token_embedding.weight",
+    "positions": "text_model.embeddings.position_embedding.weight",
+    "post_norm": "text_model.final_layer_norm",
+    "blocks": "text_model.encoder.layers",
+    "projection.weight": "text_projection.weight",
+}
+_BLOCK_NAMES = {
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.out": "self_attn.out_proj",
+    "mlp.up": "mlp.fc1",
+    "mlp.down": "mlp.fc2",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+}
+
+
+def read_hf_clip(checkpoint: Checkpoint) -> ClipModel:
+    """Maps a checkpoint's configuration and tensors onto the towers.
+
+    Raises:
+        CheckpointError: it is of another kind, or its files contradict each other.
+    """
+    config = checkpoint.json("config.json")
+    if config.get("model_type") != "clip":
+        raise CheckpointError(
+            f"{checkpoint.name} is of model_type {config.get('model_type')!r}; "
+            "supported are Hugging Face CLIP checkpoints (model_type 'clip')"
+        )
+    vision = _section(config, "vision_config", _VISION)
+    text = _section(config, "text_config", _TEXT)
+    dim = int(config.get("projection_dim", 512))
+    try:
+        image_spec = _image_spec(checkpoint, int(vision["image_size"]))
+        image_tower = _image_tower(vision, image_spec, dim)
+        text_tower = _text_tower(checkpoint, text, dim)
+        tokenizer = HfTokenizer(checkpoint)
+        text_spec = TextSpec(
+            context_length=min(text_tower.context, tokenizer.max_length or text_tower.context),
+            causal=True,
+            pooling=text_tower.pooling,
+            end_id=text_tower.end_id,
+            pad_id=tokenizer.pad_id,
+            vocabulary=text_tower.vocabulary,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the configuration of {checkpoint.name} is not usable: {error}"
+        ) from None
+    return ClipModel(
+        family=FAMILY,
+        image=image_tower,
+        text=text_tower,
+        image_tensors=_tensors(checkpoint, _IMAGE_NAMES, image_tensors(image_tower)),
+        text_tensors=_tensors(checkpoint, _TEXT_NAMES, text_tensors(text_tower)),
+        image_spec=image_spec,
+        text_spec=text_spec,
+        tokenizer_json=tokenizer.json,
+        logit_scale=math.exp(float(checkpoint.tensor("logit_scale", ()))),
+    )
+
+
+def _section(config: dict[str, Any], name: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """A tower's configuration with defaults filled in.
+
+    Where the older key ``vision_config_dict`` or ``text_config_dict`` holds something, transformers
+    completes it with defaults and lets it win.
+    """
+    values = {**defaults, **(config.get(name) or {})}
+    older = config.get(f"{name}_dict")
+    return {**values, **defaults, **older} if older else values
+
+
+def _transformer(section: dict[str, Any]) -> TransformerSpec:
+    activation = section["hidden_act"]
+    if activation not in ("quick_gelu", "gelu"):
+        raise CheckpointError(
+            f"the activation {activation!r} is not supported; supported are quick_gelu and gelu"
+        )
+    return TransformerSpec(
+        width=int(section["hidden_size"]),
+        layers=int(section["num_hidden_layers"]),
+        heads=int(section["num_attention_heads"]),
+        hidden=int(section["intermediate_size"]),
+        activation=activation,
+        epsilon=float(section["layer_norm_eps"]),
+    )
+
+
+def _image_tower(section: dict[str, Any], spec: ImageSpec, dim: int) -> ImageTower:
+    side = int(section["image_size"])
+    if int(section["num_channels"]) != 3:
+        raise CheckpointError(f"pictures of {section['num_channels']} channels are not supported")
+    if (spec.height, spec.width) != (side, side):
+        raise CheckpointError(
+            f"the processor makes pictures of {spec.height} x {spec.width}, "
+            f"the image tower takes {side} x {side}"
+        )
+    return ImageTower(
+        height=side,
+        width=side,
+        patch=int(section["patch_size"]),
+        dim=dim,
+        transformer=_transformer(section),
+        mean=spec.mean,
+        std=spec.std,
+        rescale=spec.rescale,
+    )
+
+
+def _text_tower(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> TextTower:
+    end_id = int(section["eos_token_id"])
+    pooling: Literal["end", "highest"] = "end"
+    vocabulary = int(section["vocab_size"])
+    if end_id == _LEGACY_END_ID:
+        # The true end token is the last id of such vocabularies; pooling does not depend on it.
+        pooling, end_id = "highest", vocabulary - 1
+    return TextTower(
+        vocabulary=vocabulary,
+        context=int(section["max_position_embeddings"]),
+        dim=dim,
+        transformer=_transformer(section),
+        pooling=pooling,
+        end_id=end_id,
+    )
+
+
+def _image_spec(checkpoint: Checkpoint, side: int) -> ImageSpec:
+    """The processor's steps. Without a processor file its defaults apply, as in transformers."""
+    values = dict(_PROCESSOR)
+    if (checkpoint.folder / "preprocessor_config.json").is_file():
+        values.update(checkpoint.json("preprocessor_config.json"))
+    size, crop = values["size"], values["crop_size"]
+    # Older files have plain numbers: the shorter edge, and a square.
+    size = {"shortest_edge": size} if isinstance(size, int) else size
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    resize: Literal["shortest", "squash", "none"] = "none"
+    height = width = side
+    if values["do_resize"] and "shortest_edge" in size:
+        resize, height, width = "shortest", size["shortest_edge"], size["shortest_edge"]
+    elif values["do_resize"]:
+        resize, height, width = "squash", size["height"], size["width"]
+    cropped = bool(values["do_center_crop"])
+    normalised = bool(values["do_normalize"])
+    return ImageSpec(
+        height=int(crop["height"]) if cropped else int(height),
+        width=int(crop["width"]) if cropped else int(width),
+        resize=resize,
+        resize_height=int(height),
+        resize_width=int(width),
+        resample=Image.Resampling(values["resample"]).name.lower(),  # type: ignore[arg-type]
+        crop=cropped,
+        transparency="white",
+        mean=_triple(values["image_mean"]) if normalised else (0.0, 0.0, 0.0),
+        std=_triple(values["image_std"]) if normalised else (1.0, 1.0, 1.0),
+        rescale=float(values["rescale_factor"]) if values["do_rescale"] else 1.0,
+    )
+
+
+def _triple(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def _tensors(checkpoint: Checkpoint, names: dict[str, str], shapes: Shapes) -> Tensors:
+    def tensor(name: str) -> NDArray[np.float32]:
+        return checkpoint.tensor(_hf_name(name, names), shapes[name])
+
+    return tensor
+
+
+def _hf_name(name: str, names: dict[str, str]) -> str:
+    """``blocks.3.mlp.up.bias`` -> ``vision_model.encoder.layers.3.mlp.fc1.bias``, for instance."""
+    if name in names:
+        return names[name]
+    if name.startswith("blocks."):
+        _, layer, rest = name.split(".", 2)
+        role, kind = rest.rsplit(".", 1)
+        return f"{names['blocks']}.{layer}.{_BLOCK_NAMES[role]}.{kind}"
+    role, kind = name.rsplit(".", 1)
+    return f"{names[role]}.{kind}"

@@ -1,0 +1,130 @@
+"""Bundle to model repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cliprt._bundle import TOKENIZER, Bundle
+from cliprt._card import Card, encode_card
+from cliprt._errors import BundleError
+from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames
+from cliprt_triton._config import Batching, ModelConfig, Tensor, Warmup
+
+_SOURCES = Path(__file__).parent / "models"
+_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A folder of the repository.
+
+    Attributes:
+        config: its configuration.
+        source: its ``model.py``, under ``models/``.
+        files: what else lies in the version's folder: name there, name in the bundle.
+    """
+
+    config: ModelConfig
+    source: str
+    files: dict[str, str]
+
+
+def write_repository(
+    bundle: Bundle, out: str | Path, *, name: str = "clip", batching: Batching | None = None
+) -> Path:
+    """Writes a model repository. It appears whole or not at all.
+
+    Args:
+        bundle: what to serve.
+        out: folder to write; it must not exist.
+        name: prefix of the models' names, so that one server can hold several bundles.
+        batching: dynamic batching of both towers; None means the defaults.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: out exists, or cannot be written.
+        ValueError: name is not allowed.
+    """
+    models = _models(bundle.card, ModelNames(name), batching or Batching())
+    target = Path(out)
+    if target.exists():
+        raise BundleError(f"{target} already exists; choose another --out")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise BundleError(f"{target} cannot be written: {error}") from None
+    try:
+        for model in models:
+            _write_model(temporary, bundle, model)
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    except OSError as error:
+        raise BundleError(f"{target} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _models(card: Card, names: ModelNames, batching: Batching) -> list[_Model]:
+    carried = {CARD_PARAMETER: encode_card(card).decode()}
+    embedding = Tensor(EMBEDDING, "TYPE_FP32", (card.dim,))
+    pixels = (card.image.height, card.image.width, 3)
+    # An execution of each extreme, so that the first caller finds all memory in place.
+    sizes = (("one", 1), ("full", batching.max_batch_size))
+    image = ModelConfig(
+        name=names.image,
+        inputs=(Tensor(PIXELS, "TYPE_UINT8", pixels),),
+        outputs=(embedding,),
+        batching=batching,
+        warmup=tuple(Warmup(label, size, pixels) for label, size in sizes),
+        parameters=carried,
+    )
+    text = ModelConfig(
+        name=names.text,
+        # Texts of unequal length share a batch: model.py fills them up.
+        inputs=(Tensor(TOKENS, "TYPE_INT32", (-1,), ragged=card.text.causal),),
+        outputs=(embedding,),
+        batching=batching,
+        warmup=tuple(Warmup(label, size, (card.text.context_length,)) for label, size in sizes),
+        parameters={
+            **carried,
+            "vocabulary": str(card.text.vocabulary),
+            "pad_id": str(card.text.pad_id),
+            "max_length": str(card.text.context_length),
+        },
+    )
+    files = ModelConfig(
+        name=names.card,
+        inputs=(Tensor("name", "TYPE_UINT8", (-1,)),),
+        outputs=(Tensor("content", "TYPE_UINT8", (-1,)),),
+        parameters={"files": TOKENIZER},
+    )
+    return [
+        _Model(image, "tower.py", {"model.onnx": "image.fp32.onnx"}),
+        _Model(text, "tower.py", {"model.onnx": "text.fp32.onnx"}),
+        _Model(files, "card.py", {TOKENIZER: TOKENIZER}),
+    ]
+
+
+def _write_model(repository: Path, bundle: Bundle, model: _Model) -> None:
+    version = repository / model.config.name / _VERSION
+    version.mkdir(parents=True)
+    (version.parent / "config.pbtxt").write_text(model.config.to_pbtxt(), encoding="utf-8")
+    shutil.copyfile(_SOURCES / model.source, version / "model.py")
+    for name, source in model.files.items():
+        _link_or_copy(bundle.file(source), version / name)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A bundle's files never change, so the repository may share them where it can."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,210 @@
+"""A tritonserver process: started, watched until it is ready, stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+from cliprt._errors import CliprtError, ServerStartError
+from cliprt._tokenizer_cache import cache_home
+from cliprt_triton._install import TritonInstall, find_tritonserver
+
+# Triton ends within this time after a SIGTERM; then it is killed.
+_GRACE_S = 10
+
+# The kernel ends the server when the thread that started it dies, even by SIGKILL: no orphan keeps
+# a port or a GPU. Set in a process that then becomes tritonserver, because running Python between
+# fork and exec is not safe with threads.
+_LAUNCH = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+class TritonServer:
+    """A running tritonserver. Use it as a context manager.
+
+    Attributes:
+        address: host and port of gRPC, what ``cliprt.Client`` takes.
+        metrics_url: where Prometheus finds the metrics.
+        http_url: where HTTP is served, or None.
+        log: file with everything Triton printed.
+    """
+
+    def __init__(
+        self,
+        repository: str | Path,
+        *,
+        host: str = "127.0.0.1",
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        http_port: int | None = None,
+        tritonserver: str | Path | None = None,
+        log: str | Path | None = None,
+        ready_timeout_s: float = 300.0,
+    ) -> None:
+        """Starts the server and waits until all its models are ready.
+
+        The server ends when the calling thread ends; start it from one that lives as long.
+
+        Args:
+            repository: the model repository.
+            host: address to listen on; the default is reachable from this machine alone.
+            grpc_port: port of gRPC; 0 picks a free one.
+            metrics_port: port of the metrics; 0 picks a free one.
+            http_port: port of HTTP; 0 picks a free one, None serves no HTTP.
+            tritonserver: executable to use; None finds one.
+            log: file for Triton's output; None puts it under ``$CLIPRT_HOME/logs``.
+            ready_timeout_s: how long loading may take, in seconds.
+
+        Raises:
+            ServerStartError: no tritonserver was found, a port is taken, or it did not come up.
+        """
+        ports = [_free_port(host, port) for port in (grpc_port, metrics_port)]
+        http = None if http_port is None else _free_port(host, http_port)
+        self.address = f"{host}:{ports[0]}"
+        self.metrics_url = f"http://{host}:{ports[1]}/metrics"
+        self.http_url = None if http is None else f"http://{host}:{http}"
+        self.log = Path(log) if log else cache_home() / "logs" / f"tritonserver-{ports[0]}.log"
+        self._work = tempfile.TemporaryDirectory(prefix="cliprt-triton-")
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            install = find_tritonserver(tritonserver, Path(self._work.name))
+            arguments = _arguments(Path(repository), host, ports[0], ports[1], http)
+            self._process = self._start(install, arguments)
+            self._wait_until_ready(ready_timeout_s)
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait(self) -> int:
+        """Waits until the server ends by itself and returns its exit status."""
+        assert self._process is not None
+        return self._process.wait()
+
+    def stop(self) -> None:
+        """Ends the server: requests under way are answered, then it is gone, within seconds."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_GRACE_S + 2)
+            except subprocess.TimeoutExpired:
+                # The backend's stubs share the process group and would outlive it.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._work.cleanup()
+
+    def __enter__(self) -> TritonServer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _start(self, install: TritonInstall, arguments: list[str]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(install.binary)]
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("wb") as log:
+                return subprocess.Popen(
+                    [*command, *install.arguments, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **install.environment},
+                    # Ctrl-C in a terminal reaches this program, which passes it on in order.
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ServerStartError(f"tritonserver cannot be started: {error}") from None
+
+    def _wait_until_ready(self, timeout_s: float) -> None:
+        from cliprt._grpc import TritonChannel
+
+        assert self._process is not None
+        deadline = time.monotonic() + timeout_s
+        channel = TritonChannel(self.address)
+        try:
+            while self._process.poll() is None:
+                if time.monotonic() > deadline:
+                    raise ServerStartError(
+                        f"tritonserver was not ready after {timeout_s:g} s; "
+                        f"{_why(self.log)} All it printed is in {self.log}"
+                    )
+                try:
+                    if channel.server_ready(timeout_s=1):
+                        return
+                except CliprtError:
+                    pass  # not listening yet
+                time.sleep(0.05)
+        finally:
+            channel.close()
+        raise ServerStartError(
+            f"tritonserver ended with status {self._process.returncode} while starting; "
+            f"{_why(self.log)} All it printed is in {self.log}"
+        )
+
+
+def _arguments(
+    repository: Path, host: str, grpc_port: int, metrics_port: int, http_port: int | None
+) -> list[str]:
+    arguments = [
+        f"--model-repository={repository}",
+        "--strict-readiness=true",
+        # The configurations are complete; what Triton would guess is not wanted.
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={_GRACE_S}",
+        f"--grpc-address={host}",
+        f"--grpc-port={grpc_port}",
+        f"--metrics-address={host}",
+        f"--metrics-port={metrics_port}",
+        # Two servers on one machine must not meet in shared memory.
+        f"--backend-config=python,shm-region-prefix-name=cliprt-{os.getpid()}-{grpc_port}-",
+    ]
+    if http_port is None:
+        return [*arguments, "--allow-http=false"]
+    return [*arguments, f"--http-address={host}", f"--http-port={http_port}"]
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port itself if it is free, or a free one for 0."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers do: connections of a predecessor that still wait do not block the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServerStartError(
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another port"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def _why(log: Path) -> str:
+    """The reason in Triton's output: failed models first, then errors, then its last line."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "it printed nothing."
+    # | clip_text | 1 | UNAVAILABLE: Internal: ... |
+    models = re.findall(r"^\| (\S+)\s+\| \S+\s+\| UNAVAILABLE: (.*?)\s*\|$", "\n".join(lines), re.M)
+    errors = [match[1] for line in lines if (match := re.match(r"E\d{4} .*?\] (.*)", line))]
+    if models:
+        reasons = [f"the model {name} failed: {reason}" for name, reason in models]
+    else:
+        reasons = errors[-1:] or [line for line in lines if line.strip()][-1:]
+    text = "; ".join(reasons).strip('"') or "it printed nothing"
+    return f"{text[:800]}."
