@@ -20,7 +20,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A value object whose JSON form must match exactly."""
 
 
-class ImageSpec(_Record):
+class ImageSpec(_Record, frozen=True):
     """How pixels for the image tower are made.
 
     The steps, in order, are those of the checkpoint's own processor: conversion to RGB, resize,
@@ -67,7 +67,7 @@ class ImageSpec(_Record):
             raise ValueError("std and rescale must be positive")
 
 
-class TextSpec(_Record):
+class TextSpec(_Record, frozen=True):
     """How tokens for the text tower are made.
 
     Attributes:
@@ -98,7 +98,7 @@ class TextSpec(_Record):
                 raise ValueError(f"{name} {value} lies outside the vocabulary of {self.vocabulary}")
 
 
-class FileEntry(_Record):
+class FileEntry(_Record, frozen=True):
     """Identity of one file of a bundle.
 
     Attributes:
@@ -110,7 +110,7 @@ class FileEntry(_Record):
     size: int
 
 
-class Card(_Record):
+class Card(_Record, frozen=True):
     """What a model is, how it is fed, and which space its embeddings live in.
 
     Attributes:

@@ -57,8 +57,8 @@ def preprocess(image: ImageInput, spec: ImageSpec, limits: Limits) -> NDArray[np
         rgb = _centre_crop(rgb, spec.width, spec.height)
     elif rgb.size != (spec.width, spec.height):
         raise InvalidInput(
-            f"the image is {rgb.width} x {rgb.height}, the tower takes {spec.width} x {spec.height} "
-            "and the checkpoint's processor does not resize"
+            f"the image is {rgb.width} x {rgb.height}, the tower takes "
+            f"{spec.width} x {spec.height} and the checkpoint's processor does not resize"
         )
     return np.asarray(rgb, dtype=np.uint8)
 
@@ -101,7 +101,8 @@ def _open(image: ImageInput, limits: Limits) -> Image.Image:
         data = _read(image, limits)
     else:
         raise InvalidInput(
-            f"an image must be a path, bytes, a Pillow image or a uint8 array, got {type(image).__name__}"
+            "an image must be a path, bytes, a Pillow image or a uint8 array, "
+            f"got {type(image).__name__}"
         )
     return _decode(data, limits)
 
@@ -160,8 +161,8 @@ def _decode(data: bytes, limits: Limits) -> Image.Image:
 def _check_bytes(size: int, limits: Limits) -> None:
     if size > limits.max_image_bytes:
         raise ImageTooLarge(
-            f"the image has {size:,} bytes, the limit max_image_bytes is {limits.max_image_bytes:,}; "
-            "scale it down or raise the limit"
+            f"the image has {size:,} bytes, the limit max_image_bytes is "
+            f"{limits.max_image_bytes:,}; scale it down or raise the limit"
         )
 
 
@@ -174,7 +175,8 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
     if max(size) > limits.max_image_aspect_ratio * min(size):
         raise ImageTooLarge(
             f"the image is {width} x {height}, its sides differ by more than the limit "
-            f"max_image_aspect_ratio of {limits.max_image_aspect_ratio:g}; crop it or raise the limit"
+            f"max_image_aspect_ratio of {limits.max_image_aspect_ratio:g}; "
+            "crop it or raise the limit"
         )
 
 

@@ -62,8 +62,8 @@ class TextTokenizer:
             for index, encoding in enumerate(encodings, start=first):
                 if encoding.overflowing:
                     raise InvalidInput(
-                        f"the text has more than {self._spec.context_length} tokens, the context of "
-                        "the model; shorten it or pass truncate=True",
+                        f"the text has more than {self._spec.context_length} tokens, the context "
+                        "of the model; shorten it or pass truncate=True",
                         index=index,
                     )
         return [encoding.ids for encoding in encodings]

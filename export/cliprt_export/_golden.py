@@ -78,4 +78,4 @@ def test_pictures(height: int, width: int) -> NDArray[np.uint8]:
     position = y * width + x
     noise = np.stack([(position * 2654435761 + c * 40503) // 2**13 % 256 for c in range(3)])
     pictures = np.stack([gradient, board, stripes, noise])
-    return pictures.transpose(0, 2, 3, 1).astype(np.uint8)
+    return np.asarray(pictures.transpose(0, 2, 3, 1), dtype=np.uint8)

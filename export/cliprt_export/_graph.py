@@ -1,4 +1,4 @@
-"""A small writer of ONNX graphs: nodes with readable names, weights stored once, nothing implicit."""
+"""A small writer of ONNX graphs: readable names, weights stored once, nothing implicit."""
 
 from __future__ import annotations
 

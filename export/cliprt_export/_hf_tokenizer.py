@@ -31,7 +31,7 @@ _DEFAULT_TOKENS = {
     "unk_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
-# The splitting rule of OpenAI's CLIP: special tokens, contractions, letters, single digits, the rest.
+# OpenAI's splitting rule: special tokens, contractions, letters, single digits, the rest.
 _SPLIT = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
@@ -103,7 +103,8 @@ def _bpe(checkpoint: Checkpoint, unknown: str) -> models.BPE:
             )
         vocabulary = model["vocab"]
         # Written as "a b" by older versions of the library, as ["a", "b"] by newer ones.
-        merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+        pairs = (m.split(" ") if isinstance(m, str) else m for m in model["merges"])
+        merges = [(str(left), str(right)) for left, right in pairs]
     else:
         files = [checkpoint.folder / name for name in ("vocab.json", "merges.txt")]
         if missing := [file.name for file in files if not file.is_file()]:
@@ -141,8 +142,8 @@ def _added_tokens(
         if content not in seen:
             seen.add(content)
             value = named.get(role)
-            options = {**value, "special": True} if isinstance(value, dict) else {"special": True}
-            yield AddedToken(**{**options, "content": content})
+            options: dict[str, Any] = dict(value) if isinstance(value, dict) else {}
+            yield AddedToken(**{**options, "content": content, "special": True})
 
 
 def _content(token: str | dict[str, Any]) -> str:

@@ -60,14 +60,13 @@ def transformer(
         The pooled token's state, [batch, width].
     """
     for layer in range(spec.layers - 1):
-        x = _block(graph, x, x, tensors, spec, f"blocks.{layer}", mask)
+        x = _block(graph, x, tensors, spec, f"blocks.{layer}", mask)
     return _pooled_block(graph, x, tensors, spec, pooled, pooled_mask)
 
 
 def _block(
     graph: Graph,
     x: Value,
-    residual: Value,
     tensors: Tensors,
     spec: TransformerSpec,
     name: str,
@@ -76,9 +75,8 @@ def _block(
     normed = layer_norm(graph, x, tensors, f"{name}.norm1", spec.epsilon)
     query, key, value = _project(graph, normed, tensors, spec, name, ("query", "key", "value"))
     attended = _attend(graph, query, key, value, tensors, spec, name, mask)
-    return _mlp(
-        graph, graph.op("Add", residual, attended, name=f"{name}.add1"), tensors, spec, name
-    )
+    x = graph.op("Add", x, attended, name=f"{name}.add1")
+    return _mlp(graph, x, tensors, spec, name)
 
 
 def _pooled_block(
@@ -134,13 +132,9 @@ def _project(
     )
     joined = linear(graph, x, weight, bias, f"{block}.attention.{'_'.join(roles)}")
     with graph.scope(f"{block}.attention"):
-        parts = (
-            [joined]
-            if len(roles) == 1
-            else graph.ops(
-                "Split", len(roles), joined, name="split", axis=-1, num_outputs=len(roles)
-            )
-        )
+        parts = [joined]
+        if (count := len(roles)) > 1:
+            parts = graph.ops("Split", count, joined, name="split", axis=-1, num_outputs=count)
         shape = graph.constant([0, 0, spec.heads, spec.head_width])
         return [
             graph.op(

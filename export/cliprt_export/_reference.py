@@ -31,7 +31,8 @@ def embed_pixels(tower: ImageTower, tensors: Tensors, pixels: NDArray[np.uint8])
         float32 [batch, dim], rows of length 1.
     """
     scaled = pixels.astype(np.float32) * np.float32(tower.rescale)
-    normalised = (scaled - np.float32(tower.mean)) / np.float32(tower.std)
+    mean, std = (np.array(values, dtype=np.float32) for values in (tower.mean, tower.std))
+    normalised = (scaled - mean) / std
     rows, columns = tower.grid
     patch, width = tower.patch, tower.transformer.width
     cut = normalised[:, : rows * patch, : columns * patch]
@@ -100,16 +101,15 @@ def _activation(x: Floats, spec: TransformerSpec) -> Floats:
     if spec.activation == "quick_gelu":
         # exp overflows to inf for very negative x, and x / inf is the right limit, 0.
         with np.errstate(over="ignore"):
-            return x / (1 + np.exp(np.float32(-1.702) * x))
-    gelu: Floats = x * (1 + _erf(x / np.float32(sqrt(2)))) / 2
-    return gelu
+            return np.asarray(x / (1 + np.exp(np.float32(-1.702) * x)))
+    return np.asarray(x * (1 + _erf(x / np.float32(sqrt(2)))) / 2)
 
 
 def _layer_norm(x: Floats, tensors: Tensors, name: str, epsilon: float) -> Floats:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     normed = centred / np.sqrt(variance + np.float32(epsilon))
-    return normed * tensors(f"{name}.weight") + tensors(f"{name}.bias")
+    return np.asarray(normed * tensors(f"{name}.weight") + tensors(f"{name}.bias"))
 
 
 def _linear(x: Floats, tensors: Tensors, name: str) -> Floats:

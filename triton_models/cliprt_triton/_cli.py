@@ -87,10 +87,9 @@ def serve(
     # From here on a signal must run the context managers, also while models load.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    # Beside the bundle's own file system the repository can share its files.
-    with tempfile.TemporaryDirectory(prefix=".cliprt-serve-", dir=_writable(opened.path)) as work:
-        models = write_repository(opened, Path(work) / "models", name=name)
+    with tempfile.TemporaryDirectory(prefix="cliprt-serve-") as work:
         try:
+            models = write_repository(opened, Path(work) / "models", name=name, link=True)
             with TritonServer(
                 models,
                 host=host,
@@ -124,11 +123,3 @@ def _stop(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise _Stop
-
-
-def _writable(path: Path) -> Path | None:
-    """The folder that holds the bundle, if it can be written to; None means the system's."""
-    import os
-
-    parent = path.resolve().parent
-    return parent if os.access(parent, os.W_OK) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -34,7 +33,12 @@ class _Model:
 
 
 def write_repository(
-    bundle: Bundle, out: str | Path, *, name: str = "clip", batching: Batching | None = None
+    bundle: Bundle,
+    out: str | Path,
+    *,
+    name: str = "clip",
+    batching: Batching | None = None,
+    link: bool = False,
 ) -> Path:
     """Writes a model repository. It appears whole or not at all.
 
@@ -43,6 +47,8 @@ def write_repository(
         out: folder to write; it must not exist.
         name: prefix of the models' names, so that one server can hold several bundles.
         batching: dynamic batching of both towers; None means the defaults.
+        link: point to the bundle's files instead of copying them; for a repository that is used
+            where it is made and goes before the bundle does.
 
     Returns:
         The folder.
@@ -62,7 +68,7 @@ def write_repository(
         raise BundleError(f"{target} cannot be written: {error}") from None
     try:
         for model in models:
-            _write_model(temporary, bundle, model)
+            _write_model(temporary, bundle, model, link)
         temporary.chmod(0o755)
         temporary.rename(target)
     except OSError as error:
@@ -113,18 +119,13 @@ def _models(card: Card, names: ModelNames, batching: Batching) -> list[_Model]:
     ]
 
 
-def _write_model(repository: Path, bundle: Bundle, model: _Model) -> None:
+def _write_model(repository: Path, bundle: Bundle, model: _Model, link: bool) -> None:
     version = repository / model.config.name / _VERSION
     version.mkdir(parents=True)
     (version.parent / "config.pbtxt").write_text(model.config.to_pbtxt(), encoding="utf-8")
     shutil.copyfile(_SOURCES / model.source, version / "model.py")
     for name, source in model.files.items():
-        _link_or_copy(bundle.file(source), version / name)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """A bundle's files never change, so the repository may share them where it can."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+        if link:
+            (version / name).symlink_to(bundle.file(source).resolve())
+        else:
+            shutil.copyfile(bundle.file(source), version / name)

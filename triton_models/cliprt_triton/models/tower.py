@@ -49,10 +49,10 @@ class TritonPythonModel:
         if good:
             try:
                 answers = self._embed(batches)
-            except Exception as error:  # the batch fails, the server must not
+            except Exception as error:  # noqa: BLE001 - the batch fails, the server must not
                 failure = pb_utils.TritonError(f"the tower failed: {error}")
                 answers = [pb_utils.InferenceResponse(error=failure) for _ in good]
-            for index, answer in zip(good, answers):
+            for index, answer in zip(good, answers, strict=True):
                 responses[index] = answer
         return responses
 

@@ -1,0 +1,57 @@
+# Everything is set up by the target that needs it: `make demo` and `make test` work on a fresh
+# clone. PYTHON names the interpreter (3.10 to 3.12) that the environments are made from.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+  "$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
+  && echo "$$p" && break; done)
+VENV := .venv
+ORACLE := .venv-oracle
+PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-oracle check bench golden lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/ready ## Make the environment (the other targets do it themselves)
+
+demo: $(VENV)/ready ## Export, serve and query the demo model, and check its answers
+	@$(VENV)/bin/python demo/run.py
+
+test: $(VENV)/ready ## Run the tests (no torch, no GPU)
+	@$(VENV)/bin/python -m pytest -q
+
+test-oracle: $(ORACLE)/ready ## Compare live with torch and transformers (Python 3.11 or newer)
+	@$(ORACLE)/bin/python -m pytest -q tests/oracle
+
+check: $(VENV)/ready ## Lint and check types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+bench: $(VENV)/ready ## Time the hot paths
+	@$(VENV)/bin/python -m pytest -q bench/hot_paths.py --benchmark-columns=min,median,iqr,rounds
+
+golden: $(ORACLE)/ready ## Make the tests' golden files again from transformers
+	@$(ORACLE)/bin/python tests/oracle/make_golden.py
+
+lock: $(VENV)/ready ## Choose new versions for constraints.txt
+	@$(VENV)/bin/pip install --quiet uv && UV=$(VENV)/bin/uv .ci/lock
+
+clean: ## Remove the environments
+	@rm -rf $(VENV) $(ORACLE)
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(call make_venv,$(VENV),test)
+
+$(ORACLE)/ready: pyproject.toml constraints.txt
+	@$(call make_venv,$(ORACLE),oracle)
+
+# $(1): folder, $(2): extra.
+define make_venv
+	test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found; set PYTHON=/path/to/python3" >&2; exit 1; }; \
+	echo "setting up $(1) with $$($(PYTHON) --version) ..." >&2; \
+	rm -rf $(1) && $(PYTHON) -m venv $(1) \
+	&& $(1)/bin/python -m pip install $(PIP_FLAGS) --editable '.[$(2)]' \
+	&& touch $(1)/ready
+endef

@@ -1,0 +1,94 @@
+"""Cards and bundles: whole, unchanged, and of a known version, or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cliprt import Bundle, BundleError, open_bundle
+from cliprt._card import decode_card, encode_card
+
+
+def changed(bundle: Bundle, **changes: Any) -> bytes:
+    return json.dumps({**json.loads(encode_card(bundle.card)), **changes}).encode()
+
+
+def test_a_card_survives_writing_and_reading(small_bundle: Bundle) -> None:
+    card = small_bundle.card
+    assert decode_card(encode_card(card), origin="test") == card
+    assert decode_card(encode_card(card, indent=2), origin="test") == card
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"schema": 2}, "schema 2, this cliprt reads schema 1"),
+        ({"surprise": 1}, "unknown field `surprise`"),
+        ({"dim": "24"}, "Expected `int`"),
+        ({"dim": 0}, "dim must be positive"),
+        ({"text": {}}, "missing required field"),
+    ],
+)
+def test_a_card_that_is_not_understood_is_refused(
+    small_bundle: Bundle, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(BundleError, match=text):
+        decode_card(changed(small_bundle, **changes), origin="test")
+
+
+def test_an_image_spec_must_give_a_fixed_size(small_bundle: Bundle) -> None:
+    image = json.loads(encode_card(small_bundle.card))["image"]
+    with pytest.raises(BundleError, match="without a crop gives no fixed size"):
+        decode_card(changed(small_bundle, image={**image, "crop": False}), origin="test")
+
+
+def test_an_end_id_outside_the_vocabulary_is_refused(small_bundle: Bundle) -> None:
+    text = json.loads(encode_card(small_bundle.card))["text"]
+    with pytest.raises(BundleError, match="end_id 49408 lies outside"):
+        decode_card(changed(small_bundle, text={**text, "end_id": 49408}), origin="test")
+
+
+@pytest.fixture
+def copy(small_bundle: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_bundle.path, tmp_path / "bundle"))
+
+
+def test_a_copy_opens(copy: Path, small_bundle: Bundle) -> None:
+    assert open_bundle(copy).card == small_bundle.card
+
+
+def test_a_changed_byte_is_found(copy: Path) -> None:
+    file = copy / "text.fp32.onnx"
+    data = bytearray(file.read_bytes())
+    data[1000] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BundleError, match=r"text\.fp32\.onnx is not the file that was exported"):
+        open_bundle(copy)
+
+
+def test_a_missing_file_is_found(copy: Path) -> None:
+    (copy / "golden.npz").unlink()
+    with pytest.raises(BundleError, match=r"golden\.npz is missing"):
+        open_bundle(copy)
+
+
+def test_a_card_cannot_name_files_outside(copy: Path) -> None:
+    card = json.loads((copy / "card.json").read_text())
+    card["files"]["../outside"] = {"sha256": "0" * 64, "size": 0}
+    (copy / "card.json").write_text(json.dumps(card))
+    with pytest.raises(BundleError, match="outside the bundle"):
+        open_bundle(copy)
+
+
+def test_a_folder_without_a_card_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="cliprt export CHECKPOINT --out BUNDLE"):
+        open_bundle(tmp_path)
+
+
+def test_an_unknown_file_is_named(small_bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"holds no image\.fp16\.onnx; it has certificate\.json"):
+        small_bundle.file("image.fp16.onnx")

@@ -1,0 +1,215 @@
+"""Pixels equal those of transformers' CLIPImageProcessor (Pillow backend), bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cliprt import ImageSpec, ImageTooLarge, InvalidInput, Limits
+from cliprt._images import preprocess
+from pictures import file_cases, in_mode, pil_cases, pixels, rgb
+
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "pixels.json").read_text())
+LIMITS = Limits()
+
+
+def spec(side: int = 64, **changes: object) -> ImageSpec:
+    values: dict[str, object] = {
+        "height": side,
+        "width": side,
+        "resize": "shortest",
+        "resize_height": side,
+        "resize_width": side,
+        "resample": "bicubic",
+        "crop": True,
+        "transparency": "white",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "rescale": 1 / 255,
+    }
+    return ImageSpec(**{**values, **changes})  # type: ignore[arg-type]
+
+
+CASES = [*pil_cases(), *file_cases()]
+
+
+@pytest.mark.parametrize(("name", "image"), CASES, ids=[name for name, _ in CASES])
+def test_pixels_equal_the_reference(name: str, image: Image.Image | bytes) -> None:
+    found = preprocess(image, spec(), LIMITS)
+    assert found.shape == (64, 64, 3)
+    assert hashlib.sha256(found.tobytes()).hexdigest() == GOLDEN[name]
+
+
+def test_the_golden_file_covers_at_least_sixty_pictures() -> None:
+    assert len(CASES) >= 60
+    assert {name for name, _ in CASES} == set(GOLDEN)
+
+
+def test_every_way_in_gives_the_same_pixels(tmp_path: Path) -> None:
+    image = rgb(90, 70)
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    path = tmp_path / "picture.png"
+    path.write_bytes(buffer.getvalue())
+    array = np.asarray(image)
+    strided = np.repeat(np.repeat(array, 2, axis=0), 2, axis=1)[::2, ::2]
+    ways = [
+        image,
+        buffer.getvalue(),
+        bytearray(buffer.getvalue()),
+        memoryview(buffer.getvalue()),
+        str(path),
+        path,
+        array,
+        strided,
+        array[::-1][::-1],
+    ]
+    found = [preprocess(way, spec(), LIMITS) for way in ways]
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
+def test_the_callers_image_is_left_alone() -> None:
+    image = in_mode("RGBA")
+    before = image.tobytes()
+    preprocess(image, spec(), LIMITS)
+    assert (image.mode, image.tobytes()) == ("RGBA", before)
+
+
+@given(width=st.integers(1, 300), height=st.integers(1, 300), side=st.integers(1, 80))
+@settings(max_examples=60, deadline=None)
+def test_shape_is_always_the_towers(width: int, height: int, side: int) -> None:
+    limits = Limits(max_image_aspect_ratio=300)
+    assert preprocess(pixels(width, height), spec(side), limits).shape == (side, side, 3)
+
+
+def test_squash_ignores_the_aspect_ratio() -> None:
+    found = preprocess(rgb(100, 40), spec(resize="squash", crop=False), LIMITS)
+    expected = rgb(100, 40).resize((64, 64), Image.Resampling.BICUBIC)
+    assert np.array_equal(found, np.asarray(expected))
+
+
+def test_a_crop_larger_than_the_picture_pads_with_black() -> None:
+    found = preprocess(rgb(10, 13), spec(resize="none"), LIMITS)
+    assert np.array_equal(found[26:39, 27:37], np.asarray(rgb(10, 13)))
+    assert found[:26].max() == found[:, :27].max() == found[:, 37:].max() == 0
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG whose header promises many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = (
+        chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def jpeg(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def corrupt_png() -> bytes:
+    buffer = BytesIO()
+    rgb(80, 80).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[len(data) // 2] ^= 0xFF
+    return bytes(data)
+
+
+BAD = {
+    "zero bytes": (b"", "0 bytes"),
+    "random bytes": (bytes(range(256)) * 4, "supported format"),
+    "html": (b"<html><body>not found</body></html>", "supported format"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "supported format"),
+    "pdf": (b"%PDF-1.4 nothing", "supported format"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "supported format"),
+    "tiff": (b"II*\0\x08\0\0\0\0\0", "supported format"),
+    "half a jpeg": (jpeg(rgb(200, 200))[:2000], "truncated or damaged"),
+    "jpeg without its end": (jpeg(rgb(200, 200))[:-400], "truncated or damaged"),
+    "corrupt png": (corrupt_png(), "truncated or damaged"),
+    "float array": (np.zeros((8, 8, 3)), "uint8"),
+    "channels first": (np.zeros((3, 8, 8), np.uint8), "height, width, 3"),
+    "four channels": (np.zeros((8, 8, 4), np.uint8), "height, width, 3"),
+    "object array": (np.array([[[object()] * 3]]), "uint8"),
+    "empty array": (np.zeros((0, 8, 3), np.uint8), "no pixels"),
+    "a number": (17, "got int"),
+    "none": (None, "got NoneType"),
+    "a missing file": ("no/such/picture.jpg", "No such file"),
+    "a folder": ("/", "not a regular file"),
+    "a device": ("/dev/zero", "not a regular file"),
+    "a path with a zero": ("a\0b", "null"),
+    "a url": ("https://example.com/cat.jpg", "URLs are not fetched"),
+    "a file url": ("file:///etc/passwd", "URLs are not fetched"),
+}
+
+
+@pytest.mark.parametrize(("value", "text"), BAD.values(), ids=BAD)
+def test_what_is_no_image_is_refused(value: object, text: str) -> None:
+    with pytest.raises(InvalidInput, match=text) as caught:
+        preprocess(value, spec(), LIMITS)  # type: ignore[arg-type]
+    # Pillow's own text holds the address of an object.
+    assert "0x" not in str(caught.value)
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInput, match="not a regular file"):
+        preprocess(tmp_path / "pipe", spec(), LIMITS)
+
+
+def test_a_closed_image_is_refused() -> None:
+    image = Image.open(BytesIO(jpeg(rgb(20, 20))))
+    image.close()
+    with pytest.raises(InvalidInput, match="cannot be decoded"):
+        preprocess(image, spec(), LIMITS)
+
+
+TOO_LARGE = {
+    "bomb": (bomb(30_000, 30_000), "max_image_pixels"),
+    "between one and two times Pillow's limit": (bomb(10_000, 10_000), "max_image_pixels"),
+    "long": (bomb(65_500, 1), "max_image_aspect_ratio"),
+    "long array": (np.zeros((1, 101, 3), np.uint8), "max_image_aspect_ratio"),
+    "bytes": (b"\xff\xd8" * (17 * 2**20), "max_image_bytes"),
+}
+
+
+@pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("value", "limit"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_what_is_too_large_names_the_limit(value: object, limit: str) -> None:
+    with pytest.raises(ImageTooLarge, match=limit):
+        preprocess(value, spec(), LIMITS)  # type: ignore[arg-type]
+
+
+def test_a_large_file_is_refused_by_its_size_alone(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    with path.open("wb") as file:
+        file.truncate(40 * 2**20)
+    with pytest.raises(ImageTooLarge, match="max_image_bytes"):
+        preprocess(path, spec(), LIMITS)
+
+
+@given(data=st.binary(max_size=400))
+@settings(max_examples=200, deadline=None)
+def test_no_bytes_crash_the_decoder(data: bytes) -> None:
+    for prefix in (b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"BM"):
+        try:
+            preprocess(prefix + data, spec(8), Limits(max_image_pixels=10**6))
+        except InvalidInput:
+            pass

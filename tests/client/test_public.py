@@ -1,0 +1,50 @@
+"""The public names are pinned: adding or losing one is a decision."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+import pytest
+
+import cliprt
+
+PUBLIC = {
+    "cliprt": {
+        "Bundle", "BundleError", "Card", "CheckpointError", "Client", "CliprtError", "ClosedError",
+        "DeadlineExceeded", "DeploymentError", "FidelityError", "FileEntry", "ImageInput",
+        "ImageSpec", "ImageTooLarge", "InvalidInput", "Limits", "MissingExtra", "ModelUnavailable",
+        "Overloaded", "RetryableError", "ServerError", "ServerStartError", "ServerUnavailable",
+        "TextSpec", "__version__", "open_bundle",
+    },
+    "cliprt_bench": {"Latency", "measure_latency"},
+    "cliprt_engines": {"OnnxTower"},
+    "cliprt_export": {"Certificate", "Fidelity", "export_checkpoint", "read_certificate"},
+    "cliprt_triton": {"Batching", "TritonServer", "write_repository"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_public_names(package: str) -> None:
+    module = importlib.import_module(package)
+    assert set(module.__all__) == PUBLIC[package]
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_every_error_is_drawn_in_the_tree() -> None:
+    module = importlib.import_module("cliprt._errors")
+    errors = inspect.getmembers(module, lambda v: inspect.isclass(v) and issubclass(v, Exception))
+    for name, error in errors:
+        assert issubclass(error, cliprt.CliprtError)
+        assert name in (module.__doc__ or "")
+
+
+def test_errors_can_be_caught_as_their_builtin_kin() -> None:
+    assert issubclass(cliprt.InvalidInput, ValueError)
+    assert issubclass(cliprt.DeadlineExceeded, TimeoutError)
+    assert issubclass(cliprt.MissingExtra, ImportError)
+
+
+def test_limits_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="max_image_pixels must be positive"):
+        cliprt.Limits(max_image_pixels=0)

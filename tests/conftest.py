@@ -1,0 +1,66 @@
+"""What tests share: bundles of a drawn checkpoint and of the demo model, and real Tritons."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import SMALL, VIT_B_32, write_checkpoint
+from numpy.typing import NDArray
+
+from cliprt import Bundle, Client
+from cliprt_export import export_checkpoint
+from cliprt_triton import TritonServer, write_repository
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Caches and logs of the tests stay with the tests."""
+    os.environ["CLIPRT_HOME"] = str(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("demo")
+    return export_checkpoint(str(ROOT / "demo" / "checkpoint"), folder / "bundle")
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("small") / "checkpoint", SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_checkpoint: Path) -> Bundle:
+    return export_checkpoint(str(small_checkpoint), small_checkpoint.parent / "bundle")
+
+
+@pytest.fixture(scope="session")
+def vit_b_32_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("vit_b_32") / "checkpoint", VIT_B_32)
+
+
+@pytest.fixture(scope="session")
+def demo_server(demo_bundle: Bundle) -> Iterator[TritonServer]:
+    repository = write_repository(demo_bundle, demo_bundle.path.parent / "repository")
+    with TritonServer(repository) as server:
+        yield server
+
+
+@pytest.fixture
+def client(demo_server: TritonServer) -> Iterator[Client]:
+    with Client(demo_server.address) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def demo_golden() -> dict[str, NDArray[np.generic]]:
+    """What transformers answers on the demo model, see tests/oracle/make_golden.py."""
+    with np.load(GOLDEN / "demo.npz") as file:
+        return dict(file)

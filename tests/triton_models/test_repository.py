@@ -1,0 +1,123 @@
+"""Model repositories: their configuration, their files, and that they are whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from cliprt import Bundle, BundleError, open_bundle
+from cliprt._card import decode_card
+from cliprt_triton import Batching, write_repository
+
+
+@pytest.fixture
+def repository(small_bundle: Bundle, tmp_path: Path) -> Path:
+    return write_repository(small_bundle, tmp_path / "repository")
+
+
+def config_of(repository: Path, model: str) -> model_config_pb2.ModelConfig:
+    text = (repository / model / "config.pbtxt").read_text(encoding="utf-8")
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def test_its_files(repository: Path) -> None:
+    found = {str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()}
+    assert found == {
+        "clip_image/config.pbtxt",
+        "clip_image/1/model.py",
+        "clip_image/1/model.onnx",
+        "clip_text/config.pbtxt",
+        "clip_text/1/model.py",
+        "clip_text/1/model.onnx",
+        "clip_card/config.pbtxt",
+        "clip_card/1/model.py",
+        "clip_card/1/tokenizer.json",
+    }
+
+
+def test_the_image_tower(repository: Path) -> None:
+    config = config_of(repository, "clip_image")
+    pixels, embedding = config.input[0], config.output[0]
+    assert (config.name, config.backend, config.max_batch_size) == ("clip_image", "python", 64)
+    assert (pixels.name, pixels.data_type) == ("pixels", model_config_pb2.TYPE_UINT8)
+    assert list(pixels.dims) == [32, 32, 3]
+    assert (embedding.name, embedding.data_type) == ("embedding", model_config_pb2.TYPE_FP32)
+    assert list(embedding.dims) == [24]
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 64]
+
+
+def test_the_text_tower_batches_unequal_lengths(repository: Path) -> None:
+    tokens = config_of(repository, "clip_text").input[0]
+    assert (tokens.name, tokens.data_type) == ("tokens", model_config_pb2.TYPE_INT32)
+    assert (list(tokens.dims), tokens.allow_ragged_batch) == ([-1], True)
+
+
+def test_queues_are_bounded(small_bundle: Bundle, tmp_path: Path) -> None:
+    batching = Batching(
+        max_batch_size=8, max_queue_delay_us=7, max_queue_size=9, queue_timeout_us=11
+    )
+    repository = write_repository(small_bundle, tmp_path / "repository", batching=batching)
+    for model in ("clip_image", "clip_text"):
+        config = config_of(repository, model)
+        batcher = config.dynamic_batching
+        policy = batcher.default_queue_policy
+        assert (config.max_batch_size, batcher.max_queue_delay_microseconds) == (8, 7)
+        assert (policy.max_queue_size, policy.default_timeout_microseconds) == (9, 11)
+        assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+
+
+def test_both_towers_carry_the_card(repository: Path, small_bundle: Bundle) -> None:
+    for model in ("clip_image", "clip_text"):
+        text = config_of(repository, model).parameters["cliprt_card"].string_value
+        assert decode_card(text, origin=model) == small_bundle.card
+
+
+def test_a_name_replaces_the_prefix(small_bundle: Bundle, tmp_path: Path) -> None:
+    repository = write_repository(small_bundle, tmp_path / "repository", name="shop")
+    assert sorted(path.name for path in repository.iterdir()) == [
+        "shop_card",
+        "shop_image",
+        "shop_text",
+    ]
+    assert config_of(repository, "shop_text").name == "shop_text"
+
+
+def test_an_existing_folder_is_not_touched(small_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="already exists"):
+        write_repository(small_bundle, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_nothing_behind(
+    small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(BundleError, match="No space left on device"):
+        write_repository(small_bundle, tmp_path / "repository")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "values", [{"max_batch_size": 0}, {"max_queue_size": 0}, {"max_queue_delay_us": -1}]
+)
+def test_batching_is_checked(values: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Batching(**values)
+
+
+def test_a_copy_is_the_callers_to_change(small_bundle: Bundle, repository: Path) -> None:
+    (repository / "clip_text" / "1" / "model.onnx").write_bytes(b"changed")
+    assert open_bundle(small_bundle.path).card == small_bundle.card
+
+
+def test_a_linked_repository_holds_no_weights(small_bundle: Bundle, tmp_path: Path) -> None:
+    repository = write_repository(small_bundle, tmp_path / "repository", link=True)
+    model = repository / "clip_text" / "1" / "model.onnx"
+    assert model.is_symlink()
+    assert model.resolve() == small_bundle.file("text.fp32.onnx").resolve()
