@@ -27,23 +27,7 @@ def arrays(count: int, side: int) -> list[NDArray[np.uint8]]:
 
 def texts(context: int) -> list[str]:
     """A text of each length from one word to beyond the context, and some real ones."""
-    words = [
-        "a",
-        "picture",
-        "of",
-        "three",
-        "small",
-        "red",
-        "circles",
-        "on",
-        "the",
-        "left",
-        "of",
-        "two",
-        "large",
-        "blue",
-        "stars",
-    ]
+    words = "a picture of three small red circles on the left of two large blue stars".split()  # noqa: SIM905
     by_length = [
         " ".join(words[k % len(words)] for k in range(count)) for count in range(1, context + 6)
     ]

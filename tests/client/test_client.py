@@ -198,9 +198,7 @@ def silent_port() -> Iterator[int]:
 def test_a_dead_server() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with pytest.raises(
-        ServerUnavailable, match=f"no Triton gRPC server answers at 127.0.0.1:{port}"
-    ):
+    with pytest.raises(ServerUnavailable, match=f"no Triton gRPC server answers at .*:{port}"):
         Client(f"127.0.0.1:{port}")
 
 

@@ -126,9 +126,10 @@ def test_a_tower_that_answers_wrongly_is_not_written(
 def test_nan_does_not_pass_the_bar(small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     nan = _certificate.Fidelity(min_cosine=float("nan"), max_abs_diff=0, single_vs_batch=0, items=1)
     monkeypatch.setattr(_certificate, "_measure", lambda *_: nan)
-    with np.load(small_bundle.file("golden.npz")) as golden, pytest.raises(FidelityError):
-        inputs = {key: golden[key] for key in golden.files if key != "texts"}
-        _certificate.certify(small_bundle.path, Golden(**inputs))
+    with np.load(small_bundle.file("golden.npz")) as file:
+        golden = Golden(**{key: file[key] for key in file.files if key != "texts"})
+    with pytest.raises(FidelityError):
+        _certificate.certify(small_bundle.path, golden)
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:

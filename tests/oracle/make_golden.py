@@ -1,11 +1,9 @@
 """Makes the golden files in tests/golden from transformers. Run by ``make golden``.
 
-| file          | what it holds                                                                   |
-|---------------|---------------------------------------------------------------------------------|
-| tokens.json   | ids of ``hostile.strings()``: OpenAI's vocabulary and the demo's                  |
-| pixels.json   | SHA-256 of the processor's pixels for each picture of ``pictures.py``, side 64   |
-| demo.npz      | normalised float32 embeddings of the demo model                                 |
-| vit_b_32.npz  | the same for the drawn ViT-B/32, and for it with a legacy configuration         |
+- ``tokens.json``: ids of ``hostile.strings()``, with OpenAI's vocabulary and with the demo's;
+- ``pixels.json``: SHA-256 of the processor's pixels for each picture of ``pictures.py``, side 64;
+- ``demo.npz``: normalised float32 embeddings of the demo model;
+- ``vit_b_32.npz``: the same for the drawn ViT-B/32, and for it with a legacy configuration.
 """
 
 from __future__ import annotations

@@ -1,0 +1,20 @@
+"""Latency is counted and ordered."""
+
+from __future__ import annotations
+
+import pytest
+
+from cliprt_bench import measure_latency
+
+
+def test_every_call_is_made_and_counted() -> None:
+    calls: list[int] = []
+    latency = measure_latency(lambda: calls.append(1), samples=25, warmup=4)
+    assert len(calls) == 29
+    assert latency.samples == 25
+    assert 0 < latency.p50_ms <= latency.p95_ms
+
+
+def test_too_few_samples_for_a_percentile_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 20 samples, got 19"):
+        measure_latency(lambda: None, samples=19)

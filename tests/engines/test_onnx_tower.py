@@ -1,0 +1,27 @@
+"""A tower in process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cliprt import Bundle, BundleError
+from cliprt_engines import OnnxTower
+
+
+def test_it_loads_from_a_file_and_from_bytes(small_bundle: Bundle) -> None:
+    path = small_bundle.file("text.fp32.onnx")
+    tokens = np.array([[49406, 320, 49407]], dtype=np.int32)
+    from_file = OnnxTower(path, threads=1).run(tokens)
+    from_bytes = OnnxTower(path.read_bytes(), threads=1).run(tokens)
+    assert from_file.shape == (1, 24)
+    assert from_file.dtype == np.float32
+    np.testing.assert_array_equal(from_file, from_bytes)
+
+
+def test_garbage_is_a_bundle_error(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"garbage")
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load the tower"):
+        OnnxTower(tmp_path / "model.onnx")
