@@ -1,11 +1,13 @@
 # Everything is set up by the target that needs it: `make demo` and `make test` work on a fresh
 # clone. PYTHON names the interpreter (3.10 to 3.12) that the environments are made from.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
-  "$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
+  "$$p" -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
   && echo "$$p" && break; done)
 VENV := .venv
 ORACLE := .venv-oracle
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
+# The constraints hold for what builds the project too.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-oracle check bench golden lock clean
@@ -22,6 +24,8 @@ test: $(VENV)/ready ## Run the tests (no torch, no GPU)
 	@$(VENV)/bin/python -m pytest -q
 
 test-oracle: $(ORACLE)/ready ## Compare live with torch and transformers (Python 3.11 or newer)
+	@$(ORACLE)/bin/python -c 'import torch, transformers' || \
+	  { echo "torch and transformers are not there; they need Python 3.11 or newer" >&2; exit 1; }
 	@$(ORACLE)/bin/python -m pytest -q tests/oracle
 
 check: $(VENV)/ready ## Lint and check types
@@ -49,7 +53,7 @@ $(ORACLE)/ready: pyproject.toml constraints.txt
 
 # $(1): folder, $(2): extra.
 define make_venv
-	test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found; set PYTHON=/path/to/python3" >&2; exit 1; }; \
+	test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 with venv found; install one (Debian: apt install python3-venv) or set PYTHON=/path/to/python3" >&2; exit 1; }; \
 	echo "setting up $(1) with $$($(PYTHON) --version) ..." >&2; \
 	rm -rf $(1) && $(PYTHON) -m venv $(1) \
 	&& $(1)/bin/python -m pip install $(PIP_FLAGS) --editable '.[$(2)]' \

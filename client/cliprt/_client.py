@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,6 +34,12 @@ DEFAULT_TIMEOUT_S = 60.0
 # Requests of one call that may be under way at once: enough that the server computes one while the
 # client prepares the next and a third travels; few enough that one call cannot fill the queue.
 _IN_FLIGHT = 3
+
+# Items of one request: few enough that a call of a full batch overlaps preparing with computing.
+# The server joins requests to larger batches by itself.
+_REQUEST_ITEMS = 32
+
+_MAX_TIMEOUT_S = 86_400.0
 
 # How far the length of an embedding may be from 1: far above rounding, far below a broken tower.
 _NORM_TOLERANCE = 1e-3
@@ -66,7 +72,7 @@ class Client:
             address: host and gRPC port, ``host:8001``.
             model: name under which the bundle is served; the prefix of its Triton models.
             timeout_s: deadline of each request, in seconds. A call that splits its input sends
-                several requests, each with this deadline.
+                several requests; each has this much time after the one before it.
             limits: bounds on the inputs; None means the defaults.
 
         Raises:
@@ -157,7 +163,7 @@ class Client:
         """
         self._open_channel()
         items = [texts] if isinstance(texts, str) else list(_iterate(texts, "texts"))
-        tokenizer = self._tokenizer()
+        tokenizer = self._tokenizer(self._deadline(timeout_s))
         ids = tokenizer(items, truncate=truncate)
         # Texts of similar length share a request, so that short ones are not padded to long ones.
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
@@ -195,7 +201,11 @@ class Client:
         """
         if isinstance(labels, str):
             raise InvalidInput("labels must be a list of strings, got one string")
-        texts = self.encode_text(labels, timeout_s=timeout_s)
+        try:
+            texts = self.encode_text(labels, timeout_s=timeout_s)
+        except InvalidInput as error:
+            # Two lists go in: the index alone would not say which one is meant.
+            raise type(error)(error.reason, index=error.index, what="label") from None
         pictures = self.encode_image(images, timeout_s=timeout_s)
         return probabilities(pictures, texts, self._card.logit_scale)
 
@@ -226,18 +236,22 @@ class Client:
         timeout_s: float | None,
     ) -> NDArray[np.float32]:
         """Sends batches, a few at once, and returns their answers in order."""
-        deadline = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        deadline = self._deadline(timeout_s)
         channel = self._open_channel()
         pending: deque[tuple[int, PendingTensor]] = deque()
         answers: list[NDArray[np.float32]] = []
         try:
             for name, array in batches:
                 if len(pending) == _IN_FLIGHT:
-                    answers.append(self._checked_answer(model, *pending.popleft()))
-                sent = channel.infer(model, {name: array}, EMBEDDING, deadline)
+                    answers.append(self._checked_answer(model, *pending[0]))
+                    pending.popleft()
+                # The server answers the requests of one call one after the other.
+                patience = deadline * (len(pending) + 1)
+                sent = channel.infer(model, {name: array}, EMBEDDING, patience)
                 pending.append((len(array), sent))
             while pending:
-                answers.append(self._checked_answer(model, *pending.popleft()))
+                answers.append(self._checked_answer(model, *pending[0]))
+                pending.popleft()
         finally:
             for _, request in pending:
                 request.cancel()
@@ -268,7 +282,7 @@ class Client:
             try:
                 return preprocess(image, spec, limits)
             except InvalidInput as error:
-                raise type(error)(str(error), index=index) from None
+                raise type(error)(error.reason, index=index) from None
 
         jobs = list(enumerate(images, start=first))
         if len(jobs) == 1:
@@ -285,21 +299,25 @@ class Client:
             for future in futures:
                 future.cancel()
 
-    def _tokenizer(self) -> TextTokenizer:
+    def _deadline(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+
+    def _tokenizer(self, timeout_s: float) -> TextTokenizer:
         with self._tokenizer_lock:
             if self._lazy_tokenizer is None:
-                content = load_tokenizer_json(self._card, self._fetch_file)
+                fetch = partial(self._fetch_file, timeout_s)
+                content = load_tokenizer_json(self._card, fetch)
                 self._lazy_tokenizer = TextTokenizer(content, self._card.text, self._limits)
             return self._lazy_tokenizer
 
-    def _fetch_file(self, name: str) -> bytes:
+    def _fetch_file(self, timeout_s: float, name: str) -> bytes:
         """One file of the served bundle, through the model that carries them."""
         request = {"name": np.frombuffer(name.encode(), dtype=np.uint8)}
-        answer = self._channel.infer(self._names.card, request, "content", self._timeout_s)
+        answer = self._channel.infer(self._names.card, request, "content", timeout_s)
         return answer.result().tobytes()
 
     def _read_model(self, name: str) -> tuple[Card, int]:
-        """A tower's card and the largest batch it takes."""
+        """A tower's card and how many items a request to it holds."""
         config = self._channel.model_config(name, self._timeout_s)
         if CARD_PARAMETER not in config.parameters:
             raise ModelUnavailable(
@@ -307,7 +325,8 @@ class Client:
                 "cliprt repository; make its repository again"
             )
         text = config.parameters[CARD_PARAMETER].string_value
-        return decode_card(text, origin=f"{name} at {self._address}"), max(1, config.max_batch_size)
+        card = decode_card(text, origin=f"{name} at {self._address}")
+        return card, max(1, min(config.max_batch_size, _REQUEST_ITEMS))
 
     def _open_channel(self) -> TritonChannel:
         if self._closed:
@@ -327,6 +346,9 @@ def _closed() -> ClosedError:
 
 def _iterate(items: Iterable[_T], what: str) -> Iterator[_T]:
     """Iterates over items, and refuses values that are no collection or an empty one."""
+    # All of these can be iterated over, and none yields what the caller meant.
+    if isinstance(items, (bytes, bytearray, memoryview, Mapping)) or hasattr(items, "read"):
+        raise InvalidInput(f"{what} must be a list, got {type(items).__name__}")
     try:
         iterator = iter(items)
     except TypeError:
@@ -349,8 +371,11 @@ def _batched(items: Iterable[_T], size: int) -> Iterator[tuple[int, list[_T]]]:
 
 
 def _checked_timeout(timeout_s: float) -> float:
-    if not (math.isfinite(timeout_s) and timeout_s > 0):
-        raise ValueError(f"timeout_s must be a positive number of seconds, got {timeout_s}")
+    if not 0 < timeout_s <= _MAX_TIMEOUT_S:
+        raise ValueError(
+            f"timeout_s must be a positive number of seconds, at most {_MAX_TIMEOUT_S:,.0f}, "
+            f"got {timeout_s}"
+        )
     return float(timeout_s)
 
 
@@ -358,6 +383,8 @@ def _checked_address(address: str) -> str:
     """Takes ``host:port``, and the same behind ``grpc://``."""
     plain = address.removeprefix("grpc://")
     host, _, port = plain.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in plain:
+    # Without brackets nobody can say where an IPv6 address ends and its port begins.
+    bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not host or bare_ipv6 or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in plain:
         raise ValueError(f"the address must look like host:8001, got {address!r}")
     return plain

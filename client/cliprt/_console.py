@@ -14,8 +14,11 @@ from cliprt._errors import CliprtError
 
 
 def out() -> Console:
-    """The console of results. In a pipe it wraps nothing and uses no colour."""
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    """The console of results. In a pipe it wraps nothing and uses no colour.
+
+    What is printed may hold paths, so square brackets are printed as they are.
+    """
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
 
 
 @contextmanager

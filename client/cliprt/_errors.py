@@ -33,11 +33,15 @@ class InvalidInput(CliprtError, ValueError):
     Attributes:
         index: position of the offending item in the list that was passed, or None when the call as
             a whole is at fault (an empty batch, for instance).
+        what: what the list holds, ``item`` or, where a call takes two lists, ``label``.
+        reason: the message without the position.
     """
 
-    def __init__(self, message: str, *, index: int | None = None) -> None:
-        super().__init__(message if index is None else f"item {index}: {message}")
+    def __init__(self, reason: str, *, index: int | None = None, what: str = "item") -> None:
+        super().__init__(reason if index is None else f"{what} {index}: {reason}")
         self.index = index
+        self.what = what
+        self.reason = reason
 
 
 class ImageTooLarge(InvalidInput):

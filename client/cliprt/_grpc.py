@@ -30,6 +30,8 @@ _DTYPES = {datatype: np.dtype(dtype) for dtype, datatype in _DATATYPES.items()}
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    # Proxies that the environment names are for HTTP; they would break even loopback.
+    ("grpc.enable_http_proxy", 0),
     # After a restart of the server a client is back within a second, not within two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -44,10 +46,10 @@ _MODEL_TEXTS = ("unknown model", "no available versions", "is not ready")
 class PendingTensor:
     """An answer that is under way."""
 
-    def __init__(self, future: Any, output: str, address: str, timeout_s: float) -> None:
+    def __init__(self, future: Any, output: str, channel: TritonChannel, timeout_s: float) -> None:
         self._future = future
         self._output = output
-        self._address = address
+        self._channel = channel
         self._timeout_s = timeout_s
 
     def result(self) -> NDArray[Any]:
@@ -59,11 +61,13 @@ class PendingTensor:
         try:
             response = self._future.result()
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
-            raise translate(error, self._address, self._timeout_s) from None
+            raise self._channel.translate(error, self._timeout_s) from None
         for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
             if tensor.name == self._output and tensor.datatype in _DTYPES:
                 return np.frombuffer(raw, dtype=_DTYPES[tensor.datatype]).reshape(tensor.shape)
-        raise ServerError(f"the server at {self._address} sent no usable output {self._output!r}")
+        raise ServerError(
+            f"the server at {self._channel.address} sent no usable output {self._output!r}"
+        )
 
     def cancel(self) -> None:
         """Tells the server that nobody waits any more."""
@@ -71,15 +75,21 @@ class PendingTensor:
 
 
 class TritonChannel:
-    """A connection to one Triton server. Safe to use from many threads."""
+    """A connection to one Triton server. Safe to use from many threads.
+
+    Attributes:
+        address: host and port.
+    """
 
     def __init__(self, address: str) -> None:
-        self._address = address
+        self.address = address
+        self._closed = False
         self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def close(self) -> None:
         """Closes the connection; calls under way are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def server_version(self, timeout_s: float) -> str:
@@ -123,22 +133,26 @@ class TritonChannel:
         try:
             future = self._stub.ModelInfer.future(request, timeout=timeout_s)
         except ValueError as error:
-            raise _closed(error) from None
-        return PendingTensor(future, output, self._address, timeout_s)
+            raise self.translate(error, timeout_s) from None
+        return PendingTensor(future, output, self, timeout_s)
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         try:
             return method(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise translate(error, self._address, timeout_s) from None
-        except ValueError as error:
-            raise _closed(error) from None
+        except (grpc.RpcError, ValueError) as error:
+            raise self.translate(error, timeout_s) from None
+
+    def translate(self, error: Any, timeout_s: float) -> CliprtError:
+        """The error of cliprt that a failed call stands for."""
+        # Once closed, gRPC fails in many ways: ValueError, CANCELLED, a cancelled future.
+        if self._closed or isinstance(error, grpc.FutureCancelledError):
+            return ClosedError("the client is closed; make a new one")
+        if isinstance(error, ValueError):
+            return ServerError(f"the request could not be sent: {error}")
+        return _translate(error, self.address, timeout_s)
 
 
-def translate(error: Any, address: str, timeout_s: float) -> CliprtError:
-    """The error of cliprt that a failed call stands for."""
-    if isinstance(error, grpc.FutureCancelledError):
-        return ClosedError("the client was closed while a request was under way")
+def _translate(error: Any, address: str, timeout_s: float) -> CliprtError:
     code, details = error.code(), error.details() or ""
     text = details.lower()
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -157,8 +171,6 @@ def translate(error: Any, address: str, timeout_s: float) -> CliprtError:
             "check the model's name and the server's log"
         )
     if code == grpc.StatusCode.CANCELLED:
-        if "channel closed" in text or "locally cancelled" in text:
-            return ClosedError("the client was closed while a request was under way")
         return ServerUnavailable(f"{address} cancelled the request, it is probably shutting down")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
         return ServerUnavailable(
@@ -167,10 +179,3 @@ def translate(error: Any, address: str, timeout_s: float) -> CliprtError:
             f"Cause: {details}"
         )
     return ServerError(f"{address} failed on the request ({code.name}): {details}")
-
-
-def _closed(error: ValueError) -> CliprtError:
-    """GRPC reports calls on a closed channel as a bare ValueError."""
-    if "closed channel" in str(error).lower():
-        return ClosedError("the client is closed; make a new one")
-    return ServerError(f"the request could not be sent: {error}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
@@ -26,6 +27,8 @@ ImageInput: TypeAlias = (
 )
 """A path, an encoded file, a Pillow image, or uint8 pixels [height, width, 3] in RGB order."""
 
+_LOADING = threading.Lock()
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Encoded formats that are decoded; Pillow's parsers of all others are never reached."""
 
@@ -33,7 +36,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 def is_single_image(value: object) -> bool:
     """Whether a value is one image rather than a collection of them."""
     if isinstance(value, np.ndarray):
-        return value.ndim == 3
+        return value.ndim != 4
     return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image))
 
 
@@ -92,7 +95,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _open(image: ImageInput, limits: Limits) -> Image.Image:
     if isinstance(image, Image.Image):
         _check_size(image.size, limits)
-        return image
+        return _loaded(image)
     if isinstance(image, np.ndarray):
         return _from_array(image, limits)
     if isinstance(image, (bytes, bytearray, memoryview)):
@@ -105,6 +108,20 @@ def _open(image: ImageInput, limits: Limits) -> Image.Image:
             f"got {type(image).__name__}"
         )
     return _decode(data, limits)
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """A Pillow image whose pixels have been read; Image.open leaves them in the file."""
+    try:
+        # Two threads that read the same image at once would both read half of its file.
+        with _LOADING:
+            image.load()
+    except Exception as error:  # noqa: BLE001 - as in _to_rgb
+        raise InvalidInput(
+            f"the {image.format or 'Pillow'} image cannot be decoded (truncated, damaged or "
+            f"closed): {_reason(error)}"
+        ) from None
+    return image
 
 
 def _from_array(array: NDArray[np.uint8], limits: Limits) -> Image.Image:
@@ -121,10 +138,11 @@ def _read(path: str | os.PathLike[str], limits: Limits) -> bytes:
     if isinstance(path, str) and "://" in path[:16]:
         raise InvalidInput("URLs are not fetched; download the image and pass its bytes")
     file = Path(path)
+    shown = repr(str(file)[:200])
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidInput(f"{str(file)!r} is not a regular file")
+            raise InvalidInput(f"{shown} is not a regular file")
         _check_bytes(status.st_size, limits)
         return file.read_bytes()
     # ValueError: a path with a NUL character.
@@ -132,7 +150,7 @@ def _read(path: str | os.PathLike[str], limits: Limits) -> bytes:
         if isinstance(error, InvalidInput):
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InvalidInput(f"{str(file)!r} cannot be read: {reason}") from None
+        raise InvalidInput(f"{shown} cannot be read: {reason}") from None
 
 
 def _decode(data: bytes, limits: Limits) -> Image.Image:
@@ -142,7 +160,7 @@ def _decode(data: bytes, limits: Limits) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels("more than Pillow's own limit of", limits) from None
+        raise _too_many_pixels(f"more than {Image.MAX_IMAGE_PIXELS:,}", limits) from None
     except Exception:  # noqa: BLE001 - as in _to_rgb; and Pillow's text holds a memory address
         raise InvalidInput(
             f"not an image in a supported format ({', '.join(FORMATS)}); "
@@ -171,7 +189,7 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
     if min(size) < 1:
         raise InvalidInput(f"the image has no pixels ({width} x {height})")
     if width * height > limits.max_image_pixels:
-        raise _too_many_pixels(f"{width} x {height} =", limits, width * height)
+        raise _too_many_pixels(f"{width} x {height} = {width * height:,}", limits)
     if max(size) > limits.max_image_aspect_ratio * min(size):
         raise ImageTooLarge(
             f"the image is {width} x {height}, its sides differ by more than the limit "
@@ -180,10 +198,9 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
         )
 
 
-def _too_many_pixels(found: str, limits: Limits, pixels: int | None = None) -> ImageTooLarge:
-    count = f" {pixels:,}" if pixels is not None else f" {Image.MAX_IMAGE_PIXELS:,}"
+def _too_many_pixels(found: str, limits: Limits) -> ImageTooLarge:
     return ImageTooLarge(
-        f"the image has {found}{count} pixels, the limit max_image_pixels is "
+        f"the image has {found} pixels, the limit max_image_pixels is "
         f"{limits.max_image_pixels:,}; scale it down or raise the limit"
     )
 

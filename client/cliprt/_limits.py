@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+# Twice PIL.Image.MAX_IMAGE_PIXELS: what Pillow refuses whatever this package allows.
+PILLOW_MAX_PIXELS = 178_956_970
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -12,7 +15,8 @@ class Limits:
     Attributes:
         max_image_bytes: length of an encoded image.
         max_image_pixels: width x height of an image, known from its header before it is decoded.
-            The default is the size at which Pillow starts to warn of decompression bombs.
+            The default is the size at which Pillow starts to warn of decompression bombs, twice
+            that the size it refuses and so the greatest value.
         max_image_aspect_ratio: longer by shorter side. A resize of the shorter side multiplies
             the longer one: a 1 x 65,500 picture would become 9.9 GB.
         max_text_characters: characters of a text, counted before it is tokenized.
@@ -27,3 +31,8 @@ class Limits:
         for field in fields(self):
             if not getattr(self, field.name) > 0:
                 raise ValueError(f"{field.name} must be positive, got {getattr(self, field.name)}")
+        if self.max_image_pixels > PILLOW_MAX_PIXELS:
+            raise ValueError(
+                f"max_image_pixels must not exceed {PILLOW_MAX_PIXELS:,}, Pillow's own limit, "
+                f"got {self.max_image_pixels:,}"
+            )

@@ -15,9 +15,17 @@ from cliprt._errors import ModelUnavailable, ServerError
 
 
 def cache_home() -> Path:
-    """Where cliprt keeps what it can make or fetch again: ``$CLIPRT_HOME`` or ~/.cache/cliprt."""
-    home = os.environ.get("CLIPRT_HOME")
-    return Path(home) if home else Path.home() / ".cache" / "cliprt"
+    """Where cliprt keeps what it can make or fetch again: ``$CLIPRT_HOME`` or ~/.cache/cliprt.
+
+    A user without a home, as in many containers, gets a folder of their own beside other temporary
+    files.
+    """
+    if home := os.environ.get("CLIPRT_HOME"):
+        return Path(home)
+    try:
+        return Path.home() / ".cache" / "cliprt"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"cliprt-{os.getuid()}"
 
 
 def load_tokenizer_json(card: Card, fetch: Callable[[str], bytes]) -> str:

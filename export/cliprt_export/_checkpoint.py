@@ -21,7 +21,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _WANTED = [
     "config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
@@ -171,9 +173,9 @@ def find_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
 def _download(repository: str, revision: str | None) -> Checkpoint:
     hub = require("huggingface_hub", extra="export")
     try:
-        # Pinned to a commit first, so that all files are of one state and the bundle can name it.
-        commit = hub.HfApi().model_info(repository, revision=revision).sha
-        folder = hub.snapshot_download(repository, revision=commit, allow_patterns=_WANTED)
+        # Into a folder named after the commit, so that all files are of one state. Offline it finds
+        # what was downloaded before.
+        folder = hub.snapshot_download(repository, revision=revision, allow_patterns=_WANTED)
     except Exception as error:  # noqa: BLE001 - network, HTTP, disk: all mean there is no checkpoint
         raise CheckpointError(f"{repository} cannot be downloaded: {error}") from None
-    return Checkpoint(Path(folder), repository, commit)
+    return Checkpoint(Path(folder), repository, Path(folder).name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ STEPS = ("image tower", "text tower", "known answers", "certificate", "identity"
 
 
 def export_checkpoint(
-    source: str,
+    source: str | Path,
     out: str | Path,
     *,
     revision: str | None = None,
@@ -53,9 +54,10 @@ def export_checkpoint(
     """
     for module in ("onnx", "onnxruntime", "safetensors"):
         require(module, extra="export")
-    target = Path(out)
+    # Through a link, so that overwriting replaces the bundle and not the link to it.
+    target = Path(out).resolve()
     _refuse_taken(target, overwrite)
-    checkpoint = find_checkpoint(source, revision)
+    checkpoint = find_checkpoint(os.fspath(source), revision)
     model = read_hf_clip(checkpoint)
     with _folder_that_becomes(target, overwrite) as folder:
         _write(folder, checkpoint, model, on_step)
@@ -125,6 +127,21 @@ def _refuse_taken(target: Path, overwrite: bool) -> None:
         raise BundleError(f"{target} exists and is no bundle; it is not overwritten")
 
 
+def _take_the_place_of(temporary: Path, target: Path) -> None:
+    """Renames a complete folder to its name; what was there comes back if that fails."""
+    if not target.exists():
+        temporary.rename(target)
+        return
+    replaced = temporary.with_name(f"{temporary.name}.old")
+    target.rename(replaced)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        replaced.rename(target)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
 @contextmanager
 def _folder_that_becomes(target: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside the target that takes its name if the block succeeds."""
@@ -137,11 +154,7 @@ def _folder_that_becomes(target: Path, overwrite: bool) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         _refuse_taken(target, overwrite)
-        replaced = temporary.with_name(temporary.name + ".old")
-        if target.exists():
-            target.rename(replaced)
-        temporary.rename(target)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _take_the_place_of(temporary, target)
     except OSError as error:
         raise BundleError(f"{target} cannot be written: {error}") from None
     finally:

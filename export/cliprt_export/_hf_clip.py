@@ -207,10 +207,8 @@ def _text_tower(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> Te
 
 
 def _image_spec(checkpoint: Checkpoint, side: int) -> ImageSpec:
-    """The processor's steps. Without a processor file its defaults apply, as in transformers."""
-    values = dict(_PROCESSOR)
-    if (checkpoint.folder / "preprocessor_config.json").is_file():
-        values.update(checkpoint.json("preprocessor_config.json"))
+    """The processor's steps; keys that its file leaves out have the class's defaults."""
+    values = {**_PROCESSOR, **_processor_json(checkpoint)}
     size, crop = values["size"], values["crop_size"]
     # Older files have plain numbers: the shorter edge, and a square.
     size = {"shortest_edge": size} if isinstance(size, int) else size
@@ -236,6 +234,19 @@ def _image_spec(checkpoint: Checkpoint, side: int) -> ImageSpec:
         std=_triple(values["image_std"]) if normalised else (1.0, 1.0, 1.0),
         rescale=float(values["rescale_factor"]) if values["do_rescale"] else 1.0,
     )
+
+
+def _processor_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The image processor's file.
+
+    transformers 5 writes all processors of a checkpoint into processor_config.json and prefers it;
+    older versions write preprocessor_config.json.
+    """
+    if (checkpoint.folder / "processor_config.json").is_file():
+        section = checkpoint.json("processor_config.json").get("image_processor")
+        if isinstance(section, dict):
+            return section
+    return checkpoint.json("preprocessor_config.json")
 
 
 def _triple(values: list[float]) -> tuple[float, float, float]:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,21 @@ def test_a_bad_picture_is_named_by_its_index(client: Client, bad: object) -> Non
     assert client.encode_image([good]).shape == (1, client.card.dim)
 
 
+def test_a_label_is_named_as_a_label(client: Client) -> None:
+    with pytest.raises(InvalidInput, match="label 1: a text must be a str") as caught:
+        client.classify(demo_pictures()[0], ["fine", 7])  # type: ignore[list-item]
+    assert (caught.value.index, caught.value.what) == (1, "label")
+
+
+def test_one_lazy_image_many_times(client: Client, tmp_path: Path) -> None:
+    """Several threads must not read the file of one Pillow image at once."""
+    Image.fromarray(arrays(1, 900)[0]).save(tmp_path / "large.jpg")
+    for _ in range(5):
+        with Image.open(tmp_path / "large.jpg") as lazy:
+            embeddings = client.encode_image([lazy] * 16)
+        np.testing.assert_allclose(embeddings, embeddings[:1].repeat(16, axis=0), atol=1e-6)
+
+
 def test_a_bomb_is_named_by_its_index(demo_server: TritonServer) -> None:
     with Client(demo_server.address, limits=Limits(max_image_pixels=100)) as client:
         with pytest.raises(ImageTooLarge, match="item 1: .*max_image_pixels is 100") as caught:
@@ -159,6 +175,13 @@ def test_what_is_no_collection_is_refused(client: Client) -> None:
         client.encode_image(7)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="texts must be a list, got NoneType"):
         client.encode_text(None)  # type: ignore[arg-type]
+    for value in (b"bytes", {"a": 1}):
+        with pytest.raises(InvalidInput, match="texts must be a list, got"):
+            client.encode_text(value)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="images must be a list, got BytesIO"):
+        client.encode_image(BytesIO(b"x"))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"uint8 \[height, width, 3\].*got uint8 \[40, 50\]"):
+        client.encode_image(np.zeros((40, 50), np.uint8))
     with pytest.raises(InvalidInput, match="labels must be a list of strings"):
         client.classify(demo_pictures()[0], "a circle")
 
@@ -170,14 +193,14 @@ def test_a_deadline_that_passed(client: Client) -> None:
     assert client.encode_text("a").shape == (1, client.card.dim)
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), 1e300])
 def test_a_deadline_that_is_none(client: Client, timeout_s: float) -> None:
     with pytest.raises(ValueError, match="timeout_s must be a positive number"):
         client.encode_text("a", timeout_s=timeout_s)
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost", "localhost:", ":8001", "http://a:8001", "a:99999"]
+    "address", ["localhost", "localhost:", ":8001", "http://a:8001", "::1:8001", "a:99999"]
 )
 def test_an_address_that_is_none(address: str) -> None:
     with pytest.raises(ValueError, match="must look like host:8001"):
@@ -255,6 +278,47 @@ def test_close_during_a_call_ends_it(demo_server: TritonServer) -> None:
     thread.join(20)
     assert not thread.is_alive()
     assert [type(error) for error in caught] == [ClosedError]
+
+
+def test_close_at_any_moment_is_told_as_such(demo_server: TritonServer) -> None:
+    caught: list[Exception] = []
+
+    def call(client: Client) -> None:
+        try:
+            while True:
+                client.encode_text("a b c")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at below
+            caught.append(error)
+
+    for _ in range(15):
+        client = Client(demo_server.address)
+        threads = [threading.Thread(target=call, args=(client,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.02)
+        client.close()
+        for thread in threads:
+            thread.join(20)
+    assert {type(error) for error in caught} == {ClosedError}
+    assert len(caught) == 15 * 8
+
+
+def test_requests_of_one_call_do_not_eat_each_others_time(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three requests that are under way has the time of the first one too."""
+    from cliprt import _grpc
+
+    given: list[float] = []
+    original = _grpc.TritonChannel.infer
+
+    def infer(self: object, model: str, inputs: object, output: str, timeout_s: float) -> object:
+        given.append(timeout_s)
+        return original(self, model, inputs, output, timeout_s)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_grpc.TritonChannel, "infer", infer)
+    client.encode_image(arrays(4, 64) * 40, timeout_s=7)
+    assert given == [7, 14, 21, 21, 21]
 
 
 def test_an_answer_that_cannot_be_right_is_refused(

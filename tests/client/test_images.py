@@ -178,7 +178,7 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
 def test_a_closed_image_is_refused() -> None:
     image = Image.open(BytesIO(jpeg(rgb(20, 20))))
     image.close()
-    with pytest.raises(InvalidInput, match="cannot be decoded"):
+    with pytest.raises(InvalidInput, match="truncated, damaged or closed"):
         preprocess(image, spec(), LIMITS)
 
 
@@ -191,7 +191,7 @@ TOO_LARGE = {
 }
 
 
-@pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("value", "limit"), TOO_LARGE.values(), ids=TOO_LARGE)
 def test_what_is_too_large_names_the_limit(value: object, limit: str) -> None:
     with pytest.raises(ImageTooLarge, match=limit):

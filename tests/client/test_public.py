@@ -48,3 +48,5 @@ def test_errors_can_be_caught_as_their_builtin_kin() -> None:
 def test_limits_must_be_positive() -> None:
     with pytest.raises(ValueError, match="max_image_pixels must be positive"):
         cliprt.Limits(max_image_pixels=0)
+    with pytest.raises(ValueError, match="must not exceed 178,956,970"):
+        cliprt.Limits(max_image_pixels=400_000_000)

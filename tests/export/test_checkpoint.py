@@ -9,7 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoints import SMALL, Tensors, config, draw_tensors, write_checkpoint
+from checkpoints import SMALL, Tensors, config, draw_tensors, preprocessor, write_checkpoint
 from safetensors.numpy import save_file
 
 from cliprt import CheckpointError
@@ -91,6 +91,15 @@ def test_older_processor_files_hold_plain_numbers(small_checkpoint: Path, tmp_pa
     assert read_hf_clip(read(folder)).image_spec == read_hf_clip(read(small_checkpoint)).image_spec
 
 
+def test_the_newer_processor_file_is_preferred(tmp_path: Path) -> None:
+    """transformers 5 writes one file for all processors of a checkpoint, and reads it first."""
+    folder = write_checkpoint(tmp_path / "newer", SMALL)
+    section = {**preprocessor(32), "resample": 2, "image_mean": [0.5, 0.5, 0.5]}
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": section}))
+    spec = read_hf_clip(read(folder)).image_spec
+    assert (spec.resample, spec.mean) == ("bilinear", (0.5, 0.5, 0.5))
+
+
 def broken(tmp_path: Path, what: str) -> Path:
     folder = write_checkpoint(tmp_path / "broken", SMALL)
     weights = folder / "model.safetensors"
@@ -114,6 +123,8 @@ def broken(tmp_path: Path, what: str) -> Path:
         weights.write_bytes(struct.pack("<Q", 2**60) + b"{}")
     elif what == "processor":
         edit(folder, "preprocessor_config.json", crop_size={"height": 48, "width": 48})
+    elif what == "no processor":
+        (folder / "preprocessor_config.json").unlink()
     elif what == "no tokenizer":
         (folder / "vocab.json").unlink()
     elif what == "tokenizer class":
@@ -144,6 +155,7 @@ def broken(tmp_path: Path, what: str) -> Path:
         ("truncated", r"model\.safetensors of test cannot be read"),
         ("header", r"model\.safetensors of test cannot be read"),
         ("processor", "makes pictures of 48 x 48, the image tower takes 32 x 32"),
+        ("no processor", r"has no preprocessor_config\.json"),
         ("no tokenizer", r"no tokenizer\.json, and vocab\.json is missing"),
         ("tokenizer class", "has a BertTokenizer; supported is CLIPTokenizer"),
         ("shape", r"'visual_projection\.weight' of test has shape \[24, 47\].*\[24, 48\]"),

@@ -164,6 +164,33 @@ def test_overwriting_must_be_asked_for(small_checkpoint: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_a_rename_that_fails_brings_the_old_bundle_back(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = export_checkpoint(small_checkpoint, tmp_path / "bundle")
+    original, calls = Path.rename, []
+
+    def rename(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(BundleError, match="Input/output error"):
+        export_checkpoint(small_checkpoint, tmp_path / "bundle", overwrite=True)
+    assert open_bundle(tmp_path / "bundle").card == bundle.card
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_overwriting_follows_a_link(small_checkpoint: Path, tmp_path: Path) -> None:
+    export_checkpoint(small_checkpoint, tmp_path / "bundle")
+    (tmp_path / "link").symlink_to("bundle")
+    export_checkpoint(small_checkpoint, tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "link"]
+
+
 def test_only_bundles_are_overwritten(small_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
@@ -177,7 +204,8 @@ def test_the_command(small_checkpoint: Path, small_bundle: Bundle, tmp_path: Pat
         command = [sys.executable, "-m", "cliprt", "export", str(small_checkpoint), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    out = str(tmp_path / "bundle")
+    # Square brackets are markup elsewhere.
+    out = str(tmp_path / "bundle [v1]")
     first = run("--out", out, "--json")
     assert json.loads(first.stdout)["space"] == small_bundle.card.space
     assert first.stderr == ""

@@ -80,6 +80,18 @@ def test_only_what_is_needed_is_downloaded(hub: HTTPServer, tmp_path: Path) -> N
     assert "pytorch_model.bin" not in fetched
 
 
+def test_what_was_downloaded_can_be_exported_offline(
+    hub: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online = export(hub, tmp_path, "someone/small")
+    assert online.returncode == 0, online.stderr
+    (tmp_path / "bundle").rename(tmp_path / "first")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    offline = export(hub, tmp_path, "someone/small")
+    assert offline.returncode == 0, offline.stderr
+    assert open_bundle(tmp_path / "bundle").card == open_bundle(tmp_path / "first").card
+
+
 def test_a_repository_that_is_not_there(hub: HTTPServer, tmp_path: Path) -> None:
     run = export(hub, tmp_path, "nobody/nothing")
     assert run.returncode == 1

@@ -89,6 +89,16 @@ def test_files_that_are_named_exist(page: str) -> None:
         assert any(path == name or path.endswith(f"/{name}") for path in present), name
 
 
+def test_packages_know_only_each_others_public_names() -> None:
+    for folder in ("client", "export", "engines", "triton_models", "bench"):
+        for path in (ROOT / folder).rglob("*.py"):
+            own = path.relative_to(ROOT / folder).parts[0]
+            for package in re.findall(r"(?:from|import) (cliprt_\w+)\._", path.read_text()):
+                assert package == own, path
+            if own == "cliprt":
+                assert not re.search(r"(?:from|import) cliprt_", path.read_text()), path
+
+
 def test_files_stay_readable() -> None:
     """About 400 lines a file, as the house style says."""
     for folder in FOLDERS:

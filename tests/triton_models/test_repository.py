@@ -46,7 +46,7 @@ def test_the_image_tower(repository: Path) -> None:
     assert list(pixels.dims) == [32, 32, 3]
     assert (embedding.name, embedding.data_type) == ("embedding", model_config_pb2.TYPE_FP32)
     assert list(embedding.dims) == [24]
-    assert [sample.batch_size for sample in config.model_warmup] == [1, 64]
+    assert [sample.batch_size for sample in config.model_warmup] == [1]
 
 
 def test_the_text_tower_batches_unequal_lengths(repository: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -23,10 +24,11 @@ def repository(small_bundle: Bundle, tmp_path: Path) -> Path:
     return write_repository(small_bundle, tmp_path / "repository")
 
 
-def servers_below(folder: Path) -> list[str]:
-    """Processes whose command line names a folder."""
+def servers_at(address: str) -> list[str]:
+    """Processes that were told to listen at an address."""
     lines = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True)
-    return [line for line in lines.stdout.splitlines() if str(folder) in line]
+    port = address.strip().rsplit(":", 1)[1]
+    return [line for line in lines.stdout.splitlines() if f"--grpc-port={port} " in line]
 
 
 def shared_memory() -> set[str]:
@@ -42,8 +44,8 @@ def test_it_serves_and_leaves_nothing_behind(repository: Path) -> None:
             assert b"nv_inference_count" in answer.read()
         with urllib.request.urlopen(f"{server.http_url}/v2/health/ready", timeout=5) as answer:
             assert answer.status == 200
-        assert servers_below(repository)
-    assert not servers_below(repository)
+        assert servers_at(server.address)
+    assert not servers_at(server.address)
     assert shared_memory() <= before
 
 
@@ -102,6 +104,54 @@ def test_an_empty_repository_is_an_error(tmp_path: Path) -> None:
         TritonServer(tmp_path / "nothing")
 
 
+def test_any_folder_name_will_do(small_bundle: Bundle, tmp_path: Path) -> None:
+    repository = write_repository(small_bundle, tmp_path / "with spaces & ümlauts")
+    with TritonServer(repository) as server, Client(server.address) as client:
+        assert client.encode_text("a").shape == (1, 24)
+
+
+def test_temporary_folders_may_have_spaces(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sp ace").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "sp ace"))
+    with TritonServer(repository) as server, Client(server.address) as client:
+        assert client.encode_text("a").shape == (1, 24)
+
+
+def test_a_home_that_cannot_be_written_costs_only_the_log(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLIPRT_HOME", str(tmp_path / "file" / "below"))
+    with TritonServer(repository) as server:
+        assert server.log.is_file()
+    server.log.unlink()
+
+
+def test_proxies_in_the_environment_do_not_matter(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with TritonServer(repository, ready_timeout_s=60) as server, Client(server.address) as client:
+        assert client.encode_text("a").shape == (1, 24)
+
+
+def test_the_wheels_own_binary_may_be_given(repository: Path) -> None:
+    package = _install._wheel_package()
+    assert package is not None
+    binary = package / "tritonserver" / "bin" / "tritonserver"
+    with TritonServer(repository, tritonserver=binary) as server:
+        assert servers_at(server.address)
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70000), ("::1", 0), ("no.such.host", 0)])
+def test_an_address_that_cannot_be_listened_on(repository: Path, host: str, port: int) -> None:
+    with pytest.raises(ServerStartError, match="cannot listen on"):
+        TritonServer(repository, host=host, grpc_port=port)
+
+
 def test_a_given_server_must_be_executable(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServerStartError, match="is no executable file"):
@@ -113,7 +163,7 @@ def test_a_server_that_dies_at_once_is_quoted(repository: Path, tmp_path: Path) 
     script.write_text("#!/bin/sh\necho libcuda.so.1: cannot open shared object file\nexit 127\n")
     script.chmod(0o755)
     with pytest.raises(
-        ServerStartError, match=r"status 127 while starting; libcuda\.so\.1: cannot"
+        ServerStartError, match=r"status 127 while starting: libcuda\.so\.1: cannot"
     ):
         TritonServer(repository, tritonserver=script)
 
@@ -153,9 +203,11 @@ def test_the_log_is_condensed_to_its_reason(tmp_path: Path) -> None:
     log.write_text(
         'I1121 09:00:00.1 5 a.cc:1] "fine"\nE1121 09:00:00.2 5 b.cc:2] "port in use"\nx\n'
     )
-    assert _why(log) == "port in use."
+    assert _why(log) == "port in use"
+    log.write_text("W1121 a.cc:1] CudaDriverHelper has not been initialized.\n  what():  stol\nx\n")
+    assert _why(log) == "stol"
     log.write_text("")
-    assert _why(log) == "it printed nothing."
+    assert _why(log) == "it printed nothing"
 
 
 # Starts a server, tells its address, and waits to be killed.
@@ -172,15 +224,16 @@ def test_no_orphan_outlives_a_killed_owner(repository: Path) -> None:
     command = [sys.executable, "-c", OWNER, str(repository)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
-        assert owner.stdout.readline().startswith("127.0.0.1:")
+        address = owner.stdout.readline()
+        assert servers_at(address)
         owner.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while servers_below(repository):
+    while servers_at(address):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_command_serves_until_it_is_told_to_stop(
     number: signal.Signals, small_bundle: Bundle
 ) -> None:
@@ -199,7 +252,7 @@ def test_the_command_serves_until_it_is_told_to_stop(
         process.send_signal(number)
         out, error = process.communicate(timeout=30)
         assert (process.returncode, out, error) == (0, "", "")
-    assert not servers_below(small_bundle.path)
+    assert not servers_at(told["grpc"])
 
 
 def test_the_command_says_why_it_cannot_serve(small_bundle: Bundle, tmp_path: Path) -> None:

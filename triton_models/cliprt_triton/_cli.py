@@ -12,8 +12,12 @@ import click
 from cliprt import open_bundle
 from cliprt._console import out
 from cliprt._names import ModelNames
+from cliprt_triton._config import Batching
 from cliprt_triton._repository import write_repository
 from cliprt_triton._server import TritonServer
+
+# Ctrl-C, a supervisor, a closed terminal.
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _checked_name(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -30,6 +34,14 @@ _name = click.option(
     callback=_checked_name,
     help="Prefix of the models' names: NAME_image, NAME_text, NAME_card.",
 )
+_batch = click.option(
+    "--max-batch-size",
+    default=Batching().max_batch_size,
+    show_default=True,
+    type=click.IntRange(1, 4096),
+    help="Items of one execution of a tower.",
+)
+_port = click.IntRange(0, 65535)
 _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 
 
@@ -43,25 +55,34 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
     help="Folder to write the model repository to.",
 )
 @_name
-def repository(bundle: Path, target: Path, name: str) -> None:
+@_batch
+def repository(bundle: Path, target: Path, name: str, max_batch_size: int) -> None:
     """Turn BUNDLE into a Triton model repository.
 
     The towers run in Triton's Python backend with ONNX Runtime: wherever the server runs, its
     Python needs numpy and onnxruntime.
     """
-    write_repository(open_bundle(bundle), target, name=name)
+    batching = Batching(max_batch_size=max_batch_size)
+    write_repository(open_bundle(bundle), target, name=name, batching=batching)
     out().print(f"repository  {target}")
 
 
 @click.command()
 @_bundle
 @_name
+@_batch
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--grpc-port", default=8001, show_default=True, help="Port of gRPC; 0 picks one.")
 @click.option(
-    "--metrics-port", default=8002, show_default=True, help="Port of the metrics; 0 picks one."
+    "--grpc-port", default=8001, show_default=True, type=_port, help="Port of gRPC; 0 picks one."
 )
-@click.option("--http-port", type=int, help="Serve HTTP on this port too; 0 picks one.")
+@click.option(
+    "--metrics-port",
+    default=8002,
+    show_default=True,
+    type=_port,
+    help="Port of the metrics; 0 picks one.",
+)
+@click.option("--http-port", type=_port, help="Serve HTTP on this port too; 0 picks one.")
 @click.option(
     "--tritonserver",
     type=click.Path(path_type=Path),
@@ -72,24 +93,36 @@ def repository(bundle: Path, target: Path, name: str) -> None:
     type=click.Path(path_type=Path),
     help="File for Triton's output [default: under $CLIPRT_HOME/logs].",
 )
+@click.option(
+    "--ready-timeout",
+    "ready_timeout_s",
+    default=300.0,
+    show_default=True,
+    help="Seconds that loading may take.",
+)
 def serve(
     bundle: Path,
     name: str,
+    max_batch_size: int,
     host: str,
     grpc_port: int,
     metrics_port: int,
     http_port: int | None,
     tritonserver: Path | None,
     log: Path | None,
+    ready_timeout_s: float,
 ) -> None:
     """Serve BUNDLE on a Triton server until Ctrl-C or SIGTERM."""
     opened = open_bundle(bundle)
     # From here on a signal must run the context managers, also while models load.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPPING:
         signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="cliprt-serve-") as work:
         try:
-            models = write_repository(opened, Path(work) / "models", name=name, link=True)
+            batching = Batching(max_batch_size=max_batch_size)
+            models = write_repository(
+                opened, Path(work) / "models", name=name, batching=batching, link=True
+            )
             with TritonServer(
                 models,
                 host=host,
@@ -98,6 +131,7 @@ def serve(
                 http_port=http_port,
                 tritonserver=tritonserver,
                 log=log,
+                ready_timeout_s=ready_timeout_s,
             ) as server:
                 console = out()
                 console.print(f"{opened.card.name} ({opened.card.dim} dimensions) is ready")
@@ -120,6 +154,6 @@ class _Stop(BaseException):
 
 def _stop(number: int, frame: FrameType | None) -> None:
     # A second signal during the shutdown must not interrupt it.
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in _STOPPING:
         signal.signal(each, signal.SIG_IGN)
     raise _Stop

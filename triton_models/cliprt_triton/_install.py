@@ -41,21 +41,29 @@ def find_tritonserver(given: str | Path | None, work: Path) -> TritonInstall:
     Raises:
         ServerStartError: there is none, or the wheel's cannot run with this Python.
     """
+    wheel = _wheel_package()
+    if given is None and (found := shutil.which("tritonserver")):
+        given = found
     if given is not None:
         binary = Path(given)
         if not (binary.is_file() and os.access(binary, os.X_OK)):
             raise ServerStartError(f"{binary} is no executable file")
-        return TritonInstall(binary)
-    if found := shutil.which("tritonserver"):
-        return TritonInstall(Path(found))
-    # Located without importing it: only the binary is used.
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
+        if wheel is None or not binary.resolve().is_relative_to(wheel.resolve()):
+            return TritonInstall(binary)
+    if wheel is None:
         raise ServerStartError(
             "no tritonserver on PATH and none from pip; install one with: "
             "pip install 'cliprt[serve]', or name one with --tritonserver"
         )
-    return _from_wheel(Path(spec.submodule_search_locations[0]), work)
+    return _from_wheel(wheel, work)
+
+
+def _wheel_package() -> Path | None:
+    """Where nvidia-pytriton is installed; not imported, because only its binary is used."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0])
 
 
 def _from_wheel(package: Path, work: Path) -> TritonInstall:

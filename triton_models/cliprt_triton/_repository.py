@@ -82,14 +82,12 @@ def _models(card: Card, names: ModelNames, batching: Batching) -> list[_Model]:
     carried = {CARD_PARAMETER: encode_card(card).decode()}
     embedding = Tensor(EMBEDDING, "TYPE_FP32", (card.dim,))
     pixels = (card.image.height, card.image.width, 3)
-    # An execution of each extreme, so that the first caller finds all memory in place.
-    sizes = (("one", 1), ("full", batching.max_batch_size))
     image = ModelConfig(
         name=names.image,
         inputs=(Tensor(PIXELS, "TYPE_UINT8", pixels),),
         outputs=(embedding,),
         batching=batching,
-        warmup=tuple(Warmup(label, size, pixels) for label, size in sizes),
+        warmup=(Warmup("one", 1, pixels),),
         parameters=carried,
     )
     text = ModelConfig(
@@ -98,7 +96,7 @@ def _models(card: Card, names: ModelNames, batching: Batching) -> list[_Model]:
         inputs=(Tensor(TOKENS, "TYPE_INT32", (-1,), ragged=card.text.causal),),
         outputs=(embedding,),
         batching=batching,
-        warmup=tuple(Warmup(label, size, (card.text.context_length,)) for label, size in sizes),
+        warmup=(Warmup("one", 1, (card.text.context_length,)),),
         parameters={
             **carried,
             "vocabulary": str(card.text.vocabulary),

@@ -22,10 +22,18 @@ _GRACE_S = 10
 
 # The kernel ends the server when the thread that started it dies, even by SIGKILL: no orphan keeps
 # a port or a GPU. Set in a process that then becomes tritonserver, because running Python between
-# fork and exec is not safe with threads.
-_LAUNCH = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
-)
+# fork and exec is not safe with threads; an owner that died before that is noticed by its number.
+_LAUNCH = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+# Printed on every machine without a GPU; never the reason of a failure.
+_BENIGN = ("CudaDriverHelper", "pinned memory", "CUDA memory pool", "No GPU", "cudaGetDevice")
+
+_KEPT_LOGS = 10
 
 
 class TritonServer:
@@ -56,7 +64,7 @@ class TritonServer:
 
         Args:
             repository: the model repository.
-            host: address to listen on; the default is reachable from this machine alone.
+            host: IPv4 address to listen on; the default is reachable from this machine alone.
             grpc_port: port of gRPC; 0 picks a free one.
             metrics_port: port of the metrics; 0 picks a free one.
             http_port: port of HTTP; 0 picks a free one, None serves no HTTP.
@@ -72,12 +80,15 @@ class TritonServer:
         self.address = f"{host}:{ports[0]}"
         self.metrics_url = f"http://{host}:{ports[1]}/metrics"
         self.http_url = None if http is None else f"http://{host}:{http}"
-        self.log = Path(log) if log else cache_home() / "logs" / f"tritonserver-{ports[0]}.log"
-        self._work = tempfile.TemporaryDirectory(prefix="cliprt-triton-")
+        self.log = Path(log) if log else _default_log(ports[0])
+        self._work = tempfile.TemporaryDirectory(prefix="cliprt-triton-", dir=_plain_folder())
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            install = find_tritonserver(tritonserver, Path(self._work.name))
-            arguments = _arguments(Path(repository), host, ports[0], ports[1], http)
+            work = Path(self._work.name)
+            install = find_tritonserver(tritonserver, work)
+            # The Python backend cannot take a path with spaces; a link gives any path a plain name.
+            (work / "models").symlink_to(Path(repository).resolve())
+            arguments = _arguments(work / "models", host, ports[0], ports[1], http)
             self._process = self._start(install, arguments)
             self._wait_until_ready(ready_timeout_s)
         except BaseException:
@@ -114,12 +125,12 @@ class TritonServer:
         self.stop()
 
     def _start(self, install: TritonInstall, arguments: list[str]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(install.binary)]
+        launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(install.binary)]
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("wb") as log:
                 return subprocess.Popen(
-                    [*command, *install.arguments, *arguments],
+                    [*launch, *install.arguments, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -128,7 +139,10 @@ class TritonServer:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise ServerStartError(f"tritonserver cannot be started: {error}") from None
+            raise ServerStartError(
+                f"tritonserver cannot be started: {error}; its output goes to {self.log}, "
+                "name another file if that cannot be written"
+            ) from None
 
     def _wait_until_ready(self, timeout_s: float) -> None:
         from cliprt._grpc import TritonChannel
@@ -140,8 +154,8 @@ class TritonServer:
             while self._process.poll() is None:
                 if time.monotonic() > deadline:
                     raise ServerStartError(
-                        f"tritonserver was not ready after {timeout_s:g} s; "
-                        f"{_why(self.log)} All it printed is in {self.log}"
+                        f"tritonserver was not ready after {timeout_s:g} s: {_why(self.log)}. "
+                        f"All it printed is in {self.log}"
                     )
                 try:
                     if channel.server_ready(timeout_s=1):
@@ -152,8 +166,8 @@ class TritonServer:
         finally:
             channel.close()
         raise ServerStartError(
-            f"tritonserver ended with status {self._process.returncode} while starting; "
-            f"{_why(self.log)} All it printed is in {self.log}"
+            f"tritonserver ended with status {self._process.returncode} while starting: "
+            f"{_why(self.log)}. All it printed is in {self.log}"
         )
 
 
@@ -180,31 +194,54 @@ def _arguments(
 
 def _free_port(host: str, port: int) -> int:
     """The port itself if it is free, or a free one for 0."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do: connections of a predecessor that still wait do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise ServerStartError(
-                f"cannot listen on {host}:{port} ({error.strerror}); choose another port"
+                f"cannot listen on {host}:{port} ({reason}); choose another address or port"
             ) from None
         return int(probe.getsockname()[1])
 
 
-def _why(log: Path) -> str:
-    """The reason in Triton's output: failed models first, then errors, then its last line."""
+def _default_log(port: int) -> Path:
+    """A file under the cache for a server's output; the oldest ones go."""
+    folder = cache_home() / "logs"
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        folder.mkdir(parents=True, exist_ok=True)
+        logs = sorted(folder.glob("tritonserver-*.log"), key=lambda path: path.stat().st_mtime)
+        for path in logs[: 1 - _KEPT_LOGS]:
+            path.unlink(missing_ok=True)
+        (folder / f"tritonserver-{port}.log").touch()
     except OSError:
-        return "it printed nothing."
+        # Nowhere to keep it, which must not keep anybody from serving.
+        folder = Path(tempfile.gettempdir())
+    return folder / f"tritonserver-{port}.log"
+
+
+def _plain_folder() -> str | None:
+    """A place for temporary files without spaces in its name; None is the system's choice."""
+    return "/tmp" if re.search(r"\s", tempfile.gettempdir()) else None
+
+
+def _why(log: Path) -> str:
+    """The reason in Triton's output: failed models, then crashes, then errors, then its last line.
+
+    Returns:
+        At most about 800 characters on one line, without a full stop.
+    """
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "it printed nothing"
+    lines = [line for line in text.splitlines() if not any(sign in line for sign in _BENIGN)]
     # | clip_text | 1 | UNAVAILABLE: Internal: ... |
-    models = re.findall(r"^\| (\S+)\s+\| \S+\s+\| UNAVAILABLE: (.*?)\s*\|$", "\n".join(lines), re.M)
-    errors = [match[1] for line in lines if (match := re.match(r"E\d{4} .*?\] (.*)", line))]
-    if models:
-        reasons = [f"the model {name} failed: {reason}" for name, reason in models]
-    else:
-        reasons = errors[-1:] or [line for line in lines if line.strip()][-1:]
-    text = "; ".join(reasons).strip('"') or "it printed nothing"
-    return f"{text[:800]}."
+    models = re.findall(r"^\| (\S+)\s+\| \S+\s+\| UNAVAILABLE: (.*?)\s*\|$", text, re.M)
+    reasons = [f"the model {name} failed: {reason}" for name, reason in models]
+    for pattern in (r"\s*what\(\):\s*(.*)", r"error: (.*)", r"E\d{4} .*?\] (.*)"):
+        reasons = reasons or [found[1] for line in lines if (found := re.match(pattern, line))][-1:]
+    reasons = reasons or [line for line in lines if line.strip()][-1:] or ["it printed nothing"]
+    return "; ".join(reasons)[:800].strip('" .')
