@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,19 @@ import pytest
 from checkpoints import SMALL, VIT_B_32, write_checkpoint
 from numpy.typing import NDArray
 
-from cliprt import Bundle, Client
+from cliprt import Bundle, Client, open_bundle
 from cliprt_export import export_checkpoint
 from cliprt_triton import TritonServer, write_repository
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
+
+EXPORT = """
+import resource, sys
+from cliprt_export import export_checkpoint
+export_checkpoint(sys.argv[1], sys.argv[2])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,9 +51,22 @@ def small_bundle(small_checkpoint: Path) -> Bundle:
     return export_checkpoint(str(small_checkpoint), small_checkpoint.parent / "bundle")
 
 
+@dataclass(frozen=True)
+class MeasuredExport:
+    """A bundle, and the most memory that its export had in use."""
+
+    bundle: Bundle
+    peak_kilobytes: int
+
+
 @pytest.fixture(scope="session")
-def vit_b_32_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("vit_b_32") / "checkpoint", VIT_B_32)
+def vit_b_32(tmp_path_factory: pytest.TempPathFactory) -> MeasuredExport:
+    """A checkpoint of full size with drawn weights, exported in a process of its own."""
+    folder = tmp_path_factory.mktemp("vit_b_32")
+    source, target = write_checkpoint(folder / "checkpoint", VIT_B_32), folder / "bundle"
+    command = [sys.executable, "-c", EXPORT, str(source), str(target)]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    return MeasuredExport(open_bundle(target), int(run.stdout))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cases import arrays, demo_pictures, texts
 from checkpoints import SMALL, write_checkpoint
-from conftest import GOLDEN
+from conftest import GOLDEN, MeasuredExport
 from numpy.typing import NDArray
 
 from cliprt import Bundle, BundleError, CheckpointError, FidelityError, Limits, open_bundle
@@ -29,14 +29,6 @@ FILES = {
     "text.fp32.onnx",
     "tokenizer.json",
 }
-
-# Runs an export in a process of its own and prints the peak of its memory in kilobytes.
-MEASURED = """
-import resource, sys
-from cliprt_export import export_checkpoint
-export_checkpoint(sys.argv[1], sys.argv[2])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
 
 
 def embed(bundle: Bundle, images: list[object], strings: list[str]) -> list[NDArray[np.float32]]:
@@ -63,17 +55,12 @@ def test_the_demo_model_equals_transformers(
     np.testing.assert_allclose(strings, demo_golden["texts"], atol=1e-5)
 
 
-def test_vit_b_32_equals_transformers_in_little_memory(
-    vit_b_32_checkpoint: Path, tmp_path: Path
-) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(vit_b_32_checkpoint), str(tmp_path / "bundle")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert int(run.stdout) < 3e6
-    images, strings = embed(open_bundle(tmp_path / "bundle"), list(arrays(8, 224)), texts(77))
+def test_a_full_size_checkpoint_needs_little_memory(vit_b_32: MeasuredExport) -> None:
+    assert vit_b_32.peak_kilobytes < 3e6
+
+
+def test_the_towers_of_vit_b_32_equal_transformers(vit_b_32: MeasuredExport) -> None:
+    images, strings = embed(vit_b_32.bundle, list(arrays(8, 224)), texts(77))
     with np.load(GOLDEN / "vit_b_32.npz") as golden:
         np.testing.assert_allclose(images, golden["images"], atol=1e-5)
         np.testing.assert_allclose(strings, golden["texts"], atol=1e-5)
