@@ -74,6 +74,9 @@ $rows
 ## Limits
 
 - It has seen drawings of one style only; on photographs and other words its answers mean nothing.
+- It confuses outlines of a few pixels (circle, square, heart) and close patterns (striped,
+  checkered): see the figures among all combinations. Those among the held-out ones alone are higher
+  because any two attributes leave only one or two candidates for the third.
 - All objects of a picture are alike: it has not learnt to tell "a red circle and a blue square"
   from "a blue circle and a red square".
 - Captions of at most 30 tokens, English, with the words above.

@@ -2,9 +2,8 @@
 
     python demo/train.py
 
-writes `demo/checkpoint`: a Hugging Face CLIP checkpoint with its model card. The same seed, thread
-count and library versions give the same checkpoint. It needs torch and transformers, which the
-runtime does not.
+writes `demo/checkpoint`: a Hugging Face CLIP checkpoint with its model card. All chance comes from
+the seed. It needs torch and transformers, which the runtime does not.
 """
 
 from __future__ import annotations

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +13,7 @@ from cliprt._bundle import CARD, CERTIFICATE, GOLDEN, TOKENIZER, Bundle, open_bu
 from cliprt._card import SCHEMA, Card, FileEntry, encode_card
 from cliprt._errors import BundleError
 from cliprt._extras import require
+from cliprt._folders import folder_that_becomes
 from cliprt_export._certificate import Certificate, certify
 from cliprt_export._checkpoint import Checkpoint, find_checkpoint
 from cliprt_export._golden import make_golden
@@ -59,8 +57,9 @@ def export_checkpoint(
     _refuse_taken(target, overwrite)
     checkpoint = find_checkpoint(os.fspath(source), revision)
     model = read_hf_clip(checkpoint)
-    with _folder_that_becomes(target, overwrite) as folder:
+    with folder_that_becomes(target) as folder:
         _write(folder, checkpoint, model, on_step)
+        _refuse_taken(target, overwrite)
     return open_bundle(target)
 
 
@@ -125,37 +124,3 @@ def _refuse_taken(target: Path, overwrite: bool) -> None:
     # Never delete a folder that this program did not make.
     if not (target / CARD).is_file():
         raise BundleError(f"{target} exists and is no bundle; it is not overwritten")
-
-
-def _take_the_place_of(temporary: Path, target: Path) -> None:
-    """Renames a complete folder to its name; what was there comes back if that fails."""
-    if not target.exists():
-        temporary.rename(target)
-        return
-    replaced = temporary.with_name(f"{temporary.name}.old")
-    target.rename(replaced)
-    try:
-        temporary.rename(target)
-    except BaseException:
-        replaced.rename(target)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-@contextmanager
-def _folder_that_becomes(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside the target that takes its name if the block succeeds."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error}") from None
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        _refuse_taken(target, overwrite)
-        _take_the_place_of(temporary, target)
-    except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

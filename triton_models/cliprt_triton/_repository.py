@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from cliprt._bundle import TOKENIZER, Bundle
 from cliprt._card import Card, encode_card
 from cliprt._errors import BundleError
+from cliprt._folders import folder_that_becomes
 from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames
 from cliprt_triton._config import Batching, ModelConfig, Tensor, Warmup
 
@@ -61,20 +61,9 @@ def write_repository(
     target = Path(out)
     if target.exists():
         raise BundleError(f"{target} already exists; choose another --out")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error}") from None
-    try:
+    with folder_that_becomes(target) as folder:
         for model in models:
-            _write_model(temporary, bundle, model, link)
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _write_model(folder, bundle, model, link)
     return target
 
 

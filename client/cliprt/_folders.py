@@ -1,0 +1,53 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cliprt._errors import BundleError
+
+
+@contextmanager
+def folder_that_becomes(target: Path) -> Iterator[Path]:
+    """A temporary folder beside the target that takes its name if the block succeeds.
+
+    If the block fails, nothing is left behind and what was at the target stays.
+
+    Args:
+        target: the folder to make; the caller has decided whether an existing one may go.
+
+    Raises:
+        BundleError: the target cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise BundleError(f"{target} cannot be written: {error}") from None
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        _take_the_place_of(temporary, target)
+    except OSError as error:
+        raise BundleError(f"{target} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_the_place_of(temporary: Path, target: Path) -> None:
+    """Renames a complete folder to its name; what was there comes back if that fails."""
+    if not target.exists():
+        temporary.rename(target)
+        return
+    replaced = temporary.with_name(f"{temporary.name}.old")
+    target.rename(replaced)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        replaced.rename(target)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
