@@ -5,9 +5,6 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
   && echo "$$p" && break; done)
 VENV := .venv
 ORACLE := .venv-oracle
-PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
-# The constraints hold for what builds the project too.
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-oracle check bench golden lock clean
@@ -51,11 +48,12 @@ $(VENV)/ready: pyproject.toml constraints.txt
 $(ORACLE)/ready: pyproject.toml constraints.txt
 	@$(call make_venv,$(ORACLE),oracle)
 
-# $(1): folder, $(2): extra.
+# $(1): folder, $(2): extra. Named by the environment, the constraints hold for the build as well.
 define make_venv
 	test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 with venv found; install one (Debian: apt install python3-venv) or set PYTHON=/path/to/python3" >&2; exit 1; }; \
 	echo "setting up $(1) with $$($(PYTHON) --version) ..." >&2; \
 	rm -rf $(1) && $(PYTHON) -m venv $(1) \
-	&& $(1)/bin/python -m pip install $(PIP_FLAGS) --editable '.[$(2)]' \
+	&& PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(1)/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --editable '.[$(2)]' \
 	&& touch $(1)/ready
 endef
