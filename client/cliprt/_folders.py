@@ -12,16 +12,17 @@ from cliprt._errors import BundleError
 
 
 @contextmanager
-def folder_that_becomes(target: Path) -> Iterator[Path]:
+def folder_that_becomes(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside the target that takes its name if the block succeeds.
 
     If the block fails, nothing is left behind and what was at the target stays.
 
     Args:
-        target: the folder to make; the caller has decided whether an existing one may go.
+        target: the folder to make.
+        replace: whether one that is there by the end of the block may go.
 
     Raises:
-        BundleError: the target cannot be written.
+        BundleError: the target cannot be written, or is there and may not go.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -31,6 +32,9 @@ def folder_that_becomes(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
+        # Another process may have made it meanwhile.
+        if target.exists() and not replace:
+            raise BundleError(f"{target} appeared meanwhile; it is not overwritten")
         _take_the_place_of(temporary, target)
     except OSError as error:
         raise BundleError(f"{target} cannot be written: {error}") from None

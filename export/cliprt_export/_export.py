@@ -57,7 +57,7 @@ def export_checkpoint(
     _refuse_taken(target, overwrite)
     checkpoint = find_checkpoint(os.fspath(source), revision)
     model = read_hf_clip(checkpoint)
-    with folder_that_becomes(target) as folder:
+    with folder_that_becomes(target, replace=overwrite) as folder:
         _write(folder, checkpoint, model, on_step)
         _refuse_taken(target, overwrite)
     return open_bundle(target)

@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2
 
 from cliprt import Bundle, BundleError, open_bundle
 from cliprt._card import decode_card
-from cliprt_triton import Batching, write_repository
+from cliprt_triton import Batching, _repository, write_repository
 
 
 @pytest.fixture
@@ -121,3 +121,19 @@ def test_a_linked_repository_holds_no_weights(small_bundle: Bundle, tmp_path: Pa
     model = repository / "clip_text" / "1" / "model.onnx"
     assert model.is_symlink()
     assert model.resolve() == small_bundle.file("text.fp32.onnx").resolve()
+
+
+def test_a_folder_that_appears_meanwhile_is_not_touched(
+    small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, original = tmp_path / "repository", _repository._write_model
+
+    def write(*arguments: object) -> None:
+        target.mkdir(exist_ok=True)
+        (target / "theirs").touch()
+        original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_repository, "_write_model", write)
+    with pytest.raises(BundleError, match="appeared meanwhile"):
+        write_repository(small_bundle, target)
+    assert [path.name for path in target.iterdir()] == ["theirs"]

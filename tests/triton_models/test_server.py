@@ -35,6 +35,14 @@ def shared_memory() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if name.startswith("cliprt-")}  # noqa: PTH208
 
 
+def stand_in(folder: Path, commands: str) -> Path:
+    """An executable that is no tritonserver, for what goes wrong before one would matter."""
+    script = folder / "tritonserver"
+    script.write_text(f"#!/bin/sh\n{commands}\n")
+    script.chmod(0o755)
+    return script
+
+
 def test_it_serves_and_leaves_nothing_behind(repository: Path) -> None:
     before = shared_memory()
     with TritonServer(repository, http_port=0) as server:
@@ -159,9 +167,7 @@ def test_a_given_server_must_be_executable(repository: Path, tmp_path: Path) -> 
 
 
 def test_a_server_that_dies_at_once_is_quoted(repository: Path, tmp_path: Path) -> None:
-    script = tmp_path / "tritonserver"
-    script.write_text("#!/bin/sh\necho libcuda.so.1: cannot open shared object file\nexit 127\n")
-    script.chmod(0o755)
+    script = stand_in(tmp_path, "echo libcuda.so.1: cannot open shared object file\nexit 127")
     with pytest.raises(
         ServerStartError, match=r"status 127 while starting: libcuda\.so\.1: cannot"
     ):
@@ -169,17 +175,13 @@ def test_a_server_that_dies_at_once_is_quoted(repository: Path, tmp_path: Path) 
 
 
 def test_a_server_that_is_never_ready_is_stopped(repository: Path, tmp_path: Path) -> None:
-    script = tmp_path / "tritonserver"
-    script.write_text("#!/bin/sh\nexec sleep 1000\n")
-    script.chmod(0o755)
+    script = stand_in(tmp_path, "exec sleep 1000")
     with pytest.raises(ServerStartError, match=r"not ready after 0\.5 s"):
         TritonServer(repository, tritonserver=script, ready_timeout_s=0.5)
 
 
 def test_the_one_on_path_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "tritonserver"
-    script.write_text("#!/bin/sh\n")
-    script.chmod(0o755)
+    script = stand_in(tmp_path, "")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert _install.find_tritonserver(None, tmp_path).binary == script
 
