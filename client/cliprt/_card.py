@@ -12,7 +12,7 @@ import msgspec
 
 from cliprt._errors import BundleError
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the card's layout. A reader refuses any other."""
 
 
@@ -23,8 +23,8 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ImageSpec(_Record, frozen=True):
     """How pixels for the image tower are made.
 
-    The steps, in order, are those of the checkpoint's own processor: conversion to RGB, resize,
-    centre crop. Scaling to 0..1 and normalisation happen inside the tower.
+    The steps are those of the checkpoint's own processor: conversion to RGB, resize, centre crop.
+    Scaling to 0..1 and normalisation happen inside the tower.
 
     Attributes:
         height: rows of the tower's input, in pixels.
@@ -33,8 +33,13 @@ class ImageSpec(_Record, frozen=True):
         resize_height: rows after the resize; with ``shortest`` the length of the shorter side.
         resize_width: columns after the resize; equal to resize_height with ``shortest``.
         resample: Pillow's name of the resampling filter.
-        crop: whether a centre crop (or zero padding, if smaller) to height x width follows.
-        transparency: ``white`` composites transparent pixels over white before dropping alpha.
+        crop: whether a centre crop (or zero padding, if smaller) to height x width follows, and how
+            half a pixel at its corner is rounded: ``floor`` as by transformers, ``round`` to the
+            even neighbour as by torchvision.
+        convert: whether the conversion to RGB comes ``first`` (transformers) or ``last`` (OpenAI,
+            OpenCLIP, where palettes and transparency are resized as they are).
+        transparency: ``white`` composites transparent pixels over white before dropping alpha,
+            ``drop`` drops alpha alone.
         mean: per channel, of pixels scaled to 0..1. Applied in the tower.
         std: per channel, of pixels scaled to 0..1. Applied in the tower.
         rescale: factor that scales a byte before mean and std. Applied in the tower.
@@ -46,8 +51,9 @@ class ImageSpec(_Record, frozen=True):
     resize_height: int
     resize_width: int
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-    crop: bool
-    transparency: Literal["white"]
+    crop: Literal["none", "floor", "round"]
+    convert: Literal["first", "last"]
+    transparency: Literal["white", "drop"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     rescale: float
@@ -58,7 +64,7 @@ class ImageSpec(_Record, frozen=True):
             raise ValueError(f"image sides must be positive, got {sides}")
         if self.resize == "shortest" and self.resize_height != self.resize_width:
             raise ValueError("resize 'shortest' needs one length, not two")
-        if not self.crop:
+        if self.crop == "none":
             if self.resize == "shortest":
                 raise ValueError("resize 'shortest' without a crop gives no fixed size")
             if self.resize == "squash" and sides[:2] != sides[2:]:
@@ -73,19 +79,25 @@ class TextSpec(_Record, frozen=True):
     Attributes:
         context_length: tokens a text may have, start and end tokens included; longer texts are cut
             so that the end token stays last.
-        causal: whether later tokens cannot change earlier ones, so that a batch may be cut to its
-            longest text.
-        pooling: which token's state becomes the embedding: the first end-of-text token
-            (``end``), or the first occurrence of the highest id (``highest``, the rule of
-            checkpoints older than the end-of-text id in their configuration).
+        fixed_length: whether every text is filled up to context_length, because the tower sees what
+            follows a text; otherwise a batch is cut to its longest text.
+        pooling: which token's state becomes the embedding: that of the first end-of-text token
+            (``end``), of the first occurrence of the highest id (``highest``, the rule of OpenAI
+            and of checkpoints older than the end-of-text id in their configuration), of the
+            ``first`` or the ``last`` one.
+        cleaning: what happens to a string before the tokenizer sees it: nothing (``none``), or
+            OpenCLIP's steps of that name: ``whitespace`` mends encodings (ftfy), resolves HTML
+            entities and joins runs of whitespace; ``lower`` then lowers letters; ``canonicalize``
+            mends, resolves, removes punctuation, lowers and joins.
         end_id: id of the end-of-text token.
         pad_id: id that fills up shorter texts of a batch.
         vocabulary: number of ids; valid ids are 0 <= id < vocabulary.
     """
 
     context_length: int
-    causal: bool
-    pooling: Literal["end", "highest"]
+    fixed_length: bool
+    pooling: Literal["end", "highest", "last", "first"]
+    cleaning: Literal["none", "whitespace", "lower", "canonicalize"]
     end_id: int
     pad_id: int
     vocabulary: int
@@ -96,6 +108,8 @@ class TextSpec(_Record, frozen=True):
         for name, value in (("end_id", self.end_id), ("pad_id", self.pad_id)):
             if not 0 <= value < self.vocabulary:
                 raise ValueError(f"{name} {value} lies outside the vocabulary of {self.vocabulary}")
+        if self.pooling == "last" and not self.fixed_length:
+            raise ValueError("pooling 'last' needs texts of a fixed length")
 
 
 class FileEntry(_Record, frozen=True):
@@ -119,10 +133,14 @@ class Card(_Record, frozen=True):
         family: the checkpoint family whose reader made the bundle.
         revision: commit of the hub repository the checkpoint came from, or None.
         space: identity of the embedding space. Embeddings may be compared only if it is equal.
+        identity: what the space is made of: a SHA-256 for each part, weights and rules alike.
         dim: length of an embedding.
-        logit_scale: factor between cosine similarity and the logits of a zero-shot classifier.
-        image: what the image tower takes.
-        text: what the text tower takes.
+        logit_scale: factor between cosine similarity and the logits of a zero-shot classifier, or
+            None where a checkpoint of a single tower has none.
+        logit_bias: added to the logits of a model trained with a sigmoid loss (SigLIP), whose
+            probabilities are independent of each other; None for models trained with a softmax.
+        image: what the image tower takes, or None if there is none.
+        text: what the text tower takes, or None if there is none.
         files: every other file of the bundle, by name.
         exporter: versions of what wrote the bundle.
     """
@@ -132,10 +150,12 @@ class Card(_Record, frozen=True):
     family: str
     revision: str | None
     space: str
+    identity: dict[str, str]
     dim: int
-    logit_scale: float
-    image: ImageSpec
-    text: TextSpec
+    logit_scale: float | None
+    logit_bias: float | None
+    image: ImageSpec | None
+    text: TextSpec | None
     files: dict[str, FileEntry]
     exporter: dict[str, str]
 
@@ -147,6 +167,8 @@ class Card(_Record, frozen=True):
             )
         if self.dim < 1:
             raise ValueError(f"dim must be positive, got {self.dim}")
+        if self.image is None and self.text is None:
+            raise ValueError("a bundle has an image tower or a text tower")
 
 
 def decode_card(data: bytes | str, *, origin: str) -> Card:

@@ -56,7 +56,7 @@ def preprocess(image: ImageInput, spec: ImageSpec, limits: Limits) -> NDArray[np
         if spec.resize == "shortest":
             size = _shortest_edge_size(rgb.size, spec.resize_height)
         rgb = rgb.resize(size, resample=Image.Resampling[spec.resample.upper()])
-    if spec.crop:
+    if spec.crop != "none":
         rgb = _centre_crop(rgb, spec.width, spec.height)
     elif rgb.size != (spec.width, spec.height):
         raise InvalidInput(

@@ -72,10 +72,10 @@ class TextTokenizer:
         """Makes a batch of tokenized texts.
 
         Returns:
-            int32 [batch, length]. For causal towers length is that of the longest text: what
-            follows the end token cannot change the answer. For others it is the context.
+            int32 [batch, length]. Length is that of the longest text where the tower does not see
+            what follows the end token, and the context for all others.
         """
-        length = max(map(len, ids)) if self._spec.causal else self._spec.context_length
+        length = self._spec.context_length if self._spec.fixed_length else max(map(len, ids))
         tokens = np.full((len(ids), length), self._spec.pad_id, dtype=np.int32)
         for row, text in zip(tokens, ids, strict=True):
             row[: len(text)] = text

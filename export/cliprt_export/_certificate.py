@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cliprt._errors import FidelityError
 from cliprt._extras import require
 from cliprt_engines import OnnxTower
-from cliprt_export._golden import Golden
+from cliprt_export._golden import KnownAnswers
 
 SCHEMA = 1
 
@@ -51,19 +51,19 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     runtime: str
 
 
-def certify(folder: Path, golden: Golden) -> Certificate:
-    """Measures both float32 towers of a bundle.
+def certify(folder: Path, answers: dict[str, KnownAnswers]) -> Certificate:
+    """Measures every float32 tower of a bundle.
 
     Args:
         folder: holds ``image.fp32.onnx`` and ``text.fp32.onnx``.
-        golden: inputs and reference outputs.
+        answers: inputs and reference outputs by tower.
 
     Raises:
         FidelityError: a tower falls below the bar.
     """
     measured = {
-        "image": _measure(folder / "image.fp32.onnx", golden.pixels, golden.image_embedding),
-        "text": _measure(folder / "text.fp32.onnx", golden.tokens, golden.text_embedding),
+        tower: _measure(folder / f"{tower}.fp32.onnx", known.inputs, known.embeddings)
+        for tower, known in answers.items()
     }
     for tower, fidelity in measured.items():
         # Written so that NaN fails too.

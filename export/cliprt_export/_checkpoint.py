@@ -67,6 +67,18 @@ class Checkpoint:
             raise CheckpointError(f"{name} of {self.name} is no JSON object")
         return value
 
+    def config(self) -> dict[str, Any]:
+        """config.json, empty if there is none."""
+        return self.json("config.json") if (self.folder / "config.json").is_file() else {}
+
+    def describe(self) -> str:
+        """What was found, for messages."""
+        config = self.config()
+        if "model_type" in config:
+            return f"its config.json is of model_type {config['model_type']!r}"
+        found = sorted(path.name for path in self.folder.glob("*") if path.is_file())
+        return f"found {', '.join(found) or 'no files at all'}"
+
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""
         return sorted(self._files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,15 +15,16 @@ from cliprt._errors import BundleError
 from cliprt._extras import require
 from cliprt._folders import folder_that_becomes
 from cliprt_export._certificate import Certificate, certify
-from cliprt_export._checkpoint import Checkpoint, find_checkpoint
-from cliprt_export._golden import make_golden
+from cliprt_export._checkpoint import find_checkpoint
+from cliprt_export._families import read_model
+from cliprt_export._golden import known_answers, save_golden
 from cliprt_export._graph import OPSET
-from cliprt_export._hf_clip import read_hf_clip
 from cliprt_export._model import ClipModel
-from cliprt_export._space import space_of
-from cliprt_export._towers import write_image_tower, write_text_tower
+from cliprt_export._precision import PRECISIONS, Precision, PrecisionName
+from cliprt_export._space import identity_of, space_of
+from cliprt_export._towers import write_tower
 
-STEPS = ("image tower", "text tower", "known answers", "certificate", "identity")
+STEPS = ("known answers", "image tower", "text tower", "certificate", "identity")
 """What export reports as it goes."""
 
 
@@ -31,6 +32,8 @@ def export_checkpoint(
     source: str | Path,
     out: str | Path,
     *,
+    precisions: Sequence[PrecisionName] = ("fp32",),
+    family: str | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
@@ -40,6 +43,9 @@ def export_checkpoint(
     Args:
         source: a folder in Hugging Face format, or a hub id.
         out: the folder to write. Its parent is created.
+        precisions: which variants of each tower to write; fp32 is always among them.
+        family: reads the folder as that family, where it holds a model in more than one form; None
+            takes the first that fits.
         revision: branch, tag or commit of a hub repository.
         overwrite: replace a bundle that is already there; it stays until the new one is complete.
         on_step: called with each of STEPS as it begins.
@@ -55,10 +61,9 @@ def export_checkpoint(
     # Through a link, so that overwriting replaces the bundle and not the link to it.
     target = Path(out).resolve()
     _refuse_taken(target, overwrite)
-    checkpoint = find_checkpoint(os.fspath(source), revision)
-    model = read_hf_clip(checkpoint)
+    model = read_model(find_checkpoint(os.fspath(source), revision), family)
     with folder_that_becomes(target, replace=overwrite) as folder:
-        _write(folder, checkpoint, model, on_step)
+        _write(folder, model, _ordered(precisions), on_step)
         _refuse_taken(target, overwrite)
     return open_bundle(target)
 
@@ -75,39 +80,51 @@ def read_certificate(bundle: Bundle) -> Certificate:
         raise BundleError(f"{CERTIFICATE} of {bundle.path} cannot be read: {error}") from None
 
 
+def _ordered(precisions: Sequence[PrecisionName]) -> list[PrecisionName]:
+    if unknown := [name for name in precisions if name not in PRECISIONS]:
+        raise ValueError(f"unknown precision {unknown[0]!r}; there are {', '.join(PRECISIONS)}")
+    return [name for name in PRECISIONS if name in precisions or name == "fp32"]
+
+
 def _write(
-    folder: Path, checkpoint: Checkpoint, model: ClipModel, on_step: Callable[[str], None]
+    folder: Path,
+    model: ClipModel,
+    precisions: list[PrecisionName],
+    on_step: Callable[[str], None],
 ) -> None:
-    on_step(STEPS[0])
-    image = folder / "image.fp32.onnx"
-    write_image_tower(image, model.image, model.image_tensors, __version__)
-    on_step(STEPS[1])
-    text = folder / "text.fp32.onnx"
-    write_text_tower(text, model.text, model.text_tensors, __version__)
-    (folder / TOKENIZER).write_text(model.tokenizer_json, encoding="utf-8")
-    on_step(STEPS[2])
-    golden = make_golden(model)
-    golden.save(folder / GOLDEN)
-    on_step(STEPS[3])
-    certificate = msgspec.json.encode(certify(folder, golden))
+    on_step("known answers")
+    answers = {tower: known_answers(side) for tower, side in model.sides().items()}
+    save_golden(folder / GOLDEN, answers)
+    for tower, side in model.sides().items():
+        on_step(f"{tower} tower")
+        for name in precisions:
+            precision = Precision(name, peaks=answers[tower].peaks)
+            path = folder / f"{tower}.{name}.onnx"
+            write_tower(path, side.tower, side.tensors, __version__, precision)
+    if model.text is not None:
+        (folder / TOKENIZER).write_text(model.text.tokenizer_json, encoding="utf-8")
+    on_step("certificate")
+    certificate = msgspec.json.encode(certify(folder, answers))
     (folder / CERTIFICATE).write_bytes(msgspec.json.format(certificate, indent=2) + b"\n")
-    on_step(STEPS[4])
-    card = _card(folder, checkpoint, model)
-    (folder / CARD).write_bytes(encode_card(card, indent=2))
+    on_step("identity")
+    (folder / CARD).write_bytes(encode_card(_card(folder, model), indent=2))
 
 
-def _card(folder: Path, checkpoint: Checkpoint, model: ClipModel) -> Card:
+def _card(folder: Path, model: ClipModel) -> Card:
     onnx = require("onnx", extra="export")
+    identity = identity_of(model)
     return Card(
         schema=SCHEMA,
-        name=checkpoint.name,
+        name=model.name,
         family=model.family,
-        revision=checkpoint.revision,
-        space=space_of(model),
-        dim=model.image.dim,
+        revision=model.revision,
+        space=space_of(identity),
+        identity=identity,
+        dim=model.dim,
         logit_scale=model.logit_scale,
-        image=model.image_spec,
-        text=model.text_spec,
+        logit_bias=model.logit_bias,
+        image=model.image.spec if model.image else None,
+        text=model.text.spec if model.text else None,
         files={
             file.name: FileEntry(sha256=sha256_of(file), size=file.stat().st_size)
             for file in sorted(folder.iterdir())

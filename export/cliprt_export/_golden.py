@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._limits import Limits
 from cliprt._texts import TextTokenizer
-from cliprt_export._model import ClipModel
-from cliprt_export._reference import embed_pixels, embed_tokens
+from cliprt_export._model import ImageSide, TextSide
+from cliprt_export._reference import embed
 
 # From one token to beyond every usual context, with what tokenizers trip over.
 TEXTS = (
@@ -24,44 +25,50 @@ TEXTS = (
 
 
 @dataclass(frozen=True)
-class Golden:
-    """Inputs and reference outputs of both towers.
+class KnownAnswers:
+    """Inputs and reference outputs of one tower.
 
     Attributes:
-        pixels: uint8 [n, height, width, 3].
-        tokens: int32 [m, length].
-        image_embedding: float32 [n, dim], rows of length 1.
-        text_embedding: float32 [m, dim], rows of length 1.
+        inputs: pixels, uint8 [n, height, width, 3], or tokens, int32 [n, length].
+        embeddings: float32 [n, dim], rows of length 1.
+        peaks: greatest magnitude of every step on the way, by the names of ``_reference``.
     """
 
-    pixels: NDArray[np.uint8]
-    tokens: NDArray[np.int32]
-    image_embedding: NDArray[np.float32]
-    text_embedding: NDArray[np.float32]
-
-    def save(self, path: Path) -> None:
-        """Writes ``golden.npz``; equal content gives equal bytes."""
-        np.savez(
-            path,
-            pixels=self.pixels,
-            tokens=self.tokens,
-            texts=np.array(TEXTS),
-            image_embedding=self.image_embedding,
-            text_embedding=self.text_embedding,
-        )
+    inputs: NDArray[np.uint8] | NDArray[np.int32]
+    embeddings: NDArray[np.float32]
+    peaks: dict[str, float]
 
 
-def make_golden(model: ClipModel) -> Golden:
-    """Draws the inputs and computes the reference outputs in NumPy."""
-    pixels = test_pictures(model.image.height, model.image.width)
-    tokenizer = TextTokenizer(model.tokenizer_json, model.text_spec, Limits())
-    tokens = tokenizer.pad(tokenizer(TEXTS))
-    return Golden(
-        pixels=pixels,
-        tokens=tokens,
-        image_embedding=embed_pixels(model.image, model.image_tensors, pixels),
-        text_embedding=embed_tokens(model.text, model.text_tensors, tokens),
-    )
+def known_answers(side: ImageSide | TextSide) -> KnownAnswers:
+    """Draws the inputs of a tower and computes the reference outputs in NumPy."""
+    inputs: NDArray[np.uint8] | NDArray[np.int32]
+    if isinstance(side, ImageSide):
+        inputs = test_pictures(side.spec.height, side.spec.width)
+    else:
+        tokenizer = TextTokenizer(side.tokenizer_json, side.spec, Limits())
+        inputs = tokenizer.pad(tokenizer(TEXTS))
+    peaks: dict[str, float] = {}
+
+    def observe(name: str, values: NDArray[np.float32]) -> None:
+        peaks[name] = float(np.abs(values).max())
+
+    return KnownAnswers(inputs, embed(side.tower, side.tensors, inputs, observe), peaks)
+
+
+def save_golden(path: Path, answers: dict[str, KnownAnswers]) -> None:
+    """Writes ``golden.npz``; equal content gives equal bytes.
+
+    Args:
+        path: the file.
+        answers: by tower, ``image`` and ``text``; one of them may be missing.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for tower, known in answers.items():
+        arrays["pixels" if tower == "image" else "tokens"] = known.inputs
+        arrays[f"{tower}_embedding"] = known.embeddings
+    if "text" in answers:
+        arrays["texts"] = np.array(TEXTS)
+    np.savez(path, **arrays)
 
 
 def test_pictures(height: int, width: int) -> NDArray[np.uint8]:

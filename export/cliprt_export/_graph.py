@@ -37,17 +37,12 @@ class Graph:
         """
         self._onnx = require("onnx", extra="export")
         self._name = name
-        self._scope: list[str] = []
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._nodes: list[Any] = []
         self._weights: dict[str, NDArray[Any]] = {}
         self._constants: dict[str, Any] = {}
         self._used: dict[str, int] = {}
-
-    def scope(self, name: str) -> _Scope:
-        """Context in which names of nodes and weights start with ``name/``."""
-        return _Scope(self._scope, name)
 
     def input(self, name: str, dtype: str, shape: list[str | int]) -> Value:
         """Declares an input; strings in the shape are dynamic dimensions."""
@@ -60,7 +55,7 @@ class Graph:
         self._outputs.append(self._value_info(name, dtype, shape))
 
     def weight(self, name: str, array: NDArray[Any]) -> Value:
-        """Adds a weight under the current scope."""
+        """Adds a weight, in the type that the array has."""
         full = self._unique(name)
         self._weights[full] = array
         return full
@@ -157,27 +152,12 @@ class Graph:
         return len(heads[name]) + _field_size(self._weights[name].nbytes)
 
     def _unique(self, name: str) -> str:
-        full = "/".join([*self._scope, name])
-        count = self._used.get(full, 0)
-        self._used[full] = count + 1
-        return f"{full}_{count}" if count else full
+        count = self._used.get(name, 0)
+        self._used[name] = count + 1
+        return f"{name}_{count}" if count else name
 
     def _value_info(self, name: str, dtype: str, shape: list[str | int]) -> Any:
         return self._onnx.helper.make_tensor_value_info(name, self.element_type(dtype), shape)
-
-
-class _Scope:
-    """Puts a name on the stack of scopes for the length of a ``with`` block."""
-
-    def __init__(self, stack: list[str], name: str) -> None:
-        self._stack = stack
-        self._name = name
-
-    def __enter__(self) -> None:
-        self._stack.append(self._name)
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.pop()
 
 
 def _varint(value: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Reads Hugging Face ``CLIPModel`` checkpoints: ViT image tower, causal text tower."""
+"""Reads Hugging Face CLIP: ``CLIPModel``, and models of one tower with their projection."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from cliprt._card import ImageSpec, TextSpec
 from cliprt._errors import CheckpointError
 from cliprt_export._checkpoint import Checkpoint
 from cliprt_export._hf_tokenizer import HfTokenizer
-from cliprt_export._model import ClipModel
+from cliprt_export._model import ClipModel, ImageSide, TextSide
 from cliprt_export._specs import (
-    ImageTower,
     Shapes,
     Tensors,
     TextTower,
     TransformerSpec,
-    image_tensors,
-    text_tensors,
+    VitTower,
+    tower_tensors,
 )
 
 FAMILY = "hf-clip"
@@ -96,49 +95,72 @@ _BLOCK_NAMES = {
 }
 
 
+_KINDS = {
+    "clip": ("image", "text"),
+    "clip_vision_model": ("image",),
+    "clip_text_model": ("text",),
+}
+
+
+def is_hf_clip(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint has a configuration of transformers' CLIP."""
+    return checkpoint.config().get("model_type") in _KINDS
+
+
 def read_hf_clip(checkpoint: Checkpoint) -> ClipModel:
     """Maps a checkpoint's configuration and tensors onto the towers.
 
     Raises:
-        CheckpointError: it is of another kind, or its files contradict each other.
+        CheckpointError: its files contradict each other, or ask for what is not supported.
     """
     config = checkpoint.json("config.json")
-    if config.get("model_type") != "clip":
-        raise CheckpointError(
-            f"{checkpoint.name} is of model_type {config.get('model_type')!r}; "
-            "supported are Hugging Face CLIP checkpoints (model_type 'clip')"
-        )
-    vision = _section(config, "vision_config", _VISION)
-    text = _section(config, "text_config", _TEXT)
+    kind = str(config.get("model_type"))
+    sides = _KINDS[kind]
+    # A model of one tower has that tower's configuration at the top.
+    vision, text = (
+        _section(config, f"{name}_config", defaults) if kind == "clip" else {**defaults, **config}
+        for name, defaults in (("vision", _VISION), ("text", _TEXT))
+    )
     dim = int(config.get("projection_dim", 512))
     try:
-        image_spec = _image_spec(checkpoint, int(vision["image_size"]))
-        image_tower = _image_tower(vision, image_spec, dim)
-        text_tower = _text_tower(checkpoint, text, dim)
-        tokenizer = HfTokenizer(checkpoint)
-        text_spec = TextSpec(
-            context_length=min(text_tower.context, tokenizer.max_length or text_tower.context),
-            causal=True,
-            pooling=text_tower.pooling,
-            end_id=text_tower.end_id,
-            pad_id=tokenizer.pad_id,
-            vocabulary=text_tower.vocabulary,
-        )
+        image = _image_side(checkpoint, vision, dim) if "image" in sides else None
+        words = _text_side(checkpoint, text, dim) if "text" in sides else None
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the configuration of {checkpoint.name} is not usable: {error}"
         ) from None
+    scale = float(checkpoint.tensor("logit_scale", ())) if kind == "clip" else None
     return ClipModel(
         family=FAMILY,
-        image=image_tower,
-        text=text_tower,
-        image_tensors=_tensors(checkpoint, _IMAGE_NAMES, image_tensors(image_tower)),
-        text_tensors=_tensors(checkpoint, _TEXT_NAMES, text_tensors(text_tower)),
-        image_spec=image_spec,
-        text_spec=text_spec,
-        tokenizer_json=tokenizer.json,
-        logit_scale=math.exp(float(checkpoint.tensor("logit_scale", ()))),
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        image=image,
+        text=words,
+        logit_scale=None if scale is None else math.exp(scale),
     )
+
+
+def _image_side(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> ImageSide:
+    spec = image_spec(checkpoint, int(section["image_size"]), _PROCESSOR)
+    tower = _image_tower(section, spec, dim)
+    tensors = named_tensors(checkpoint, _IMAGE_NAMES, tower_tensors(tower))
+    return ImageSide(tower, tensors, spec)
+
+
+def _text_side(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> TextSide:
+    tower = _text_tower(section, dim)
+    tokenizer = HfTokenizer(checkpoint)
+    spec = TextSpec(
+        context_length=min(tower.context, tokenizer.max_length or tower.context),
+        fixed_length=tower.fixed_length,
+        pooling=tower.pooling,
+        cleaning="none",
+        end_id=tower.end_id,
+        pad_id=tokenizer.pad_id,
+        vocabulary=tower.vocabulary,
+    )
+    tensors = named_tensors(checkpoint, _TEXT_NAMES, tower_tensors(tower))
+    return TextSide(tower, tensors, spec, tokenizer.json)
 
 
 def _section(config: dict[str, Any], name: str, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +190,7 @@ def _transformer(section: dict[str, Any]) -> TransformerSpec:
     )
 
 
-def _image_tower(section: dict[str, Any], spec: ImageSpec, dim: int) -> ImageTower:
+def _image_tower(section: dict[str, Any], spec: ImageSpec, dim: int) -> VitTower:
     side = int(section["image_size"])
     if int(section["num_channels"]) != 3:
         raise CheckpointError(f"pictures of {section['num_channels']} channels are not supported")
@@ -177,7 +199,7 @@ def _image_tower(section: dict[str, Any], spec: ImageSpec, dim: int) -> ImageTow
             f"the processor makes pictures of {spec.height} x {spec.width}, "
             f"the image tower takes {side} x {side}"
         )
-    return ImageTower(
+    return VitTower(
         height=side,
         width=side,
         patch=int(section["patch_size"]),
@@ -189,7 +211,7 @@ def _image_tower(section: dict[str, Any], spec: ImageSpec, dim: int) -> ImageTow
     )
 
 
-def _text_tower(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> TextTower:
+def _text_tower(section: dict[str, Any], dim: int) -> TextTower:
     end_id = int(section["eos_token_id"])
     pooling: Literal["end", "highest"] = "end"
     vocabulary = int(section["vocab_size"])
@@ -206,9 +228,15 @@ def _text_tower(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> Te
     )
 
 
-def _image_spec(checkpoint: Checkpoint, side: int) -> ImageSpec:
-    """The processor's steps; keys that its file leaves out have the class's defaults."""
-    values = {**_PROCESSOR, **_processor_json(checkpoint)}
+def image_spec(checkpoint: Checkpoint, side: int, defaults: dict[str, Any]) -> ImageSpec:
+    """A processor's steps; keys that its file leaves out have the class's defaults.
+
+    Args:
+        checkpoint: holds the processor's file.
+        side: of the tower's input, where the processor does not resize.
+        defaults: of the processor's class.
+    """
+    values = {**defaults, **_processor_json(checkpoint)}
     size, crop = values["size"], values["crop_size"]
     # Older files have plain numbers: the shorter edge, and a square.
     size = {"shortest_edge": size} if isinstance(size, int) else size
@@ -228,7 +256,8 @@ def _image_spec(checkpoint: Checkpoint, side: int) -> ImageSpec:
         resize_height=int(height),
         resize_width=int(width),
         resample=Image.Resampling(values["resample"]).name.lower(),  # type: ignore[arg-type]
-        crop=cropped,
+        crop="floor" if cropped else "none",
+        convert="first",
         transparency="white",
         mean=_triple(values["image_mean"]) if normalised else (0.0, 0.0, 0.0),
         std=_triple(values["image_std"]) if normalised else (1.0, 1.0, 1.0),
@@ -254,7 +283,15 @@ def _triple(values: list[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _tensors(checkpoint: Checkpoint, names: dict[str, str], shapes: Shapes) -> Tensors:
+def named_tensors(checkpoint: Checkpoint, names: dict[str, str], shapes: Shapes) -> Tensors:
+    """Looks tensors up under the names of transformers' CLIP and SigLIP.
+
+    Args:
+        checkpoint: holds them.
+        names: transformers' names of what lies outside the blocks.
+        shapes: every neutral name with its shape.
+    """
+
     def tensor(name: str) -> NDArray[np.float32]:
         return checkpoint.tensor(_hf_name(name, names), shapes[name])
 

@@ -4,38 +4,68 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from typing import Any
 
 import msgspec
 
 from cliprt_export._model import ClipModel
-from cliprt_export._specs import Tensors, image_tensors, text_tensors
+from cliprt_export._specs import Tensors, Tower, tower_tensors
 
 
-def space_of(model: ClipModel) -> str:
-    """SHA-256 over everything that decides an embedding's numbers, in a canonical form.
+def identity_of(model: ClipModel) -> dict[str, str]:
+    """SHA-256 of each part that decides an embedding's numbers, in a canonical form.
 
-    That is: sizes, activation, pooling and normalisation of both towers, every weight as float32 in
-    the neutral layout, the tokenizer and the preprocessing. Not part of it: file names, shards,
-    stored precision, the logit scale, the runtime and the version of the exporter.
+    The parts are sizes, activation and pooling of a tower, its weights as float32 in the neutral
+    layout, the preprocessing, the tokens, the tokenizer. Not among them: file names, shards, stored
+    precision, the logit scale and bias, the runtime and the version of the exporter.
 
     Returns:
-        64 hexadecimal digits.
+        64 hexadecimal digits by name of the part.
     """
-    text = msgspec.to_builtins(model.text_spec)
-    # What fills up a batch cannot change an answer of a causal tower.
-    if model.text_spec.causal:
-        del text["pad_id"]
-    content = {
-        "image": asdict(model.image),
-        "text": asdict(model.text),
-        "preprocessing": msgspec.to_builtins(model.image_spec),
-        "tokens": text,
-        "tokenizer": json.loads(model.tokenizer_json),
-        "image_weights": _hashes(model.image_tensors, sorted(image_tensors(model.image))),
-        "text_weights": _hashes(model.text_tensors, sorted(text_tensors(model.text))),
-        "normalisation": "l2",
-    }
+    parts: dict[str, Any] = {}
+    for name, side in model.sides().items():
+        parts[f"{name} tower"] = _canonical(side.tower)
+        parts[f"{name} weights"] = _hashes(side.tensors, sorted(tower_tensors(side.tower)))
+    if model.image is not None:
+        parts["preprocessing"] = msgspec.to_builtins(model.image.spec)
+    if model.text is not None:
+        parts["tokens"] = msgspec.to_builtins(model.text.spec)
+        # What fills up a batch cannot change an answer where nothing sees it.
+        if not model.text.spec.fixed_length:
+            del parts["tokens"]["pad_id"]
+        parts["tokenizer"] = json.loads(model.text.tokenizer_json)
+    parts["normalisation"] = "l2"
+    return {name: _sha256(part) for name, part in parts.items()}
+
+
+def space_of(identity: dict[str, str]) -> str:
+    """The space of a model with these parts: 64 hexadecimal digits."""
+    return _sha256(identity)
+
+
+def _canonical(tower: Tower) -> dict[str, Any]:
+    """A tower's fields without those that have their default.
+
+    So that a field which a later version adds, with the old behaviour as its default, leaves the
+    identity of every older model as it is.
+    """
+
+    def differing(spec: Any) -> dict[str, Any]:
+        content = asdict(spec)
+        return {
+            field.name: content[field.name]
+            for field in fields(spec)
+            if content[field.name] != field.default
+        }
+
+    content = {"kind": type(tower).__name__, **differing(tower)}
+    if "transformer" in content:
+        content["transformer"] = differing(tower.transformer)  # type: ignore[union-attr]
+    return content
+
+
+def _sha256(content: Any) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

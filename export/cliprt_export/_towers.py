@@ -6,6 +6,8 @@ tower  input                                         output
 image  ``pixels`` uint8 [batch, height, width, 3]    ``embedding`` float32 [batch, dim], norm 1
 text   ``tokens`` int32 [batch, length]              ``embedding`` float32 [batch, dim], norm 1
 ====== ============================================= ==========================================
+
+``length`` is dynamic for causal towers, 2 to the context, and the context for all others.
 """
 
 from __future__ import annotations
@@ -17,93 +19,51 @@ from numpy.typing import NDArray
 
 from cliprt._names import EMBEDDING, PIXELS, TOKENS
 from cliprt_export._graph import Graph, Value
-from cliprt_export._layers import layer_norm, linear, transformer
-from cliprt_export._specs import ImageTower, Tensors, TextTower
+from cliprt_export._layers import Layers
+from cliprt_export._precision import FP32, Precision
+from cliprt_export._resnet import resnet
+from cliprt_export._specs import ResNetTower, Tensors, TextTower, Tower, VitTower
 
 # Added to the scores of tokens that must not be seen. Its exponential is 0 in float32 and float16
 # alike, and unlike -inf it survives a conversion to half precision.
 _HIDDEN = -10000.0
 
 
-def write_image_tower(
-    path: Path, tower: ImageTower, tensors: Tensors, producer_version: str
+def write_tower(
+    path: Path,
+    tower: Tower,
+    tensors: Tensors,
+    producer_version: str,
+    precision: Precision = FP32,
 ) -> None:
-    """Builds the image tower and writes it as ONNX.
+    """Builds a tower and writes it as ONNX.
 
     Args:
         path: the file to write.
-        tower: its sizes and normalisation.
-        tensors: its weights, by the names of ``image_tensors``.
+        tower: its sizes.
+        tensors: its weights, by the names of ``tower_tensors``.
         producer_version: recorded in the file.
+        precision: the types it computes in.
+
+    Raises:
+        CheckpointError: a weight is missing or unusable.
     """
-    graph = Graph("image")
-    pixels = graph.input(PIXELS, "uint8", ["batch", tower.height, tower.width, 3])
-    # TensorRT takes uint8 at the border of a network only: the cast must come first.
-    x = graph.op("Cast", pixels, name="cast", to=graph.element_type("float32"))
-    x = graph.op("Transpose", x, name="channels_first", perm=[0, 3, 1, 2])
-    weight, bias = fold_normalisation(tower, tensors("patch.weight"))
-    with graph.scope("patch"):
-        x = graph.op(
-            "Conv",
-            x,
-            graph.weight("weight", weight),
-            graph.weight("bias", bias),
-            name="conv",
-            kernel_shape=[tower.patch, tower.patch],
-            strides=[tower.patch, tower.patch],
-        )
-        patches = tower.tokens - 1
-        shape = graph.constant([0, tower.transformer.width, patches])
-        x = graph.op("Reshape", x, shape, name="flatten")
-        x = graph.op("Transpose", x, name="tokens", perm=[0, 2, 1])
-    positions = tensors("positions")
-    x = graph.op("Add", x, graph.weight("positions", positions[1:]), name="add_positions")
-    x = graph.op("Concat", _class_tokens(graph, x, tensors, positions[0]), x, name="all", axis=1)
-    x = layer_norm(graph, x, tensors, "pre_norm", tower.transformer.epsilon)
-    x = transformer(
-        graph,
-        x,
-        tensors,
-        tower.transformer,
-        pooled=graph.constant([[0]]),
-        mask=None,
-        pooled_mask=None,
-    )
-    _finish(graph, x, tensors, tower.transformer.epsilon, tower.dim)
-    graph.write(path, producer_version)
-
-
-def write_text_tower(path: Path, tower: TextTower, tensors: Tensors, producer_version: str) -> None:
-    """Builds the text tower and writes it as ONNX. Arguments as for write_image_tower."""
-    graph = Graph("text")
-    tokens = graph.input(TOKENS, "int32", ["batch", "length"])
-    length = graph.op("Shape", tokens, name="length", start=1, end=2)
-    pooled = _end_positions(graph, tokens, tower)
-    table = graph.weight("token_embedding", tensors("token_embedding"))
-    x = graph.op("Gather", table, tokens, name="embed", axis=0)
-    start, axis = graph.constant([0]), graph.constant([0])
-    positions = graph.weight("positions", tensors("positions"))
-    positions = graph.op("Slice", positions, start, length, axis, name="positions_slice")
-    x = graph.op("Add", x, positions, name="add_positions")
-    causal = np.triu(np.full((tower.context, tower.context), _HIDDEN, dtype=np.float32), k=1)
-    mask = graph.weight("causal_mask", causal)
-    mask = graph.op("Slice", mask, start, length, graph.constant([1]), name="mask_columns")
-    rows = graph.op("Gather", mask, pooled, name="pooled_mask", axis=0)
-    x = transformer(
-        graph,
-        x,
-        tensors,
-        tower.transformer,
-        pooled=pooled,
-        mask=graph.op("Slice", mask, start, length, axis, name="mask_rows"),
-        pooled_mask=graph.op("Unsqueeze", rows, graph.constant([1]), name="pooled_mask_heads"),
-    )
-    _finish(graph, x, tensors, tower.transformer.epsilon, tower.dim)
+    graph = Graph("text" if isinstance(tower, TextTower) else "image")
+    layers = Layers(graph, tensors, precision)
+    if isinstance(tower, TextTower):
+        x = _text(layers, tower)
+    elif isinstance(tower, VitTower):
+        x = _vit(layers, tower)
+    else:
+        x = resnet(layers, tower, _pixels(layers, tower))
+    norm = graph.op("ReduceL2", x, graph.constant([1]), name="length", keepdims=1)
+    x = graph.op("Div", x, norm, name="normalised")
+    graph.output(x, EMBEDDING, "float32", ["batch", tower.dim])
     graph.write(path, producer_version)
 
 
 def fold_normalisation(
-    tower: ImageTower, weight: NDArray[np.float32]
+    tower: VitTower, weight: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Folds ``(x * rescale - mean) / std`` into a convolution without padding.
 
@@ -123,41 +83,179 @@ def fold_normalisation(
     return scaled.astype(np.float32), bias.astype(np.float32)
 
 
-def _class_tokens(graph: Graph, x: Value, tensors: Tensors, position: NDArray[np.float32]) -> Value:
+def _vit(layers: Layers, tower: VitTower) -> Value:
+    """Pixels to embedding, before the division by its length: float32 [batch, dim]."""
+    graph, spec, residual = layers.graph, tower.transformer, layers.precision.residual
+    x = _patches(layers, tower)
+    positions = layers.tensors("positions")
+    if tower.class_token:
+        seen = layers.weight("positions", positions[1:], residual)
+        x = graph.op("Add", x, seen, name="add_positions")
+        classes = _class_tokens(layers, x, positions[0])
+        x = graph.op("Concat", classes, x, name="all", axis=1)
+    else:
+        x = graph.op("Add", x, layers.weight("positions", positions, residual), name="all")
+    if tower.pre_norm:
+        x = layers.norm(x, residual, residual, "pre_norm", spec.epsilon)
+    first = graph.constant([[0]]) if tower.pooling == "class" else None
+    x = layers.transformer(x, spec, pooled=first)
+    if tower.pooling == "average":
+        x = _average(layers, tower, x)
+    else:
+        x = layers.norm(x, np.float32, np.float32, "post_norm", spec.epsilon)
+    if tower.pooling == "attention":
+        x = _attention_head(layers, tower, x)
+    if tower.projection:
+        x = layers.linear(x, layers.tensors("projection.weight"), None, "projection", np.float32)
+    return x
+
+
+def _text(layers: Layers, tower: TextTower) -> Value:
+    """Tokens to embedding, before the division by its length: float32 [batch, dim]."""
+    graph, spec, precision = layers.graph, tower.transformer, layers.precision
+    fixed = tower.fixed_length
+    tokens = graph.input(TOKENS, "int32", ["batch", tower.context if fixed else "length"])
+    pooled = _pooled_positions(layers, tokens, tower)
+    table = layers.weight("token_embedding", layers.tensors("token_embedding"), precision.compute)
+    x = graph.op("Gather", table, tokens, name="embedded", axis=0)
+    x = layers.cast(x, precision.compute, precision.residual, "embedded")
+    start, rows, columns = (graph.constant([number]) for number in (0, 0, 1))
+    if tower.causal:
+        length = graph.op("Shape", tokens, name="length_of_texts", start=1, end=2)
+    positions = layers.weight("positions", layers.tensors("positions"), precision.residual)
+    if not fixed:
+        positions = graph.op("Slice", positions, start, length, rows, name="positions.used")
+    x = graph.op("Add", x, positions, name="all")
+    mask = pooled_mask = None
+    if tower.causal:
+        causal = np.triu(np.full((tower.context, tower.context), _HIDDEN), k=1)
+        stored = layers.weight("mask", causal, precision.compute)
+        seen = graph.op("Slice", stored, start, length, columns, name="mask.columns")
+        mask = graph.op("Slice", seen, start, length, rows, name="mask.rows")
+        row = graph.op("Gather", seen, pooled, name="mask.pooled", axis=0)
+        pooled_mask = graph.op("Unsqueeze", row, graph.constant([1]), name="mask.pooled_heads")
+    x = layers.transformer(x, spec, pooled=pooled, mask=mask, pooled_mask=pooled_mask)
+    x = layers.norm(x, np.float32, np.float32, "post_norm", spec.epsilon)
+    if tower.projection == "affine":
+        return layers.named_linear(x, "projection", np.float32)
+    if tower.projection == "linear":
+        x = layers.linear(x, layers.tensors("projection.weight"), None, "projection", np.float32)
+    return x
+
+
+def _pixels(layers: Layers, tower: VitTower | ResNetTower, *, normalise: bool = True) -> Value:
+    """Input to float32 [batch, 3, height, width], normalised or as bytes."""
+    graph = layers.graph
+    x = graph.input(PIXELS, "uint8", ["batch", tower.height, tower.width, 3])
+    # TensorRT takes uint8 at the border of a network only: the cast must come first.
+    x = layers.cast(x, np.uint8, np.float32, "pixels")
+    if normalise:
+        mean, std = np.asarray(tower.mean), np.asarray(tower.std)
+        factor = layers.weight("pixels.factor", tower.rescale / std, np.float32)
+        offset = layers.weight("pixels.offset", -mean / std, np.float32)
+        x = graph.op("Mul", x, factor, name="pixels.scaled")
+        x = graph.op("Add", x, offset, name="pixels.normalised")
+    return graph.op("Transpose", x, name="channels_first", perm=[0, 3, 1, 2])
+
+
+def _patches(layers: Layers, tower: VitTower) -> Value:
+    """One state per patch, [batch, patches, width] in the type of the residual stream."""
+    graph, precision = layers.graph, layers.precision
+    weight, dtype = layers.tensors("patch.weight"), precision.compute
+    x = _pixels(layers, tower, normalise=precision.half)
+    if precision.half:
+        bias = np.zeros(len(weight), dtype=np.float32)
+        x = layers.cast(x, np.float32, dtype, "channels_first")
+    else:
+        weight, bias = fold_normalisation(tower, weight)
+    if tower.patch_bias:
+        bias = bias + layers.tensors("patch.bias")
+    x = graph.op(
+        "Conv",
+        x,
+        layers.weight("patch.weight", weight, dtype),
+        layers.weight("patch.bias", bias, dtype),
+        name="patch.convolution",
+        kernel_shape=[tower.patch, tower.patch],
+        strides=[tower.patch, tower.patch],
+    )
+    shape = graph.constant([0, tower.transformer.width, tower.patches])
+    x = graph.op("Reshape", x, shape, name="patch.flat")
+    x = graph.op("Transpose", x, name="patch", perm=[0, 2, 1])
+    return layers.cast(x, dtype, precision.residual, "patch")
+
+
+def _class_tokens(layers: Layers, x: Value, position: NDArray[np.float32]) -> Value:
     """The class token with its position, once per item of the batch: [batch, 1, width]."""
-    token = tensors("class_token") + position
+    graph = layers.graph
+    token = layers.tensors("class_token") + position
     batch = graph.op("Shape", x, name="batch", start=0, end=1)
-    shape = graph.op("Concat", batch, graph.constant([1, token.size]), name="class_shape", axis=0)
-    return graph.op("Expand", graph.weight("class_token", token), shape, name="class_expand")
+    shape = graph.op("Concat", batch, graph.constant([1, token.size]), name="class.shape", axis=0)
+    stored = layers.weight("class_token", token, layers.precision.residual)
+    return graph.op("Expand", stored, shape, name="class_tokens")
 
 
-def _end_positions(graph: Graph, tokens: Value, tower: TextTower) -> Value:
-    """Position of the token that is pooled, int64 [batch, 1].
+def _average(layers: Layers, tower: VitTower, x: Value) -> Value:
+    """The mean over patches, normalised before or after: [batch, width]."""
+    graph, epsilon = layers.graph, tower.transformer.epsilon
+    if tower.class_token:
+        start, end = graph.constant([1]), graph.constant([tower.tokens])
+        x = graph.op("Slice", x, start, end, graph.constant([1]), name="patches")
+    if not tower.norm_after_pooling:
+        x = layers.norm(x, np.float32, np.float32, "post_norm", epsilon)
+    x = graph.op("ReduceMean", x, graph.constant([1]), name="average", keepdims=0)
+    if tower.norm_after_pooling:
+        x = layers.norm(x, np.float32, np.float32, "post_norm", epsilon)
+    return x
+
+
+def _attention_head(layers: Layers, tower: VitTower, x: Value) -> Value:
+    """What a learned query reads from all states, [batch, width] (Zhai et al. 2023, SigLIP).
+
+    The same query meets every picture, so that its projection is computed here once and for all.
+    """
+    graph, spec, tensors = layers.graph, tower.transformer, layers.tensors
+    dtype, name = layers.precision.part("head"), "head.attention"
+    x = layers.cast(x, np.float32, dtype, "post_norm")
+    key = layers.named_linear(x, f"{name}.key", dtype)
+    key = layers.heads(key, spec.width, spec.heads, f"{name}.k", key=True)
+    value = layers.named_linear(x, f"{name}.value", dtype)
+    value = layers.heads(value, spec.width, spec.heads, f"{name}.v")
+    query = tensors("head.probe") @ tensors(f"{name}.query.weight").T
+    query = (query + tensors(f"{name}.query.bias")) * np.float32(spec.head_width**-0.5)
+    asked = query.reshape(1, spec.heads, 1, spec.head_width)
+    heads = layers.attend(
+        layers.weight(f"{name}.query", asked, dtype), key, value, spec.width, name, None
+    )
+    out = layers.named_linear(heads, f"{name}.out", dtype)
+    normed = layers.norm(out, dtype, dtype, "head.norm", spec.epsilon)
+    x = graph.op("Add", out, layers.mlp(normed, spec, "head.mlp", dtype), name="head.add")
+    x = graph.op("Squeeze", x, graph.constant([1]), name="head")
+    return layers.cast(x, dtype, np.float32, "head")
+
+
+def _pooled_positions(layers: Layers, tokens: Value, tower: TextTower) -> Value:
+    """Position of the token that is pooled, int64 [batch, 1] or [1, 1].
 
     The wanted token is the first of several equal ones, and engines differ in which of equal values
     ArgMax returns. So every position gets a key of its own: greater for wanted ids, and among these
     greater for earlier positions. Without an end token position 0 is pooled, as by the reference.
     """
-    with graph.scope("end"):
-        if tower.pooling == "highest":
-            wanted = tokens
-        else:
-            end = graph.constant(tower.end_id, np.int32)
-            wanted = graph.op("Equal", tokens, end, name="equal")
-            wanted = graph.op("Cast", wanted, name="cast", to=graph.element_type("int32"))
-        scaled = graph.op("Mul", wanted, graph.constant(tower.context, np.int32), name="scale")
-        countdown = graph.weight("countdown", np.arange(tower.context, 0, -1, dtype=np.int32))
-        length = graph.op("Shape", tokens, name="length", start=1, end=2)
-        first = graph.constant([0])
-        countdown = graph.op("Slice", countdown, first, length, first, name="countdown_slice")
-        key = graph.op("Add", scaled, countdown, name="key")
-        return graph.op("ArgMax", key, name="position", axis=1, keepdims=1)
-
-
-def _finish(graph: Graph, x: Value, tensors: Tensors, epsilon: float, dim: int) -> None:
-    """Final norm, projection and length 1, from the pooled state [batch, width]."""
-    x = layer_norm(graph, x, tensors, "post_norm", epsilon)
-    x = linear(graph, x, tensors("projection.weight"), None, "projection")
-    norm = graph.op("ReduceL2", x, graph.constant([1]), name="norm", keepdims=1)
-    x = graph.op("Div", x, norm, name="normalise")
-    graph.output(x, EMBEDDING, "float32", ["batch", dim])
+    graph = layers.graph
+    if tower.pooling == "first":
+        return graph.constant([[0]])
+    if tower.pooling == "last":
+        return graph.constant([[tower.context - 1]])
+    if tower.pooling == "highest":
+        wanted = tokens
+    else:
+        end = graph.constant(tower.end_id, np.int32)
+        wanted = graph.op("Equal", tokens, end, name="end.equal")
+        wanted = layers.cast(wanted, np.bool_, np.int32, "end.equal")
+    scaled = graph.op("Mul", wanted, graph.constant(tower.context, np.int32), name="end.scaled")
+    countdown = graph.weight("end.countdown", np.arange(tower.context, 0, -1, dtype=np.int32))
+    length = graph.op("Shape", tokens, name="end.length", start=1, end=2)
+    first = graph.constant([0])
+    countdown = graph.op("Slice", countdown, first, length, first, name="end.countdown.used")
+    key = graph.op("Add", scaled, countdown, name="end.key")
+    return graph.op("ArgMax", key, name="end", axis=1, keepdims=1)

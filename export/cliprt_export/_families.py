@@ -1,0 +1,70 @@
+"""Which checkpoints are supported, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cliprt._errors import CheckpointError
+from cliprt_export import _hf_clip
+from cliprt_export._checkpoint import Checkpoint
+from cliprt_export._model import ClipModel
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of checkpoint.
+
+    Attributes:
+        name: as the card records it and ``--family`` takes it.
+        title: what it is, for people.
+        found: whether a checkpoint is of this kind.
+        read: maps its configuration and tensors onto the towers.
+        variants: what is supported of it.
+        verified: what the tests compare it with.
+    """
+
+    name: str
+    title: str
+    found: Callable[[Checkpoint], bool]
+    read: Callable[[Checkpoint], ClipModel]
+    variants: str
+    verified: str
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        name=_hf_clip.FAMILY,
+        title="Hugging Face CLIP",
+        found=_hf_clip.is_hf_clip,
+        read=_hf_clip.read_hf_clip,
+        variants=(
+            "CLIPModel, CLIPVisionModelWithProjection, CLIPTextModelWithProjection; "
+            "quick_gelu, gelu; every size"
+        ),
+        verified="transformers 5 (CLIPModel, CLIPTokenizer, CLIPImageProcessorPil), live",
+    ),
+)
+"""In the order in which a checkpoint is tried."""
+
+
+def read_model(checkpoint: Checkpoint, family: str | None = None) -> ClipModel:
+    """Reads a checkpoint by the reader of its family.
+
+    Args:
+        checkpoint: what to read.
+        family: name of the family, where a folder holds a model in more than one form; None takes
+            the first that fits.
+
+    Raises:
+        CheckpointError: no family fits, or the files contradict each other.
+    """
+    wanted = [entry for entry in FAMILIES if family in (None, entry.name)]
+    for entry in wanted:
+        if entry.found(checkpoint):
+            return entry.read(checkpoint)
+    names = ", ".join(f"{entry.title} ({entry.name})" for entry in wanted)
+    raise CheckpointError(
+        f"{checkpoint.name} is of no supported kind: {checkpoint.describe()}. "
+        f"Supported: {names}; see `cliprt models`"
+    )

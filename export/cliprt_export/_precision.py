@@ -1,0 +1,112 @@
+"""Which parts of a tower are computed in which type: decided here and nowhere else.
+
+========= ====================== ============================== ==================================
+precision states and weights     products of the blocks         always float32
+========= ====================== ============================== ==================================
+fp32      float32                float32                        everything
+fp16      float16                float16                        normalisation of pixels, LayerNorm,
+                                                                the last LayerNorm, projection and
+                                                                division by the length
+int8      float16                int8 x int8, explicit Q/DQ     as fp16
+int8-cpu  float32                uint8 x int8, explicit Q/DQ    everything else
+========= ====================== ============================== ==================================
+
+Why these islands: a half has 11 bits and ends at 65,504. Squares in a LayerNorm leave that range
+first (TensorRT issues 2709 and 4373 are this failure), so LayerNorms take and give float32. Weights
+with the pixels' normalisation folded in lie near 1e-4, where halves lose bits, and bytes that were
+not centred cancel badly, so pixels are normalised in float32 first. The projection is one small
+product per item whose error nothing afterwards averages out.
+
+Any other part becomes an island only where measured values call for it: a part of a block (its
+attention or its MLP) in which a value beyond ``WIDE`` was seen, and the whole residual stream if one
+was seen there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+PrecisionName: TypeAlias = Literal["fp32", "fp16", "int8", "int8-cpu"]
+PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-cpu")
+
+WIDE = 65504 / 8
+"""Magnitude from which a value is kept in float32: an eighth of the greatest half, because the
+values seen on a few pictures and texts are not the greatest there are."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a quantised tensor may hold; beyond it is clipped.
+
+    Attributes:
+        low: least value.
+        high: greatest value.
+    """
+
+    low: float
+    high: float
+
+    def symmetric(self) -> float:
+        """Scale of int8 with zero point 0."""
+        return max(abs(self.low), abs(self.high), 1e-9) / 127
+
+    def asymmetric(self) -> tuple[float, int]:
+        """Scale and zero point of uint8; 0 is always represented exactly."""
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        scale = max(high - low, 1e-9) / 255
+        return scale, int(np.clip(round(-low / scale), 0, 255))
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The types of one variant of a tower.
+
+    Attributes:
+        name: fp32, fp16, int8 or int8-cpu.
+        peaks: greatest magnitudes seen, by the names of ``_reference``; decides float32 islands.
+        ranges: per quantised product, by the name of its input, what is quantised.
+    """
+
+    name: PrecisionName
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+
+    @property
+    def half(self) -> bool:
+        """Whether weights and states are float16."""
+        return self.name in ("fp16", "int8")
+
+    @property
+    def compute(self) -> type[np.generic]:
+        """Type of weights and products outside islands."""
+        return np.float16 if self.half else np.float32
+
+    @property
+    def residual(self) -> type[np.generic]:
+        """Type of the residual stream."""
+        stream = (name for name in self.peaks if name.rsplit(".", 1)[-1] in ("add1", "add2"))
+        return np.float32 if any(self._is_wide(name) for name in stream) else self.compute
+
+    def part(self, name: str) -> type[np.generic]:
+        """Type of a part, ``blocks.3.mlp`` for instance."""
+        inside = (seen for seen in self.peaks if seen.startswith(f"{name}."))
+        return np.float32 if any(self._is_wide(seen) for seen in inside) else self.compute
+
+    def islands(self) -> list[str]:
+        """Parts kept in float32 because of what was measured, for the record."""
+        if not self.half:
+            return []
+        parts = {name.rsplit(".", 1)[0] for name in self.peaks if self._is_wide(name)}
+        stream = ["residual stream"] if self.residual is not self.compute else []
+        return stream + sorted(part for part in parts if self.part(part) is not self.compute)
+
+    def _is_wide(self, name: str) -> bool:
+        # Written so that NaN and infinity count.
+        return not self.peaks[name] < WIDE
+
+
+FP32 = Precision("fp32")
