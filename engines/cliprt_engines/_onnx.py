@@ -14,12 +14,17 @@ from cliprt._extras import require
 class OnnxTower:
     """One tower of a bundle, computed by ONNX Runtime on the CPU."""
 
-    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+    def __init__(
+        self, model: Path | bytes, *, threads: int | None = None, fuse_quantised: bool = True
+    ) -> None:
         """Loads a tower.
 
         Args:
             model: an ONNX file, or its content.
             threads: threads of one computation; None leaves the choice to ONNX Runtime.
+            fuse_quantised: whether products between DequantizeLinear and QuantizeLinear become
+                products of integers; ONNX Runtime has none for float8 and refuses such graphs
+                unless this is False.
 
         Raises:
             MissingExtra: onnxruntime is not installed.
@@ -29,6 +34,8 @@ class OnnxTower:
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
+        if not fuse_quantised:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         source = model if isinstance(model, bytes) else str(model)
         try:
             self._session = onnxruntime.InferenceSession(

@@ -115,7 +115,8 @@ class Graph:
                 _write_header(file, _GRAPH_INITIALIZER, self._tensor_size(name, heads))
                 file.write(heads[name])
                 _write_header(file, _TENSOR_RAW_DATA, array.nbytes)
-                file.write(np.ascontiguousarray(array).data)
+                # As bytes: NumPy hands out no buffer of types that it does not know (float8).
+                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def _check(self, producer_version: str) -> None:
         """ONNX's checker on the graph with its weights declared instead of included."""

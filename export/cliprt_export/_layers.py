@@ -1,7 +1,7 @@
 """The pieces towers are made of, as graph nodes.
 
-Names of values are those of ``_reference`` where both compute the same thing, so that the two can be
-compared step by step.
+Names of values are those of ``_reference`` where both compute the same thing, so that the two can
+be compared step by step.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ class Layers:
         x = self.cast(x, have, np.float32, f"{name}.in")
         scale = self.weight(f"{name}.weight", self.tensors(f"{name}.weight"), np.float32)
         bias = self.weight(f"{name}.bias", self.tensors(f"{name}.bias"), np.float32)
-        x = self.graph.op(
-            "LayerNormalization", x, scale, bias, name=name, axis=-1, epsilon=epsilon
-        )
+        x = self.graph.op("LayerNormalization", x, scale, bias, name=name, axis=-1, epsilon=epsilon)
         return self.cast(x, np.float32, want, name)
 
     def linear(
@@ -94,36 +92,38 @@ class Layers:
     def quantised(self, x: Value, scope: Range, name: str, dtype: DType) -> Value:
         """X rounded to 8 bits and back: QuantizeLinear and DequantizeLinear.
 
-        For TensorRT int8 with zero point 0; for ONNX Runtime on x86 uint8, which its kernels want.
+        For TensorRT int8 or fp8 with zero point 0; for ONNX Runtime on x86 uint8, which its kernels
+        want.
         """
-        if self.precision.name == "int8":
-            scale, zero = scope.symmetric(), np.int8(0)
-        else:
+        if self.precision.name == "int8-cpu":
             scale, point = scope.asymmetric()
-            zero = np.uint8(point)  # type: ignore[assignment]
+            zero = np.array(point, dtype=np.uint8)
+        else:
+            zero = np.zeros((), dtype=self.precision.stored)
+            scale = scope.magnitude / self.precision.levels
         factor = self.weight(f"{name}.scale", np.array(scale), dtype)
-        offset = self.graph.weight(f"{name}.zero_point", np.array(zero))
+        offset = self.graph.weight(f"{name}.zero_point", zero)
         x = self.graph.op("QuantizeLinear", x, factor, offset, name=f"{name}.quantize")
         return self.graph.op("DequantizeLinear", x, factor, offset, name=f"{name}.dequantize")
 
     def quantised_weight(
         self, weight: NDArray[np.float32], axis: int, name: str, dtype: DType
     ) -> Value:
-        """A weight stored as int8 with a scale per output channel, which lies along the axis."""
+        """A weight in 8 bits with a scale per output channel, which lies along the axis."""
         others = tuple(other for other in range(weight.ndim) if other != axis)
-        scale = np.maximum(np.abs(weight).max(axis=others), np.float32(1e-9)) / 127
-        # Rounded to the stored type first, so that what is stored and what is multiplied agree. A
-        # half has no smaller magnitude than 6e-8; such a channel is all but zero.
-        scale = np.maximum(scale.astype(dtype), np.finfo(dtype).smallest_subnormal)
-        shape = [-1 if dim == axis else 1 for dim in range(weight.ndim)]
-        levels = np.rint(weight / scale.astype(np.float32).reshape(shape))
-        stored = np.ascontiguousarray(np.clip(levels, -127, 127).astype(np.int8))
-        factor = self.weight(f"{name}.weight.scale", scale, dtype)
+        levels, stored = self.precision.levels, self.precision.stored
+        scale = np.maximum(np.abs(weight).max(axis=others), np.float32(1e-9)) / levels
+        # Rounded to the stored type first, so that what is stored and what is multiplied agree; and
+        # not to 0, as a channel of all but nothing would be.
+        tiny = np.finfo(np.float16 if dtype is np.float16 else np.float32).smallest_subnormal
+        scale = np.maximum(scale.astype(dtype), tiny)
+        shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
+        steps = self.precision.rounded(weight / scale.astype(np.float32).reshape(shape))
         return self.graph.op(
             "DequantizeLinear",
-            self.graph.weight(f"{name}.weight", stored),
-            factor,
-            self.graph.weight(f"{name}.weight.zero_point", np.zeros(scale.shape, np.int8)),
+            self.graph.weight(f"{name}.weight", np.ascontiguousarray(steps.astype(stored))),
+            self.weight(f"{name}.weight.scale", scale, dtype),
+            self.graph.weight(f"{name}.weight.zero_point", np.zeros(scale.shape, stored)),
             name=f"{name}.weight.dequantize",
             axis=axis,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cliprt._card import ImageSpec, TextSpec
 from cliprt_export._specs import ImageTower, Tensors, TextTower
 
+
 @dataclass(frozen=True)
 class ImageSide:
     """An image tower, its weights, and how it is fed.

@@ -18,20 +18,25 @@ not centred cancel badly, so pixels are normalised in float32 first. The project
 product per item whose error nothing afterwards averages out.
 
 Any other part becomes an island only where measured values call for it: a part of a block (its
-attention or its MLP) in which a value beyond ``WIDE`` was seen, and the whole residual stream if one
-was seen there.
+attention or its MLP) in which a value beyond ``WIDE`` was seen, and the whole residual stream if
+one was seen there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-PrecisionName: TypeAlias = Literal["fp32", "fp16", "int8", "int8-cpu"]
-PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-cpu")
+from cliprt._extras import require
+
+PrecisionName: TypeAlias = Literal["fp32", "fp16", "int8", "int8-cpu", "fp8"]
+PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-cpu", "fp8")
+
+QUANTISED: tuple[PrecisionName, ...] = ("int8", "int8-cpu", "fp8")
 
 WIDE = 65504 / 8
 """Magnitude from which a value is kept in float32: an eighth of the greatest half, because the
@@ -50,9 +55,10 @@ class Range:
     low: float
     high: float
 
-    def symmetric(self) -> float:
-        """Scale of int8 with zero point 0."""
-        return max(abs(self.low), abs(self.high), 1e-9) / 127
+    @property
+    def magnitude(self) -> float:
+        """Greatest magnitude; never 0."""
+        return max(abs(self.low), abs(self.high), 1e-9)
 
     def asymmetric(self) -> tuple[float, int]:
         """Scale and zero point of uint8; 0 is always represented exactly."""
@@ -66,7 +72,7 @@ class Precision:
     """The types of one variant of a tower.
 
     Attributes:
-        name: fp32, fp16, int8 or int8-cpu.
+        name: fp32, fp16, int8, int8-cpu or fp8.
         peaks: greatest magnitudes seen, by the names of ``_reference``; decides float32 islands.
         ranges: per quantised product, by the name of its input, what is quantised.
     """
@@ -78,12 +84,31 @@ class Precision:
     @property
     def half(self) -> bool:
         """Whether weights and states are float16."""
-        return self.name in ("fp16", "int8")
+        return self.name in ("fp16", "int8", "fp8")
 
     @property
     def compute(self) -> type[np.generic]:
         """Type of weights and products outside islands."""
         return np.float16 if self.half else np.float32
+
+    @property
+    def stored(self) -> type[np.generic]:
+        """Type of quantised weights."""
+        if self.name == "fp8":
+            # What NumPy lacks: 4 bits of exponent, 3 of mantissa, no infinities (Micikevicius et
+            # al. 2022).
+            return cast("type[np.generic]", require("ml_dtypes", extra="export").float8_e4m3fn)
+        return np.int8
+
+    @property
+    def levels(self) -> float:
+        """Greatest value of that type that is used."""
+        return 448 if self.name == "fp8" else 127
+
+    def rounded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values in units of the scale as the stored type holds them."""
+        x = np.clip(x, -self.levels, self.levels)
+        return np.rint(x) if self.stored is np.int8 else x.astype(self.stored).astype(np.float32)
 
     @property
     def residual(self) -> type[np.generic]:

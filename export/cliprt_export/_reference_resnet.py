@@ -73,4 +73,5 @@ def _convolution(x: Floats, weight: Floats, stride: int) -> Floats:
 def _average_pool(x: Floats) -> Floats:
     """The mean over 2 x 2 pixels."""
     batch, rows, columns, channels = x.shape
-    return x.reshape(batch, rows // 2, 2, columns // 2, 2, channels).mean(axis=(2, 4))
+    tiles = x.reshape(batch, rows // 2, 2, columns // 2, 2, channels)
+    return np.asarray(tiles.mean(axis=(2, 4)), dtype=np.float32)

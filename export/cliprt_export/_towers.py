@@ -119,19 +119,22 @@ def _text(layers: Layers, tower: TextTower) -> Value:
     table = layers.weight("token_embedding", layers.tensors("token_embedding"), precision.compute)
     x = graph.op("Gather", table, tokens, name="embedded", axis=0)
     x = layers.cast(x, precision.compute, precision.residual, "embedded")
-    start, rows, columns = (graph.constant([number]) for number in (0, 0, 1))
-    if tower.causal:
-        length = graph.op("Shape", tokens, name="length_of_texts", start=1, end=2)
+
+    def used(table: Value, axis: int, name: str) -> Value:
+        """As much of a table as the texts are long."""
+        if fixed:
+            return table
+        length = graph.op("Shape", tokens, name=f"{name}.length", start=1, end=2)
+        start, place = graph.constant([0]), graph.constant([axis])
+        return graph.op("Slice", table, start, length, place, name=name)
+
     positions = layers.weight("positions", layers.tensors("positions"), precision.residual)
-    if not fixed:
-        positions = graph.op("Slice", positions, start, length, rows, name="positions.used")
-    x = graph.op("Add", x, positions, name="all")
+    x = graph.op("Add", x, used(positions, 0, "positions.used"), name="all")
     mask = pooled_mask = None
     if tower.causal:
         causal = np.triu(np.full((tower.context, tower.context), _HIDDEN), k=1)
-        stored = layers.weight("mask", causal, precision.compute)
-        seen = graph.op("Slice", stored, start, length, columns, name="mask.columns")
-        mask = graph.op("Slice", seen, start, length, rows, name="mask.rows")
+        seen = used(layers.weight("mask", causal, precision.compute), 1, "mask.columns")
+        mask = used(seen, 0, "mask.rows")
         row = graph.op("Gather", seen, pooled, name="mask.pooled", axis=0)
         pooled_mask = graph.op("Unsqueeze", row, graph.constant([1]), name="mask.pooled_heads")
     x = layers.transformer(x, spec, pooled=pooled, mask=mask, pooled_mask=pooled_mask)

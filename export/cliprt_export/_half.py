@@ -1,0 +1,119 @@
+"""Half precision on a processor that has none: every value rounded as an engine would.
+
+ONNX Runtime's CPU kernels compute float16 graphs in float32 and round the weights alone, which
+would make FP16 look better than it is. So a tower with halves is measured as a float32 graph in
+which the result of every arithmetic node is rounded to 11 bits and everything beyond 65,504 becomes
+infinite. Inside a node sums are float32, as in the matrix units of GPUs. Engines that fuse nodes
+round less often: this is the careful side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cliprt._extras import require
+
+# Nodes that only move values leave nothing to round. What DequantizeLinear gives is multiplied as
+# integers by an engine; and its scales have been rounded as weights.
+_MOVING = frozenset(
+    {
+        "Concat",
+        "DequantizeLinear",
+        "Expand",
+        "Gather",
+        "GatherElements",
+        "Relu",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+
+
+def measurable(model: Path, folder: Path) -> Path:
+    """A graph that ONNX Runtime's CPU provider computes as the given one means it.
+
+    Args:
+        model: a tower.
+        folder: where the emulating graph is written, if the tower has halves.
+
+    Returns:
+        The tower itself, or the graph that emulates its halves.
+    """
+    onnx = require("onnx", extra="export")
+    proto = onnx.load(str(model), load_external_data=False)
+    half = onnx.TensorProto.FLOAT16
+    if not any(tensor.data_type == half for tensor in proto.graph.initializer):
+        return model
+    proto = onnx.load(str(model))
+    halves = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == half}
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == half:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    nodes = []
+    for node in proto.graph.node:
+        nodes.append(node)
+        if _gives_half(node, halves, half):
+            halves.update(node.output)
+            if node.op_type == "Cast":
+                node.attribute[0].i = onnx.TensorProto.FLOAT
+            if node.op_type not in _MOVING:
+                nodes.extend(_rounding(onnx, node))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(_constants(onnx))
+    target = folder / f"{model.stem}.emulated.onnx"
+    onnx.save_model(proto, str(target), save_as_external_data=True, location=f"{target.name}.data")
+    return target
+
+
+def _gives_half(node: Any, halves: set[str], half: int) -> bool:
+    if node.op_type == "Cast":
+        return bool(node.attribute[0].i == half)
+    if node.op_type == "DequantizeLinear":
+        return node.input[1] in halves
+    if node.op_type in ("QuantizeLinear", "Shape", "ArgMax", "Equal"):
+        return False
+    return node.input[0] in halves
+
+
+def _rounding(onnx: Any, node: Any) -> list[Any]:
+    """Splits off the upper 11 bits (Veltkamp 1968): h = c x - (c x - x) with c = 2^13 + 1.
+
+    Nodes, and not casts to half and back, which ONNX Runtime removes.
+    """
+    exact = f"{node.output[0]}.exact"
+    rounded, name = node.output[0], f"half of {node.name}"
+    node.output[0] = exact
+    make = onnx.helper.make_node
+    bound = [f"{name}.too_great", f"{name}.too_small"]
+    return [
+        make("Mul", [exact, "half.splitter"], [f"{name}.scaled"], name=f"{name}.scaled"),
+        make("Sub", [f"{name}.scaled", exact], [f"{name}.rest"], name=f"{name}.rest"),
+        make("Sub", [f"{name}.scaled", f"{name}.rest"], [f"{name}.upper"], name=f"{name}.upper"),
+        make("Greater", [f"{name}.upper", "half.greatest"], [bound[0]], name=bound[0]),
+        make("Less", [f"{name}.upper", "half.least"], [bound[1]], name=bound[1]),
+        make("Where", [bound[0], "half.inf", f"{name}.upper"], [f"{name}.cut"], name=f"{name}.cut"),
+        make("Where", [bound[1], "half.minus_inf", f"{name}.cut"], [rounded], name=f"{name}.half"),
+    ]
+
+
+def _constants(onnx: Any) -> list[Any]:
+    values = {
+        "half.splitter": 2.0**13 + 1,
+        "half.greatest": 65504.0,
+        "half.least": -65504.0,
+        "half.inf": np.inf,
+        "half.minus_inf": -np.inf,
+    }
+    return [
+        onnx.numpy_helper.from_array(np.array(value, dtype=np.float32), name)
+        for name, value in values.items()
+    ]
