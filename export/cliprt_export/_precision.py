@@ -113,7 +113,7 @@ class Precision:
     @property
     def residual(self) -> type[np.generic]:
         """Type of the residual stream."""
-        stream = (name for name in self.peaks if name.rsplit(".", 1)[-1] in ("add1", "add2"))
+        stream = (name for name in self.peaks if _in_stream(name))
         return np.float32 if any(self._is_wide(name) for name in stream) else self.compute
 
     def part(self, name: str) -> type[np.generic]:
@@ -125,13 +125,18 @@ class Precision:
         """Parts kept in float32 because of what was measured, for the record."""
         if not self.half:
             return []
-        parts = {name.rsplit(".", 1)[0] for name in self.peaks if self._is_wide(name)}
-        stream = ["residual stream"] if self.residual is not self.compute else []
-        return stream + sorted(part for part in parts if self.part(part) is not self.compute)
+        wide = {name for name in self.peaks if self._is_wide(name)}
+        stream = ["residual stream"] if any(map(_in_stream, wide)) else []
+        inside = {name.rsplit(".", 1)[0] for name in wide if "." in name and not _in_stream(name)}
+        return stream + sorted(inside)
 
     def _is_wide(self, name: str) -> bool:
         # Written so that NaN and infinity count.
         return not self.peaks[name] < WIDE
+
+
+def _in_stream(name: str) -> bool:
+    return name in ("patch", "all", "pre_norm", "pooled") or name.endswith((".add1", ".add2"))
 
 
 FP32 = Precision("fp32")

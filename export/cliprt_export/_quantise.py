@@ -33,7 +33,7 @@ MAX_ERROR = 0.1
 """Greatest estimated error of a product, relative to its output (root mean square)."""
 
 _STRENGTHS = (0.0, 0.3, 0.5, 0.7, 0.85)
-_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4)
+_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -68,7 +68,7 @@ def write_variants(
         calibration = Calibration(side.tower)
         calibration.run(side.tensors, batches)
         peaks = {step: max(peak, calibration.peaks.get(step, 0)) for step, peak in peaks.items()}
-    decisions = {}
+    decisions: dict[str, Decisions] = {}
     for wanted in precisions:
         tensors, precision = side.tensors, Precision(wanted, peaks=peaks)
         choices: dict[str, Choice] = {}

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from cliprt._extras import require
+from cliprt_engines import OnnxTower
+from cliprt_export._precision import Precision, PrecisionName
 
 # Nodes that only move values leave nothing to round. What DequantizeLinear gives is multiplied as
 # integers by an engine; and its scales have been rounded as weights.
@@ -36,21 +38,27 @@ _MOVING = frozenset(
 )
 
 
-def measurable(model: Path, folder: Path) -> Path:
-    """A graph that ONNX Runtime's CPU provider computes as the given one means it.
+def tower_to_measure(model: Path, precision: PrecisionName, scratch: Path) -> OnnxTower:
+    """A tower that computes on this processor what an engine of that precision would.
 
     Args:
-        model: a tower.
-        folder: where the emulating graph is written, if the tower has halves.
+        model: the exported tower.
+        precision: what it was exported as.
+        scratch: folder for the emulating graph, which is read before this returns.
 
-    Returns:
-        The tower itself, or the graph that emulates its halves.
+    Raises:
+        BundleError: ONNX Runtime cannot load the graph.
     """
+    if not Precision(precision).half:
+        return OnnxTower(model)
+    emulating = _emulating(model, scratch)
+    # ONNX Runtime has no kernels for products of float8 and fails when it tries to make some.
+    return OnnxTower(emulating, fuse_quantised=precision != "fp8")
+
+
+def _emulating(model: Path, scratch: Path) -> Path:
     onnx = require("onnx", extra="export")
-    proto = onnx.load(str(model), load_external_data=False)
     half = onnx.TensorProto.FLOAT16
-    if not any(tensor.data_type == half for tensor in proto.graph.initializer):
-        return model
     proto = onnx.load(str(model))
     halves = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == half}
     for tensor in proto.graph.initializer:
@@ -69,7 +77,7 @@ def measurable(model: Path, folder: Path) -> Path:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     proto.graph.initializer.extend(_constants(onnx))
-    target = folder / f"{model.stem}.emulated.onnx"
+    target = scratch / f"{model.stem}.emulated.onnx"
     onnx.save_model(proto, str(target), save_as_external_data=True, location=f"{target.name}.data")
     return target
 
