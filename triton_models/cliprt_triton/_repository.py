@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliprt._bundle import TOKENIZER, Bundle
-from cliprt._card import Card, encode_card
+from cliprt._card import encode_card
 from cliprt._errors import BundleError
 from cliprt._folders import folder_that_becomes
 from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames
@@ -57,7 +57,7 @@ def write_repository(
         BundleError: out exists, or cannot be written.
         ValueError: name is not allowed.
     """
-    models = _models(bundle.card, ModelNames(name), batching or Batching())
+    models = _models(bundle, ModelNames(name), batching or Batching())
     target = Path(out)
     if target.exists():
         raise BundleError(f"{target} already exists; choose another --out")
@@ -67,43 +67,52 @@ def write_repository(
     return target
 
 
-def _models(card: Card, names: ModelNames, batching: Batching) -> list[_Model]:
+def _models(bundle: Bundle, names: ModelNames, batching: Batching) -> list[_Model]:
+    card = bundle.card
     carried = {CARD_PARAMETER: encode_card(card).decode()}
     embedding = Tensor(EMBEDDING, "TYPE_FP32", (card.dim,))
-    pixels = (card.image.height, card.image.width, 3)
-    image = ModelConfig(
-        name=names.image,
-        inputs=(Tensor(PIXELS, "TYPE_UINT8", pixels),),
-        outputs=(embedding,),
-        batching=batching,
-        warmup=(Warmup("one", 1, pixels),),
-        parameters=carried,
-    )
-    text = ModelConfig(
-        name=names.text,
-        # Texts of unequal length share a batch: model.py fills them up.
-        inputs=(Tensor(TOKENS, "TYPE_INT32", (-1,), ragged=card.text.causal),),
-        outputs=(embedding,),
-        batching=batching,
-        warmup=(Warmup("one", 1, (card.text.context_length,)),),
-        parameters={
-            **carried,
-            "vocabulary": str(card.text.vocabulary),
-            "pad_id": str(card.text.pad_id),
-            "max_length": str(card.text.context_length),
-        },
-    )
-    files = ModelConfig(
-        name=names.card,
-        inputs=(Tensor("name", "TYPE_UINT8", (-1,)),),
-        outputs=(Tensor("content", "TYPE_UINT8", (-1,)),),
-        parameters={"files": TOKENIZER},
-    )
-    return [
-        _Model(image, "tower.py", {"model.onnx": "image.fp32.onnx"}),
-        _Model(text, "tower.py", {"model.onnx": "text.fp32.onnx"}),
-        _Model(files, "card.py", {TOKENIZER: TOKENIZER}),
-    ]
+    models = []
+    if card.image is not None:
+        pixels = (card.image.height, card.image.width, 3)
+        image = ModelConfig(
+            name=names.image,
+            inputs=(Tensor(PIXELS, "TYPE_UINT8", pixels),),
+            outputs=(embedding,),
+            batching=batching,
+            warmup=(Warmup("one", 1, pixels),),
+            parameters=carried,
+        )
+        models.append(_Model(image, "tower.py", _tower_files(bundle, "image.fp32.onnx")))
+    if card.text is not None:
+        text = ModelConfig(
+            name=names.text,
+            # Texts of unequal length share a batch: model.py fills them up.
+            inputs=(Tensor(TOKENS, "TYPE_INT32", (-1,), ragged=not card.text.fixed_length),),
+            outputs=(embedding,),
+            batching=batching,
+            warmup=(Warmup("one", 1, (card.text.context_length,)),),
+            parameters={
+                **carried,
+                "vocabulary": str(card.text.vocabulary),
+                "pad_id": str(card.text.pad_id),
+                "max_length": str(card.text.context_length),
+            },
+        )
+        models.append(_Model(text, "tower.py", _tower_files(bundle, "text.fp32.onnx")))
+        files = ModelConfig(
+            name=names.card,
+            inputs=(Tensor("name", "TYPE_UINT8", (-1,)),),
+            outputs=(Tensor("content", "TYPE_UINT8", (-1,)),),
+            parameters={"files": TOKENIZER},
+        )
+        models.append(_Model(files, "card.py", {TOKENIZER: TOKENIZER}))
+    return models
+
+
+def _tower_files(bundle: Bundle, graph: str) -> dict[str, str]:
+    """The graph under the name that Triton wants, its weights under the name that it refers to."""
+    _, *weights = bundle.with_weights(graph)
+    return {"model.onnx": graph, **{name: name for name in weights}}
 
 
 def _write_model(repository: Path, bundle: Bundle, model: _Model, link: bool) -> None:
