@@ -31,7 +31,7 @@ _WANTED = [
     INDEX,
     "model-*-of-*.safetensors",
 ]
-_FLOATS = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
+_FLOATS = ("F32", "F16", "F64", "BF16")
 
 
 class Checkpoint:
@@ -48,7 +48,6 @@ class Checkpoint:
         self.name = name
         self.revision = revision
         self._files = self._tensor_files()
-        self._open: dict[Path, Any] = {}
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file of the checkpoint.
@@ -96,34 +95,40 @@ class Checkpoint:
         if name not in self._files:
             raise CheckpointError(f"{self.name} has no tensor {name!r}, which its config calls for")
         file = self._files[name]
+        safetensors = require("safetensors", extra="export")
         try:
-            if file not in self._open:
-                safetensors = require("safetensors", extra="export")
-                self._open[file] = safetensors.safe_open(str(file), framework="numpy")
-            view = self._open[file].get_slice(name)
-            dtype, found = view.get_dtype(), tuple(view.get_shape())
+            # Opened anew for each tensor: the library maps the file into memory, and an open one
+            # would come to hold the whole checkpoint there.
+            with safetensors.safe_open(str(file), framework="numpy") as tensors:
+                view = tensors.get_slice(name)
+                dtype, found = view.get_dtype(), tuple(view.get_shape())
+                self._check_type(name, dtype)
+                self._check_shape(name, found, shape)
+                array = np.asarray(tensors.get_tensor(name)).astype(np.float32, copy=False)
+        except CheckpointError:
+            raise
         except Exception as error:  # noqa: BLE001 - the library raises its own and OS errors
             raise CheckpointError(f"{file.name} of {self.name} cannot be read: {error}") from None
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"tensor {name!r} of {self.name} holds NaN or infinite values")
+        return array
+
+    def _check_type(self, name: str, dtype: str) -> None:
+        if dtype not in _FLOATS:
+            raise CheckpointError(
+                f"tensor {name!r} of {self.name} is {dtype}; "
+                f"supported are {', '.join(_FLOATS[:-1])} and {_FLOATS[-1]}"
+            )
+        if dtype == "BF16":
+            # NumPy has no bfloat16: its bits are the upper half of a float32.
+            require("ml_dtypes", extra="export")
+
+    def _check_shape(self, name: str, found: tuple[int, ...], shape: tuple[int, ...]) -> None:
         if found != shape:
             raise CheckpointError(
                 f"tensor {name!r} of {self.name} has shape {list(found)}, "
                 f"its config calls for {list(shape)}"
             )
-        array = self._read(file, name, dtype)
-        if not np.isfinite(array).all():
-            raise CheckpointError(f"tensor {name!r} of {self.name} holds NaN or infinite values")
-        return array
-
-    def _read(self, file: Path, name: str, dtype: str) -> NDArray[np.float32]:
-        if dtype == "BF16":
-            # NumPy has no bfloat16: its bits are the upper half of a float32.
-            require("ml_dtypes", extra="export")
-        elif dtype not in _FLOATS:
-            raise CheckpointError(
-                f"tensor {name!r} of {self.name} is {dtype}; "
-                f"supported are {', '.join(_FLOATS)} and BF16"
-            )
-        return np.asarray(self._open[file].get_tensor(name)).astype(np.float32, copy=False)
 
     def _tensor_files(self) -> Mapping[str, Path]:
         """Which file holds which tensor: one file, or shards named by an index."""
