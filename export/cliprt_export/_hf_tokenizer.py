@@ -44,6 +44,7 @@ class HfTokenizer:
         json: its serialised form, the bundle's ``tokenizer.json``.
         pad_id: id that fills up shorter texts.
         max_length: greatest number of tokens the checkpoint asks for, or None.
+        greatest_id: the greatest id that it makes.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -88,6 +89,7 @@ class HfTokenizer:
             False,  # add_prefix_space
         )
         self.json: str = tokenizer.to_str()
+        self.greatest_id = max(tokenizer.get_vocab(with_added_tokens=True).values())
         self.pad_id = _id(tokenizer, names["pad_token"], checkpoint)
         limit = config.get("model_max_length")
         # transformers writes an astronomical number where there is no limit.
