@@ -34,7 +34,7 @@ def folder_that_becomes(target: Path, *, replace: bool = False) -> Iterator[Path
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error}") from None
+        raise BundleError(f"{target} cannot be written: {error.strerror or error}") from None
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -43,7 +43,7 @@ def folder_that_becomes(target: Path, *, replace: bool = False) -> Iterator[Path
             raise BundleError(f"{target} appeared meanwhile; it is not overwritten")
         _take_the_place_of(temporary, target)
     except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error}") from None
+        raise BundleError(f"{target} cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
