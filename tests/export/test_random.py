@@ -13,8 +13,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from cliprt import CheckpointError, open_bundle
+from cliprt_export import export_random
 from cliprt_export._architectures import ARCHITECTURES, Architecture
-from cliprt_export._export import export_random
 from cliprt_export._golden import known_answers
 from cliprt_export._precision import WIDE
 from cliprt_export._random import drawn_tensors, model_of, random_model
