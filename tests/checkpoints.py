@@ -10,7 +10,6 @@ import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-MERGES = files("cliprt_export") / "data" / "clip_merges.txt.gz"
+MERGES = (
+    Path(__file__).parent.parent / "export" / "cliprt_export" / "data" / "clip_merges.txt.gz"
+)
 
 Tensors = dict[str, NDArray[Any]]
 

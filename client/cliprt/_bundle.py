@@ -29,9 +29,13 @@ class Bundle:
     path: Path
     card: Card
 
-    def with_weights(self, graph: str) -> list[str]:
-        """A graph's name, and those of the files beside it that hold its weights."""
-        return [graph, *sorted(external_files(self.file(graph)))]
+    def weights_of(self, graph: str) -> list[str]:
+        """Names of the files that hold a graph's weights; none if it holds them itself.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+        """
+        return sorted(external_files(self.file(graph)))
 
     def file(self, name: str) -> Path:
         """Path of one file of the bundle.

@@ -30,6 +30,7 @@ _WANTED = [
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
+    "spiece.model",
     "open_clip_config.json",
     *(
         f"{stem}{ending}"

@@ -89,11 +89,11 @@ class HfTokenizer:
             False,  # add_prefix_space
         )
         self.json: str = tokenizer.to_str()
-        self.greatest_id = max(tokenizer.get_vocab(with_added_tokens=True).values())
         self.pad_id = _id(tokenizer, names["pad_token"], checkpoint)
         limit = config.get("model_max_length")
         # transformers writes an astronomical number where there is no limit.
         self.max_length = int(limit) if limit is not None and limit < 1e6 else None
+        self.greatest_id = max(tokenizer.get_vocab(with_added_tokens=True).values())
 
 
 def _bpe(checkpoint: Checkpoint, unknown: str) -> models.BPE:

@@ -40,7 +40,8 @@ def test_the_card_lists_the_second_file(divided: Bundle, small_bundle: Bundle) -
         f"{name}.data" for name in graphs
     }
     assert divided.card.space == small_bundle.card.space
-    assert divided.with_weights("text.fp16.onnx") == ["text.fp16.onnx", "text.fp16.onnx.data"]
+    assert divided.weights_of("text.fp16.onnx") == ["text.fp16.onnx.data"]
+    assert small_bundle.weights_of("text.fp32.onnx") == []
 
 
 def test_large_weights_lie_on_pages_and_small_ones_inside(divided: Bundle) -> None:
