@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -98,6 +99,27 @@ def test_a_function_is_seen(folder: Path) -> None:
     opset = helper.make_opsetid("", 20)
     function = helper.make_function("own", "F", ["x"], ["y"], [node], [opset])
     graph = save(folder / "graph.onnx", graph_of("g"), functions=[function])
+    assert external_files(graph) == {"weights.data"}
+
+
+def test_the_defaults_of_a_function_are_seen(folder: Path) -> None:
+    default = helper.make_attribute("value", tensor_in("weights.data"))
+    node = helper.make_node("Identity", ["x"], ["y"])
+    opset = helper.make_opsetid("", 20)
+    function = helper.make_function(
+        "own", "F", ["x"], ["y"], [node], [opset], attribute_protos=[default]
+    )
+    graph = save(folder / "graph.onnx", graph_of("g"), functions=[function])
+    assert external_files(graph) == {"weights.data"}
+
+
+def test_what_belongs_to_training_is_seen(folder: Path) -> None:
+    training = onnx.TrainingInfoProto()
+    training.initialization.CopyFrom(graph_of("g", tensor_in("weights.data")))
+    model = helper.make_model(graph_of("g"))
+    model.training_info.append(training)
+    graph = folder / "graph.onnx"
+    graph.write_bytes(model.SerializeToString())
     assert external_files(graph) == {"weights.data"}
 
 
