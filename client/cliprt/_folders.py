@@ -15,7 +15,13 @@ from cliprt._errors import BundleError
 def folder_that_becomes(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside the target that takes its name if the block succeeds.
 
-    If the block fails, nothing is left behind and what was at the target stays.
+    If the block fails, nothing is left behind and what was at the target stays. The same holds for
+    an interrupt from the keyboard.
+
+    A process that is killed cannot clean up. It leaves the target as it was, and beside it a folder
+    ``.<name of the target>.<8 random characters>`` that nothing reads and anyone may delete. Killed
+    between the two renames that replace a target, it leaves the former one complete under such a
+    name ending in ``.old``, to be renamed back.
 
     Args:
         target: the folder to make.
@@ -28,7 +34,7 @@ def folder_that_becomes(target: Path, *, replace: bool = False) -> Iterator[Path
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error}") from None
+        raise BundleError(f"{target} cannot be written: {error.strerror or error}") from None
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -37,7 +43,7 @@ def folder_that_becomes(target: Path, *, replace: bool = False) -> Iterator[Path
             raise BundleError(f"{target} appeared meanwhile; it is not overwritten")
         _take_the_place_of(temporary, target)
     except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error}") from None
+        raise BundleError(f"{target} cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -52,6 +58,10 @@ def _take_the_place_of(temporary: Path, target: Path) -> None:
     try:
         temporary.rename(target)
     except BaseException:
-        replaced.rename(target)
+        # Another process may have put its own there meanwhile; then it is that one which stays.
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.rename(target)
         raise
     shutil.rmtree(replaced, ignore_errors=True)

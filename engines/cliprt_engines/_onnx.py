@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._errors import BundleError
+from cliprt._external import external_files, locations
 from cliprt._extras import require
 
 
@@ -20,7 +22,7 @@ class OnnxTower:
         """Loads a tower.
 
         Args:
-            model: an ONNX file, or its content.
+            model: an ONNX file, or the content of one that holds its weights itself.
             threads: threads of one computation; None leaves the choice to ONNX Runtime.
             fuse_quantised: whether products between DequantizeLinear and QuantizeLinear become
                 products of integers; ONNX Runtime has none for float8 and refuses such graphs
@@ -28,7 +30,7 @@ class OnnxTower:
 
         Raises:
             MissingExtra: onnxruntime is not installed.
-            BundleError: ONNX Runtime cannot load the graph.
+            BundleError: ONNX Runtime cannot load the graph, or its weights lie outside its folder.
         """
         onnxruntime = require("onnxruntime", extra="engines")
         options = onnxruntime.SessionOptions()
@@ -36,6 +38,14 @@ class OnnxTower:
             options.intra_op_num_threads = threads
         if not fuse_quantised:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        # Not every version of ONNX Runtime refuses graphs that open files somewhere else.
+        if not isinstance(model, bytes):
+            external_files(model)
+        elif locations(BytesIO(model)):
+            raise BundleError(
+                "the tower's weights lie in another file; load it from its path instead of its "
+                "content"
+            )
         source = model if isinstance(model, bytes) else str(model)
         try:
             self._session = onnxruntime.InferenceSession(

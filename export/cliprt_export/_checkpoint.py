@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,8 @@ from cliprt._errors import CheckpointError
 from cliprt._extras import require
 
 SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _WANTED = [
@@ -27,28 +30,51 @@ _WANTED = [
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
-    SINGLE,
-    INDEX,
-    "model-*-of-*.safetensors",
+    "spiece.model",
+    "open_clip_config.json",
+    *(
+        f"{stem}{ending}"
+        for stem in ("model", "open_clip_model")
+        for ending in (SUFFIX, INDEX_SUFFIX, "-*-of-*.safetensors")
+    ),
 ]
-_FLOATS = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
+_FLOATS = ("F32", "F16", "F64", "BF16")
+
+# Stored type and shape of a tensor.
+_Header: TypeAlias = tuple[str, tuple[int, ...]]
 
 
 class Checkpoint:
-    """A folder in Hugging Face format: configuration as JSON, tensors as safetensors.
+    """A folder with configuration as JSON and tensors as safetensors.
+
+    A folder may hold a model in more than one form, each with tensor files of its own.
 
     Attributes:
         folder: where the files are.
         name: what it is called, without any path.
         revision: commit of the hub repository, or None for a local folder.
+        weights: the safetensors file that the tensors are read from, or from its shards.
     """
 
-    def __init__(self, folder: Path, name: str, revision: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, revision: str | None = None, weights: str = SINGLE
+    ) -> None:
         self.folder = folder
         self.name = name
         self.revision = revision
-        self._files = self._tensor_files()
-        self._open: dict[Path, Any] = {}
+        self.weights = weights
+        self._headers: dict[Path, dict[str, _Header]] = {}
+        if not any(path.name.endswith((SUFFIX, INDEX_SUFFIX)) for path in folder.glob("*")):
+            raise CheckpointError(self._without_tensors())
+
+    def with_weights(self, weights: str) -> Checkpoint:
+        """The same checkpoint with its tensors read from another safetensors file."""
+        return Checkpoint(self.folder, self.name, self.revision, weights)
+
+    def has_weights(self, weights: str) -> bool:
+        """Whether that safetensors file is there, or an index of its shards."""
+        names = (weights, _index_of(weights))
+        return any((self.folder / name).is_file() for name in names)
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file of the checkpoint.
@@ -58,11 +84,15 @@ class Checkpoint:
         """
         path = self.folder / name
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         except FileNotFoundError:
             raise CheckpointError(f"{self.name} has no {name}") from None
-        except (ValueError, OSError) as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{name} of {self.name} cannot be read: {error}") from None
+        except OSError as error:
+            raise CheckpointError(
+                f"{name} of {self.name} cannot be read: {error.strerror}"
+            ) from None
         if not isinstance(value, dict):
             raise CheckpointError(f"{name} of {self.name} is no JSON object")
         return value
@@ -83,6 +113,36 @@ class Checkpoint:
         """Names of all tensors, sorted."""
         return sorted(self._files)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, whatever its configuration says.
+
+        Raises:
+            CheckpointError: it is missing, or its file cannot be read.
+        """
+        return self._header(name)[1]
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Checks what is stored about a tensor, without reading it.
+
+        Args:
+            name: its name in the checkpoint.
+            shape: the shape that the configuration promises.
+
+        Raises:
+            CheckpointError: it is missing, of another shape, or not floating point.
+        """
+        dtype, found = self._header(name)
+        if dtype not in _FLOATS:
+            raise CheckpointError(
+                f"tensor {name!r} of {self.name} is {dtype}; "
+                f"supported are {', '.join(_FLOATS[:-1])} and {_FLOATS[-1]}"
+            )
+        if found != shape:
+            raise CheckpointError(
+                f"tensor {name!r} of {self.name} has shape {list(found)}, "
+                f"its config calls for {list(shape)}"
+            )
+
     def tensor(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """One tensor as float32.
 
@@ -93,58 +153,65 @@ class Checkpoint:
         Raises:
             CheckpointError: it is missing, of another shape, not floating point, or not finite.
         """
-        if name not in self._files:
-            raise CheckpointError(f"{self.name} has no tensor {name!r}, which its config calls for")
-        file = self._files[name]
-        try:
-            if file not in self._open:
-                safetensors = require("safetensors", extra="export")
-                self._open[file] = safetensors.safe_open(str(file), framework="numpy")
-            view = self._open[file].get_slice(name)
-            dtype, found = view.get_dtype(), tuple(view.get_shape())
-        except Exception as error:  # noqa: BLE001 - the library raises its own and OS errors
-            raise CheckpointError(f"{file.name} of {self.name} cannot be read: {error}") from None
-        if found != shape:
-            raise CheckpointError(
-                f"tensor {name!r} of {self.name} has shape {list(found)}, "
-                f"its config calls for {list(shape)}"
-            )
-        array = self._read(file, name, dtype)
+        self.check(name, shape)
+        if self._header(name)[0] == "BF16":
+            # NumPy has no bfloat16 of its own.
+            require("ml_dtypes", extra="export")
+        # Opened anew for each tensor: the library maps the file into memory, and an open one would
+        # come to hold the whole checkpoint there.
+        with self._opened(self._files[name]) as tensors:
+            array = np.asarray(tensors.get_tensor(name)).astype(np.float32, copy=False)
         if not np.isfinite(array).all():
             raise CheckpointError(f"tensor {name!r} of {self.name} holds NaN or infinite values")
         return array
 
-    def _read(self, file: Path, name: str, dtype: str) -> NDArray[np.float32]:
-        if dtype == "BF16":
-            # NumPy has no bfloat16: its bits are the upper half of a float32.
-            require("ml_dtypes", extra="export")
-        elif dtype not in _FLOATS:
+    def _header(self, name: str) -> _Header:
+        """Stored type and shape of a tensor."""
+        if name not in self._files:
+            raise CheckpointError(f"{self.name} has no tensor {name!r}, which its config calls for")
+        file = self._files[name]
+        if file not in self._headers:
+            with self._opened(file) as tensors:
+                slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
+                self._headers[file] = {
+                    key: (view.get_dtype(), tuple(view.get_shape())) for key, view in slices.items()
+                }
+        if name not in self._headers[file]:
             raise CheckpointError(
-                f"tensor {name!r} of {self.name} is {dtype}; "
-                f"supported are {', '.join(_FLOATS)} and BF16"
+                f"{file.name} of {self.name} has no tensor {name!r}, "
+                f"which {_index_of(self.weights)} says it holds"
             )
-        return np.asarray(self._open[file].get_tensor(name)).astype(np.float32, copy=False)
+        return self._headers[file][name]
 
-    def _tensor_files(self) -> Mapping[str, Path]:
-        """Which file holds which tensor: one file, or shards named by an index."""
-        if (self.folder / INDEX).is_file():
-            index = self.json(INDEX).get("weight_map")
-            if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
-                raise CheckpointError(f"{INDEX} of {self.name} has no usable weight_map")
-            return {name: self._shard(str(shard)) for name, shard in index.items()}
-        file = self.folder / SINGLE
-        if not file.is_file():
-            raise CheckpointError(self._without_tensors())
+    @contextmanager
+    def _opened(self, file: Path) -> Iterator[Any]:
         safetensors = require("safetensors", extra="export")
         try:
             with safetensors.safe_open(str(file), framework="numpy") as tensors:
-                return dict.fromkeys(tensors.keys(), file)
-        except Exception as error:  # noqa: BLE001 - as in tensor()
-            raise CheckpointError(f"{SINGLE} of {self.name} cannot be read: {error}") from None
+                yield tensors
+        except Exception as error:  # noqa: BLE001 - the library raises its own and OS errors
+            raise CheckpointError(f"{file.name} of {self.name} cannot be read: {error}") from None
+
+    @cached_property
+    def _files(self) -> Mapping[str, Path]:
+        """Which file holds which tensor: one file, or shards named by an index."""
+        index_name = _index_of(self.weights)
+        if (self.folder / index_name).is_file():
+            index = self.json(index_name).get("weight_map")
+            if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
+                raise CheckpointError(f"{index_name} of {self.name} has no usable weight_map")
+            return {name: self._shard(str(shard)) for name, shard in index.items()}
+        file = self.folder / self.weights
+        if not file.is_file():
+            raise CheckpointError(self._without_tensors())
+        with self._opened(file) as tensors:
+            return dict.fromkeys(tensors.keys(), file)
 
     def _shard(self, name: str) -> Path:
         if Path(name).name != name:
-            raise CheckpointError(f"{INDEX} of {self.name} names a file outside it: {name!r}")
+            raise CheckpointError(
+                f"{_index_of(self.weights)} of {self.name} names a file outside it: {name!r}"
+            )
         file = self.folder / name
         if not file.is_file():
             raise CheckpointError(f"{self.name} is incomplete: its shard {name} is missing")
@@ -153,10 +220,19 @@ class Checkpoint:
     def _without_tensors(self) -> str:
         found = sorted(path.name for path in self.folder.glob("*") if path.is_file())
         return (
-            f"{self.name} has no {SINGLE} and no {INDEX}; "
+            f"{self.name} has no {self.weights} and no {_index_of(self.weights)}; "
             f"found {', '.join(found) or 'no files at all'}. Only safetensors are read, because "
             "pickled weights (.bin, .pt) can run code when they are loaded"
         )
+
+
+def _index_of(weights: str) -> str:
+    """Name of the file that says which shard holds which tensor."""
+    return weights.removesuffix(SUFFIX) + INDEX_SUFFIX
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}, which is no JSON")
 
 
 def find_checkpoint(source: str, revision: str | None = None) -> Checkpoint:

@@ -21,6 +21,7 @@ from cliprt_export._golden import known_answers, save_golden
 from cliprt_export._graph import OPSET
 from cliprt_export._model import ClipModel
 from cliprt_export._precision import PRECISIONS, Precision, PrecisionName
+from cliprt_export._random import random_model
 from cliprt_export._space import identity_of, space_of
 from cliprt_export._towers import write_tower
 
@@ -56,16 +57,65 @@ def export_checkpoint(
         BundleError: out is taken, or cannot be written.
         MissingExtra: the ``export`` extra is not installed.
     """
-    for module in ("onnx", "onnxruntime", "safetensors"):
-        require(module, extra="export")
-    # Through a link, so that overwriting replaces the bundle and not the link to it.
-    target = Path(out).resolve()
-    _refuse_taken(target, overwrite)
+    _require_extras()
+    target = _free_target(out, overwrite)
     model = read_model(find_checkpoint(os.fspath(source), revision), family)
+    return _export(model, target, precisions, overwrite, on_step)
+
+
+def export_random(
+    architecture: str,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    precisions: Sequence[PrecisionName] = ("fp32",),
+    overwrite: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Makes a bundle of full size with drawn weights, for speed work without a download.
+
+    Args:
+        architecture: a published one, ``ViT-L-14`` for instance; see ``ARCHITECTURES``.
+        out: as for ``export_checkpoint``, like all that follows.
+        seed: equal seeds give equal weights.
+        precisions: which variants to write.
+        overwrite: replace a bundle that is already there.
+        on_step: called with each of STEPS as it begins.
+
+    Raises:
+        CheckpointError: there is no such architecture.
+        FidelityError: an exported tower does not answer like the drawn weights.
+        BundleError: out is taken, or cannot be written.
+        MissingExtra: the ``export`` extra is not installed.
+    """
+    _require_extras()
+    target = _free_target(out, overwrite)
+    return _export(random_model(architecture, seed), target, precisions, overwrite, on_step)
+
+
+def _export(
+    model: ClipModel,
+    target: Path,
+    precisions: Sequence[PrecisionName],
+    overwrite: bool,
+    on_step: Callable[[str], None],
+) -> Bundle:
     with folder_that_becomes(target, replace=overwrite) as folder:
         _write(folder, model, _ordered(precisions), on_step)
         _refuse_taken(target, overwrite)
     return open_bundle(target)
+
+
+def _require_extras() -> None:
+    for module in ("onnx", "onnxruntime", "safetensors"):
+        require(module, extra="export")
+
+
+def _free_target(out: str | Path, overwrite: bool) -> Path:
+    # Through a link, so that overwriting replaces the bundle and not the link to it.
+    target = Path(out).resolve()
+    _refuse_taken(target, overwrite)
+    return target
 
 
 def read_certificate(bundle: Bundle) -> Certificate:

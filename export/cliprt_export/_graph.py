@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._errors import CheckpointError
 from cliprt._extras import require
 
 Value: TypeAlias = str
@@ -18,12 +18,37 @@ Value: TypeAlias = str
 OPSET = 20
 IR_VERSION = 10
 
-# Protocol buffers cannot be longer.
-_MAX_BYTES = 2**31 - 1
+MAX_BYTES = 2**31 - 1
+"""Protocol buffers cannot be longer. Larger models keep weights in a file beside the graph."""
+
+# Of a model that needs a second file, weights below this size stay in the graph: shape inference
+# reads some of them, and aligned they would be mostly padding.
+_SMALL_BYTES = 1024
+
+# Where a weight begins in the second file: on a page, so that readers can map it into memory.
+_ALIGNMENT = 4096
 
 # Fields of onnx.proto that are written by hand: ModelProto.graph, GraphProto.initializer and
 # TensorProto.raw_data. All three are length-delimited (wire type 2).
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = (field << 3 | 2 for field in (7, 5, 9))
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A TensorProto in two parts.
+
+    Attributes:
+        head: everything but its data.
+        inside: its data, None if they lie in the second file.
+    """
+
+    head: bytes
+    inside: NDArray[Any] | None
+
+    @property
+    def size(self) -> int:
+        """Bytes in the graph."""
+        return len(self.head) + (0 if self.inside is None else _field_size(self.inside.nbytes))
 
 
 class Graph:
@@ -89,34 +114,53 @@ class Graph:
         """ONNX's number of an element type, as Cast wants it."""
         return int(self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
-    def write(self, path: Path, producer_version: str) -> None:
+    def write(self, path: Path, producer_version: str, max_bytes: int = MAX_BYTES) -> None:
         """Checks the model with full shape inference and writes it, one weight at a time.
 
         Only the weights that the caller holds are in memory: ONNX's own serialisation would need
-        the whole file twice more.
+        the whole file twice more. A model beyond max_bytes becomes two files: the graph, and
+        ``<name of the graph>.data`` beside it with all but the small weights, in ONNX's standard
+        form of external data.
 
-        Raises:
-            CheckpointError: the model is larger than an ONNX file can be.
+        Args:
+            path: the file of the graph.
+            producer_version: recorded in it.
+            max_bytes: the longest graph with its weights inside.
         """
         self._check(producer_version)
-        graph = self._graph_proto(self._inputs).SerializeToString()
-        heads = {name: self._tensor_head(name, array) for name, array in self._weights.items()}
-        size = len(graph) + sum(_field_size(self._tensor_size(name, heads)) for name in heads)
         model = self._model_proto(None, producer_version).SerializeToString()
-        if len(model) + size + 16 > _MAX_BYTES:
-            raise CheckpointError(
-                f"the {self._name} tower needs {size:,} bytes, one ONNX file holds {_MAX_BYTES:,}"
-            )
+        graph = self._graph_proto(self._inputs).SerializeToString()
+        tensors = [self._tensor(name, {}, "") for name in self._weights]
+        if len(model) + _graph_size(graph, tensors) + 16 > max_bytes:
+            beside = path.with_name(f"{path.name}.data")
+            offsets = self._offsets()
+            self._write_data(beside, offsets)
+            tensors = [self._tensor(name, offsets, beside.name) for name in self._weights]
         with path.open("wb") as file:
             file.write(model)
-            _write_header(file, _MODEL_GRAPH, size)
+            _write_header(file, _MODEL_GRAPH, _graph_size(graph, tensors))
             file.write(graph)
-            for name, array in self._weights.items():
-                _write_header(file, _GRAPH_INITIALIZER, self._tensor_size(name, heads))
-                file.write(heads[name])
-                _write_header(file, _TENSOR_RAW_DATA, array.nbytes)
-                # As bytes: NumPy hands out no buffer of types that it does not know (float8).
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            for tensor in tensors:
+                _write_header(file, _GRAPH_INITIALIZER, tensor.size)
+                file.write(tensor.head)
+                if tensor.inside is not None:
+                    _write_header(file, _TENSOR_RAW_DATA, tensor.inside.nbytes)
+                    file.write(_bytes(tensor.inside))
+
+    def _offsets(self) -> dict[str, int]:
+        """Where each weight that is not small begins in the second file."""
+        offsets, end = {}, 0
+        for name, array in self._weights.items():
+            if array.nbytes >= _SMALL_BYTES:
+                offsets[name] = -(-end // _ALIGNMENT) * _ALIGNMENT
+                end = offsets[name] + array.nbytes
+        return offsets
+
+    def _write_data(self, path: Path, offsets: dict[str, int]) -> None:
+        with path.open("wb") as file:
+            for name, offset in offsets.items():
+                file.write(bytes(offset - file.tell()))
+                file.write(_bytes(self._weights[name]))
 
     def _check(self, producer_version: str) -> None:
         """ONNX's checker on the graph with its weights declared instead of included."""
@@ -142,15 +186,25 @@ class Graph:
             graph=graph,
         )
 
-    def _tensor_head(self, name: str, array: NDArray[Any]) -> bytes:
-        """A TensorProto without its data."""
-        head: bytes = self._onnx.TensorProto(
-            name=name, data_type=self.element_type(array.dtype.name), dims=array.shape
-        ).SerializeToString()
-        return head
+    def _tensor(self, name: str, offsets: dict[str, int], location: str) -> _Tensor:
+        """A weight as it stands in the graph.
 
-    def _tensor_size(self, name: str, heads: dict[str, bytes]) -> int:
-        return len(heads[name]) + _field_size(self._weights[name].nbytes)
+        Args:
+            name: of the weight.
+            offsets: where the weights of the second file begin in it.
+            location: the second file.
+        """
+        array = self._weights[name]
+        proto = self._onnx.TensorProto(
+            name=name, data_type=self.element_type(array.dtype.name), dims=array.shape
+        )
+        if name not in offsets:
+            return _Tensor(proto.SerializeToString(), array)
+        proto.data_location = self._onnx.TensorProto.EXTERNAL
+        place = {"location": location, "offset": offsets[name], "length": array.nbytes}
+        for key, value in place.items():
+            proto.external_data.add(key=key, value=str(value))
+        return _Tensor(proto.SerializeToString(), None)
 
     def _unique(self, name: str) -> str:
         count = self._used.get(name, 0)
@@ -159,6 +213,16 @@ class Graph:
 
     def _value_info(self, name: str, dtype: str, shape: list[str | int]) -> Any:
         return self._onnx.helper.make_tensor_value_info(name, self.element_type(dtype), shape)
+
+
+def _graph_size(graph: bytes, tensors: list[_Tensor]) -> int:
+    """Bytes of a GraphProto with its tensors."""
+    return len(graph) + sum(_field_size(tensor.size) for tensor in tensors)
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    """A weight's content; NumPy hands out no buffer of types that it does not know (float8)."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _varint(value: int) -> bytes:

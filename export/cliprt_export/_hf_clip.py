@@ -12,6 +12,7 @@ from PIL import Image
 from cliprt._card import ImageSpec, TextSpec
 from cliprt._errors import CheckpointError
 from cliprt_export._checkpoint import Checkpoint
+from cliprt_export._config import positive, triple, whole
 from cliprt_export._hf_tokenizer import HfTokenizer
 from cliprt_export._model import ClipModel, ImageSide, TextSide
 from cliprt_export._specs import (
@@ -95,6 +96,9 @@ _BLOCK_NAMES = {
 }
 
 
+# Training holds the factor itself at 100 or below.
+_MAX_LOG_SCALE = 20.0
+
 _KINDS = {
     "clip": ("image", "text"),
     "clip_vision_model": ("image",),
@@ -104,7 +108,7 @@ _KINDS = {
 
 def is_hf_clip(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint has a configuration of transformers' CLIP."""
-    return checkpoint.config().get("model_type") in _KINDS
+    return str(checkpoint.config().get("model_type")) in _KINDS
 
 
 def read_hf_clip(checkpoint: Checkpoint) -> ClipModel:
@@ -116,20 +120,31 @@ def read_hf_clip(checkpoint: Checkpoint) -> ClipModel:
     config = checkpoint.json("config.json")
     kind = str(config.get("model_type"))
     sides = _KINDS[kind]
-    # A model of one tower has that tower's configuration at the top.
-    vision, text = (
-        _section(config, f"{name}_config", defaults) if kind == "clip" else {**defaults, **config}
-        for name, defaults in (("vision", _VISION), ("text", _TEXT))
-    )
-    dim = int(config.get("projection_dim", 512))
     try:
+        # A model of one tower has that tower's configuration at the top.
+        vision, text = (
+            _section(config, f"{name}_config", defaults)
+            if kind == "clip"
+            else {**defaults, **config}
+            for name, defaults in (("vision", _VISION), ("text", _TEXT))
+        )
+        dim = whole({"projection_dim": 512, **config}, "projection_dim")
         image = _image_side(checkpoint, vision, dim) if "image" in sides else None
         words = _text_side(checkpoint, text, dim) if "text" in sides else None
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise CheckpointError(
+            f"the configuration of {checkpoint.name} is not usable: {error} is missing"
+        ) from None
+    except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the configuration of {checkpoint.name} is not usable: {error}"
         ) from None
     scale = float(checkpoint.tensor("logit_scale", ())) if kind == "clip" else None
+    if scale is not None and scale > _MAX_LOG_SCALE:
+        raise CheckpointError(
+            f"logit_scale of {checkpoint.name} is {scale:g}, the logarithm of a factor that no "
+            "model has"
+        )
     return ClipModel(
         family=FAMILY,
         name=checkpoint.name,
@@ -141,7 +156,7 @@ def read_hf_clip(checkpoint: Checkpoint) -> ClipModel:
 
 
 def _image_side(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> ImageSide:
-    spec = image_spec(checkpoint, int(section["image_size"]), _PROCESSOR)
+    spec = image_spec(checkpoint, whole(section, "image_size"), _PROCESSOR)
     tower = _image_tower(section, spec, dim)
     tensors = named_tensors(checkpoint, _IMAGE_NAMES, tower_tensors(tower))
     return ImageSide(tower, tensors, spec)
@@ -150,6 +165,11 @@ def _image_side(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> Im
 def _text_side(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> TextSide:
     tower = _text_tower(section, dim)
     tokenizer = HfTokenizer(checkpoint)
+    if tokenizer.greatest_id >= tower.vocabulary:
+        raise CheckpointError(
+            f"the tokenizer of {checkpoint.name} makes ids up to {tokenizer.greatest_id}, its text "
+            f"tower knows {tower.vocabulary} (vocab_size)"
+        )
     spec = TextSpec(
         context_length=min(tower.context, tokenizer.max_length or tower.context),
         fixed_length=tower.fixed_length,
@@ -169,8 +189,11 @@ def _section(config: dict[str, Any], name: str, defaults: dict[str, Any]) -> dic
     Where the older key ``vision_config_dict`` or ``text_config_dict`` holds something, transformers
     completes it with defaults and lets it win.
     """
-    values = {**defaults, **(config.get(name) or {})}
-    older = config.get(f"{name}_dict")
+    newer, older = config.get(name) or {}, config.get(f"{name}_dict") or {}
+    for key, section in ((name, newer), (f"{name}_dict", older)):
+        if not isinstance(section, dict):
+            raise ValueError(f"{key} must be an object, got {section!r}")
+    values = {**defaults, **newer}
     return {**values, **defaults, **older} if older else values
 
 
@@ -181,18 +204,18 @@ def _transformer(section: dict[str, Any]) -> TransformerSpec:
             f"the activation {activation!r} is not supported; supported are quick_gelu and gelu"
         )
     return TransformerSpec(
-        width=int(section["hidden_size"]),
-        layers=int(section["num_hidden_layers"]),
-        heads=int(section["num_attention_heads"]),
-        hidden=int(section["intermediate_size"]),
+        width=whole(section, "hidden_size"),
+        layers=whole(section, "num_hidden_layers"),
+        heads=whole(section, "num_attention_heads"),
+        hidden=whole(section, "intermediate_size"),
         activation=activation,
-        epsilon=float(section["layer_norm_eps"]),
+        epsilon=positive(section, "layer_norm_eps"),
     )
 
 
 def _image_tower(section: dict[str, Any], spec: ImageSpec, dim: int) -> VitTower:
-    side = int(section["image_size"])
-    if int(section["num_channels"]) != 3:
+    side = whole(section, "image_size")
+    if section["num_channels"] != 3:
         raise CheckpointError(f"pictures of {section['num_channels']} channels are not supported")
     if (spec.height, spec.width) != (side, side):
         raise CheckpointError(
@@ -202,7 +225,7 @@ def _image_tower(section: dict[str, Any], spec: ImageSpec, dim: int) -> VitTower
     return VitTower(
         height=side,
         width=side,
-        patch=int(section["patch_size"]),
+        patch=whole(section, "patch_size"),
         dim=dim,
         transformer=_transformer(section),
         mean=spec.mean,
@@ -212,15 +235,15 @@ def _image_tower(section: dict[str, Any], spec: ImageSpec, dim: int) -> VitTower
 
 
 def _text_tower(section: dict[str, Any], dim: int) -> TextTower:
-    end_id = int(section["eos_token_id"])
+    end_id = whole(section, "eos_token_id", low=0)
     pooling: Literal["end", "highest"] = "end"
-    vocabulary = int(section["vocab_size"])
+    vocabulary = whole(section, "vocab_size")
     if end_id == _LEGACY_END_ID:
         # The true end token is the last id of such vocabularies; pooling does not depend on it.
         pooling, end_id = "highest", vocabulary - 1
     return TextTower(
         vocabulary=vocabulary,
-        context=int(section["max_position_embeddings"]),
+        context=whole(section, "max_position_embeddings"),
         dim=dim,
         transformer=_transformer(section),
         pooling=pooling,
@@ -243,25 +266,29 @@ def image_spec(checkpoint: Checkpoint, side: int, defaults: dict[str, Any]) -> I
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     resize: Literal["shortest", "squash", "none"] = "none"
     height = width = side
+    for key, value in (("size", size), ("crop_size", crop)):
+        if not isinstance(value, dict):
+            raise ValueError(f"{key} must be a number or an object, got {value!r}")
     if values["do_resize"] and "shortest_edge" in size:
-        resize, height, width = "shortest", size["shortest_edge"], size["shortest_edge"]
+        resize, height = "shortest", whole(size, "shortest_edge")
+        width = height
     elif values["do_resize"]:
-        resize, height, width = "squash", size["height"], size["width"]
+        resize, height, width = "squash", whole(size, "height"), whole(size, "width")
     cropped = bool(values["do_center_crop"])
     normalised = bool(values["do_normalize"])
     return ImageSpec(
-        height=int(crop["height"]) if cropped else int(height),
-        width=int(crop["width"]) if cropped else int(width),
+        height=whole(crop, "height") if cropped else height,
+        width=whole(crop, "width") if cropped else width,
         resize=resize,
-        resize_height=int(height),
-        resize_width=int(width),
+        resize_height=height,
+        resize_width=width,
         resample=Image.Resampling(values["resample"]).name.lower(),  # type: ignore[arg-type]
         crop="floor" if cropped else "none",
         convert="first",
         transparency="white",
-        mean=_triple(values["image_mean"]) if normalised else (0.0, 0.0, 0.0),
-        std=_triple(values["image_std"]) if normalised else (1.0, 1.0, 1.0),
-        rescale=float(values["rescale_factor"]) if values["do_rescale"] else 1.0,
+        mean=triple(values, "image_mean") if normalised else (0.0, 0.0, 0.0),
+        std=triple(values, "image_std") if normalised else (1.0, 1.0, 1.0),
+        rescale=positive(values, "rescale_factor") if values["do_rescale"] else 1.0,
     )
 
 
@@ -278,11 +305,6 @@ def _processor_json(checkpoint: Checkpoint) -> dict[str, Any]:
     return checkpoint.json("preprocessor_config.json")
 
 
-def _triple(values: list[float]) -> tuple[float, float, float]:
-    red, green, blue = map(float, values)
-    return red, green, blue
-
-
 def named_tensors(checkpoint: Checkpoint, names: dict[str, str], shapes: Shapes) -> Tensors:
     """Looks tensors up under the names of transformers' CLIP and SigLIP.
 
@@ -290,7 +312,12 @@ def named_tensors(checkpoint: Checkpoint, names: dict[str, str], shapes: Shapes)
         checkpoint: holds them.
         names: transformers' names of what lies outside the blocks.
         shapes: every neutral name with its shape.
+
+    Raises:
+        CheckpointError: a tensor is missing, of another shape, or not floating point.
     """
+    for name, shape in shapes.items():
+        checkpoint.check(_hf_name(name, names), shape)
 
     def tensor(name: str) -> NDArray[np.float32]:
         return checkpoint.tensor(_hf_name(name, names), shapes[name])

@@ -44,6 +44,7 @@ class HfTokenizer:
         json: its serialised form, the bundle's ``tokenizer.json``.
         pad_id: id that fills up shorter texts.
         max_length: greatest number of tokens the checkpoint asks for, or None.
+        greatest_id: the greatest id that it makes.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -92,6 +93,7 @@ class HfTokenizer:
         limit = config.get("model_max_length")
         # transformers writes an astronomical number where there is no limit.
         self.max_length = int(limit) if limit is not None and limit < 1e6 else None
+        self.greatest_id = max(tokenizer.get_vocab(with_added_tokens=True).values())
 
 
 def _bpe(checkpoint: Checkpoint, unknown: str) -> models.BPE:

@@ -19,6 +19,9 @@ Tensors: TypeAlias = Callable[[str], NDArray[np.float32]]
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
+MAX_LAYERS = 1000
+"""Far beyond the deepest published model, which has 63."""
+
 
 @dataclass(frozen=True)
 class TransformerSpec:
@@ -46,6 +49,9 @@ class TransformerSpec:
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads, self.hidden) < 1:
             raise ValueError(f"a transformer's sizes must be positive: {self}")
+        # Names of tensors are listed for each layer: a number without reason would fill the memory.
+        if self.layers > MAX_LAYERS:
+            raise ValueError(f"{self.layers} layers are beyond the limit of {MAX_LAYERS}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
 
@@ -155,6 +161,8 @@ class ResNetTower:
             raise ValueError(
                 f"a ResNet's picture has sides divisible by 32, got {self.height} x {self.width}"
             )
+        if max(self.blocks) > MAX_LAYERS:
+            raise ValueError(f"{max(self.blocks)} blocks are beyond the limit of {MAX_LAYERS}")
         if self.features % self.heads:
             raise ValueError(f"{self.features} features are not divisible by {self.heads} heads")
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._names import EMBEDDING, PIXELS, TOKENS
-from cliprt_export._graph import Graph, Value
+from cliprt_export._graph import MAX_BYTES, Graph, Value
 from cliprt_export._layers import Layers
 from cliprt_export._precision import FP32, Precision
 from cliprt_export._resnet import resnet
@@ -35,6 +35,7 @@ def write_tower(
     tensors: Tensors,
     producer_version: str,
     precision: Precision = FP32,
+    max_bytes: int = MAX_BYTES,
 ) -> None:
     """Builds a tower and writes it as ONNX.
 
@@ -44,6 +45,7 @@ def write_tower(
         tensors: its weights, by the names of ``tower_tensors``.
         producer_version: recorded in the file.
         precision: the types it computes in.
+        max_bytes: beyond it the weights go into a file beside the graph.
 
     Raises:
         CheckpointError: a weight is missing or unusable.
@@ -59,7 +61,7 @@ def write_tower(
     norm = graph.op("ReduceL2", x, graph.constant([1]), name="length", keepdims=1)
     x = graph.op("Div", x, norm, name="normalised")
     graph.output(x, EMBEDDING, "float32", ["batch", tower.dim])
-    graph.write(path, producer_version)
+    graph.write(path, producer_version, max_bytes)
 
 
 def fold_normalisation(

@@ -23,5 +23,16 @@ def test_it_loads_from_a_file_and_from_bytes(small_bundle: Bundle) -> None:
 
 def test_garbage_is_a_bundle_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"garbage")
+    with pytest.raises(BundleError, match="no readable ONNX graph"):
+        OnnxTower(tmp_path / "model.onnx")
+
+
+def test_a_graph_without_content_is_a_bundle_error(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(BundleError, match="ONNX Runtime cannot load the tower"):
+        OnnxTower(tmp_path / "model.onnx")
+
+
+def test_a_missing_file_is_a_bundle_error(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"model\.onnx cannot be read: No such file"):
         OnnxTower(tmp_path / "model.onnx")
