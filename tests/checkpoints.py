@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-DATA = Path(__file__).parent / "data"
+MERGES = (
+    Path(__file__).parent.parent / "export" / "cliprt_export" / "data" / "clip_merges.txt.gz"
+)
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -132,7 +134,7 @@ def preprocessor(side: int) -> dict[str, Any]:
 
 def write_tokenizer(folder: Path, context: int = 77) -> None:
     """OpenAI's vocabulary: 256 bytes, the same at a word's end, the merges, two special tokens."""
-    merges = gzip.decompress((DATA / "clip_merges.txt.gz").read_bytes()).decode().splitlines()
+    merges = gzip.decompress(MERGES.read_bytes()).decode().splitlines()
     letters = _byte_letters()
     words = letters + [letter + "</w>" for letter in letters]
     words += [merge.replace(" ", "") for merge in merges]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cliprt._card import TextSpec
+from cliprt._cleaning import clean
 from cliprt._errors import BundleError, InvalidInput
 from cliprt._limits import Limits
 
@@ -57,7 +58,8 @@ class TextTokenizer:
         """
         for index, text in enumerate(texts, start=first):
             self._check(text, index)
-        encodings = self._tokenizer.encode_batch(texts)
+        cleaned = [clean(text, self._spec.cleaning) for text in texts]
+        encodings = self._tokenizer.encode_batch(cleaned)
         if not truncate:
             for index, encoding in enumerate(encodings, start=first):
                 if encoding.overflowing:

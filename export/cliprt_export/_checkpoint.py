@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from cliprt._errors import CheckpointError
 from cliprt._extras import require
 
 SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _WANTED = [
@@ -27,28 +29,47 @@ _WANTED = [
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
-    SINGLE,
-    INDEX,
-    "model-*-of-*.safetensors",
+    "open_clip_config.json",
+    *(
+        f"{stem}{ending}"
+        for stem in ("model", "open_clip_model")
+        for ending in (SUFFIX, INDEX_SUFFIX, "-*-of-*.safetensors")
+    ),
 ]
 _FLOATS = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
 
 
 class Checkpoint:
-    """A folder in Hugging Face format: configuration as JSON, tensors as safetensors.
+    """A folder with configuration as JSON and tensors as safetensors.
+
+    A folder may hold a model in more than one form, each with tensor files of its own.
 
     Attributes:
         folder: where the files are.
         name: what it is called, without any path.
         revision: commit of the hub repository, or None for a local folder.
+        weights: the safetensors file that the tensors are read from, or from its shards.
     """
 
-    def __init__(self, folder: Path, name: str, revision: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, revision: str | None = None, weights: str = SINGLE
+    ) -> None:
         self.folder = folder
         self.name = name
         self.revision = revision
-        self._files = self._tensor_files()
+        self.weights = weights
         self._open: dict[Path, Any] = {}
+        if not any(path.name.endswith((SUFFIX, INDEX_SUFFIX)) for path in folder.glob("*")):
+            raise CheckpointError(self._without_tensors())
+
+    def with_weights(self, weights: str) -> Checkpoint:
+        """The same checkpoint with its tensors read from another safetensors file."""
+        return Checkpoint(self.folder, self.name, self.revision, weights)
+
+    def has_weights(self, weights: str) -> bool:
+        """Whether that safetensors file is there, or an index of its shards."""
+        names = (weights, _index_of(weights))
+        return any((self.folder / name).is_file() for name in names)
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file of the checkpoint.
@@ -83,6 +104,14 @@ class Checkpoint:
         """Names of all tensors, sorted."""
         return sorted(self._files)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, whatever its configuration says.
+
+        Raises:
+            CheckpointError: it is missing, or its file cannot be read.
+        """
+        return self._slice(name)[1]
+
     def tensor(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """One tensor as float32.
 
@@ -93,6 +122,19 @@ class Checkpoint:
         Raises:
             CheckpointError: it is missing, of another shape, not floating point, or not finite.
         """
+        dtype, found = self._slice(name)
+        if found != shape:
+            raise CheckpointError(
+                f"tensor {name!r} of {self.name} has shape {list(found)}, "
+                f"its config calls for {list(shape)}"
+            )
+        array = self._read(self._files[name], name, dtype)
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"tensor {name!r} of {self.name} holds NaN or infinite values")
+        return array
+
+    def _slice(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Stored type and shape of a tensor."""
         if name not in self._files:
             raise CheckpointError(f"{self.name} has no tensor {name!r}, which its config calls for")
         file = self._files[name]
@@ -101,18 +143,9 @@ class Checkpoint:
                 safetensors = require("safetensors", extra="export")
                 self._open[file] = safetensors.safe_open(str(file), framework="numpy")
             view = self._open[file].get_slice(name)
-            dtype, found = view.get_dtype(), tuple(view.get_shape())
+            return view.get_dtype(), tuple(view.get_shape())
         except Exception as error:  # noqa: BLE001 - the library raises its own and OS errors
             raise CheckpointError(f"{file.name} of {self.name} cannot be read: {error}") from None
-        if found != shape:
-            raise CheckpointError(
-                f"tensor {name!r} of {self.name} has shape {list(found)}, "
-                f"its config calls for {list(shape)}"
-            )
-        array = self._read(file, name, dtype)
-        if not np.isfinite(array).all():
-            raise CheckpointError(f"tensor {name!r} of {self.name} holds NaN or infinite values")
-        return array
 
     def _read(self, file: Path, name: str, dtype: str) -> NDArray[np.float32]:
         if dtype == "BF16":
@@ -125,26 +158,30 @@ class Checkpoint:
             )
         return np.asarray(self._open[file].get_tensor(name)).astype(np.float32, copy=False)
 
-    def _tensor_files(self) -> Mapping[str, Path]:
+    @cached_property
+    def _files(self) -> Mapping[str, Path]:
         """Which file holds which tensor: one file, or shards named by an index."""
-        if (self.folder / INDEX).is_file():
-            index = self.json(INDEX).get("weight_map")
+        index_name = _index_of(self.weights)
+        if (self.folder / index_name).is_file():
+            index = self.json(index_name).get("weight_map")
             if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
-                raise CheckpointError(f"{INDEX} of {self.name} has no usable weight_map")
+                raise CheckpointError(f"{index_name} of {self.name} has no usable weight_map")
             return {name: self._shard(str(shard)) for name, shard in index.items()}
-        file = self.folder / SINGLE
+        file = self.folder / self.weights
         if not file.is_file():
             raise CheckpointError(self._without_tensors())
         safetensors = require("safetensors", extra="export")
         try:
             with safetensors.safe_open(str(file), framework="numpy") as tensors:
                 return dict.fromkeys(tensors.keys(), file)
-        except Exception as error:  # noqa: BLE001 - as in tensor()
-            raise CheckpointError(f"{SINGLE} of {self.name} cannot be read: {error}") from None
+        except Exception as error:  # noqa: BLE001 - as in _slice
+            raise CheckpointError(f"{file.name} of {self.name} cannot be read: {error}") from None
 
     def _shard(self, name: str) -> Path:
         if Path(name).name != name:
-            raise CheckpointError(f"{INDEX} of {self.name} names a file outside it: {name!r}")
+            raise CheckpointError(
+                f"{_index_of(self.weights)} of {self.name} names a file outside it: {name!r}"
+            )
         file = self.folder / name
         if not file.is_file():
             raise CheckpointError(f"{self.name} is incomplete: its shard {name} is missing")
@@ -153,10 +190,15 @@ class Checkpoint:
     def _without_tensors(self) -> str:
         found = sorted(path.name for path in self.folder.glob("*") if path.is_file())
         return (
-            f"{self.name} has no {SINGLE} and no {INDEX}; "
+            f"{self.name} has no {self.weights} and no {_index_of(self.weights)}; "
             f"found {', '.join(found) or 'no files at all'}. Only safetensors are read, because "
             "pickled weights (.bin, .pt) can run code when they are loaded"
         )
+
+
+def _index_of(weights: str) -> str:
+    """Name of the file that says which shard holds which tensor."""
+    return weights.removesuffix(SUFFIX) + INDEX_SUFFIX
 
 
 def find_checkpoint(source: str, revision: str | None = None) -> Checkpoint:

@@ -1,0 +1,214 @@
+"""The tokenizers of OpenCLIP and OpenAI's CLIP, as a tokenizer.json.
+
+Their own tokenizer is a byte-pair encoding whose vocabulary comes with the library and not with the
+checkpoint, so it is shipped here. Some OpenCLIP models take a tokenizer of transformers instead,
+whose tokenizer.json lies in their folder.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from cliprt._errors import CheckpointError
+from cliprt_export._checkpoint import Checkpoint
+
+OPENCLIP_TOKENS = ("<start_of_text>", "<end_of_text>")
+OPENAI_TOKENS = ("<|startoftext|>", "<|endoftext|>")
+
+START_ID, END_ID = 49406, 49407
+
+_MERGES = Path(__file__).parent / "data" / "clip_merges.txt.gz"
+_WORD_END = "</w>"
+# Contractions, letters, single digits, the rest.
+_SPLIT = r"'[sSſ]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+
+@dataclass(frozen=True)
+class FolderTokenizer:
+    """A tokenizer that lies in the checkpoint's folder.
+
+    Attributes:
+        json: its serialised form, the bundle's ``tokenizer.json``.
+        pad_id: id that fills up shorter texts.
+    """
+
+    json: str
+    pad_id: int
+
+
+def own_tokenizer(special: tuple[str, str]) -> str:
+    """The library's own tokenizer for text that has been lowered, as a tokenizer.json.
+
+    Args:
+        special: its start and end tokens. Where a text holds one of them as a word of its own, it
+            becomes the token's id, as in the library.
+    """
+    merges = [
+        (left, right)
+        for left, _, right in (
+            line.partition(" ")
+            for line in gzip.decompress(_MERGES.read_bytes()).decode().splitlines()
+        )
+    ]
+    letters = _byte_letters()
+    words = letters + [letter + _WORD_END for letter in letters]
+    words += [left + right for left, right in merges]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    for token, index in zip(special, (START_ID, END_ID), strict=True):
+        _add_special(token, index, vocabulary, merges)
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=merges,
+            continuing_subword_prefix="",
+            end_of_word_suffix=_WORD_END,
+            fuse_unk=False,
+        )
+    )
+    pattern = "|".join([*map(_any_case, special), _SPLIT])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    start, end = special
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, START_ID), (end, END_ID)]
+    )
+    return str(tokenizer.to_str())
+
+
+def folder_tokenizer(
+    checkpoint: Checkpoint, *, strip_separator: bool, vocabulary: int
+) -> FolderTokenizer:
+    """The tokenizer.json of a checkpoint's folder.
+
+    Args:
+        checkpoint: the folder.
+        strip_separator: replaces the separator's id by 0 wherever it stands, as OpenCLIP's option
+            strip_sep_token does.
+        vocabulary: ids that the text tower knows.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or do not fit the tower.
+    """
+    if not (checkpoint.folder / "tokenizer.json").is_file():
+        raise CheckpointError(
+            f"{checkpoint.name} asks for a tokenizer of transformers and holds no tokenizer.json; "
+            "save it there with AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
+        )
+    content = checkpoint.json("tokenizer.json")
+    config = _optional_json(checkpoint, "tokenizer_config.json")
+    named = {**_optional_json(checkpoint, "special_tokens_map.json"), **config}
+    for side in ("padding_side", "truncation_side"):
+        if named.get(side, "right") != "right":
+            raise CheckpointError(f"{checkpoint.name} has a {side} other than right")
+    try:
+        pad_id = _id_of(content, _content(named.get("pad_token", "[PAD]")))
+        if strip_separator:
+            _zero(content, _content(named.get("sep_token", "[SEP]")))
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
+        raise CheckpointError(
+            f"the tokenizer.json of {checkpoint.name} cannot be used: {error}"
+        ) from None
+    greatest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if greatest >= vocabulary:
+        raise CheckpointError(
+            f"the tokenizer of {checkpoint.name} makes ids up to {greatest}, "
+            f"its text tower knows {vocabulary}"
+        )
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return FolderTokenizer(str(tokenizer.to_str()), pad_id)
+
+
+def _add_special(
+    token: str, index: int, vocabulary: dict[str, int], merges: list[tuple[str, str]]
+) -> None:
+    """Makes the encoding join a special token, and nothing else, into one id.
+
+    The library looks a special token up before it merges anything. Here the pieces that are left of
+    it after all other merges are joined from the left by merges of the lowest rank. The first of
+    them joins a sign with a letter, and no other word of a lowered text holds both in this order.
+    """
+    pieces = _merged(token, merges)
+    joined = pieces[0]
+    for piece in pieces[1:]:
+        merges.append((joined, piece))
+        joined += piece
+        # Ids beyond the special ones for the steps on the way, which never come out.
+        vocabulary[joined] = END_ID + 1 + len(vocabulary)
+    vocabulary[joined] = index
+
+
+def _merged(word: str, merges: list[tuple[str, str]]) -> list[str]:
+    """Pieces of a word of ASCII letters and signs after all merges."""
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    pieces = [*word[:-1], word[-1] + _WORD_END]
+    while True:
+        pairs = list(zip(pieces, pieces[1:], strict=False))
+        best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)), default=None)
+        if best is None or best not in ranks:
+            return pieces
+        place = pairs.index(best)
+        pieces[place : place + 2] = ["".join(best)]
+
+
+def _any_case(token: str) -> str:
+    """Matches a special token in any case, as Unicode's simple case folding has it."""
+    others = {"s": "sSſ", "k": "kK\u212a"}
+    return "".join(
+        f"[{others.get(letter, letter + letter.upper())}]" if letter.isalpha() else f"[{letter}]"
+        for letter in token
+    )
+
+
+def _zero(content: dict[str, Any], token: str) -> None:
+    """Gives a token the id 0 wherever a tokenizer.json names it."""
+    vocabulary = content["model"]["vocab"]
+    if not isinstance(vocabulary, dict):
+        raise ValueError("strip_sep_token needs a model with a table of ids")
+    old = _id_of(content, token)
+    vocabulary[token] = 0
+    for entry in content.get("added_tokens", []):
+        if entry["content"] == token:
+            entry["id"] = 0
+    post = content.get("post_processor") or {}
+    if "sep" in post:
+        post["sep"] = [token, 0]
+    for entry in post.get("special_tokens", {}).values():
+        entry["ids"] = [0 if index == old else index for index in entry["ids"]]
+
+
+def _id_of(content: dict[str, Any], token: str) -> int:
+    for entry in content.get("added_tokens", []):
+        if entry["content"] == token:
+            return int(entry["id"])
+    vocabulary = content["model"]["vocab"]
+    if isinstance(vocabulary, dict) and token in vocabulary:
+        return int(vocabulary[token])
+    raise ValueError(f"it has no token {token!r}")
+
+
+def _content(token: str | dict[str, Any]) -> str:
+    return token if isinstance(token, str) else str(token["content"])
+
+
+def _optional_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    return checkpoint.json(name) if (checkpoint.folder / name).is_file() else {}
+
+
+def _byte_letters() -> list[str]:
+    """The printable letter of each byte, in the order of OpenAI's vocabulary (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
