@@ -26,7 +26,7 @@ OPENAI = "openai"
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", SINGLE)
 
-# Names that only a model of OpenAI's layout has, ViT and ResNet alike.
+# Names that every model of OpenAI's layout has, ViT and ResNet alike.
 _OPENAI_NAMES = {
     "visual.conv1.weight",
     "token_embedding.weight",
@@ -132,9 +132,9 @@ def _text(
     special: tuple[str, str],
 ) -> tuple[TextTower, TextSpec, str]:
     """The text tower, its tokens, and the content of its tokenizer.json."""
-    tower = text_tower(model, section, END_ID)
-    options = dict(section["tokenizer_kwargs"] or {})
     named = bool(section["hf_tokenizer_name"])
+    tower = text_tower(model, section, int(section["eos_id"]) if named else END_ID)
+    options = dict(section["tokenizer_kwargs"] or {})
     cleaning = options.pop("clean", "whitespace" if named else "lower")
     choices = ("whitespace", "lower", "canonicalize") if named else ("lower", "canonicalize")
     strip = bool(options.pop("strip_sep_token", False)) if named else False

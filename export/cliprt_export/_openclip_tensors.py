@@ -134,9 +134,9 @@ class OpenClipTensors:
             )
         factor = gain / np.sqrt(variance + _BATCH_NORM_EPSILON)
         if kind == "bias":
-            return (offset - mean * factor).astype(np.float32)
+            return np.asarray(offset - mean * factor, dtype=np.float32)
         weight = self._read(f"{convolution}.weight", shape).astype(np.float64)
-        return (weight * factor[:, None, None, None]).astype(np.float32)
+        return np.asarray(weight * factor[:, None, None, None], dtype=np.float32)
 
 
 def _outside_blocks(tower: Tower) -> dict[str, str]:
@@ -152,7 +152,7 @@ def _convolution(role: str) -> tuple[str, str]:
     """Stored names of a convolution and of its batch norm.
 
     ``stem.conv2`` -> ``conv2``, ``bn2``; ``stages.0.1.conv3`` -> ``layer1.1.conv3``,
-    ``layer1.1.bn3``; ``stages.2.0.shortcut`` -> ``layer3.0.downsample.0``, ``layer3.0.downsample.1``.
+    ``layer1.1.bn3``; ``stages.2.0.shortcut`` -> ``layer3.0.downsample.0`` and ``.1``.
     """
     place, _, kind = role.rpartition(".")
     prefix = ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,21 @@ START_ID, END_ID = 49406, 49407
 
 _MERGES = Path(__file__).parent / "data" / "clip_merges.txt.gz"
 _WORD_END = "</w>"
-# Contractions, letters, single digits, the rest.
-_SPLIT = r"'[sSſ]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+# The libraries split with the module `regex`, whose tables know later letters and numbers than
+# those of `tokenizers` (Unicode 16). Code points and ranges of them, in hexadecimal.
+_NEWER_LETTERS = (
+    "558 58b-58c 88f c5c cdc 208f 209d-209f a7ce-a7cf a7d2 a7d4 a7dd a7e2 a7f1 ab6c-ab6d "
+    "107bb-107bf 10940-10959 10ec5-10ec7 10ed9-10eee 11b0a 11db0-11ddb 11df1 16ea0-16eb8 "
+    "16ebb-16ed3 16ff2-16ff3 187f8-187ff 18cd6-18cda 18d09-18d20 18d80-18df2 18e00-19191 "
+    "191a0-191d2 1b123-1b128 1b168 1d6a6 1df1f-1df24 1df2b-1df81 1df90-1df96 1dfcd-1dfff "
+    "1e6c0-1e6de 1e6e0-1e6e2 1e6e4-1e6e5 1e6e7-1e6ed 1e6f0-1e6f4 1e6fe-1e6ff 2b73a-2b73f "
+    "2b81e 2cea2-2cead 323b0-33479 3d000-3fc3f"
+)
+_NEWER_NUMBERS = "11de0-11de9 1246f 12475-1247f 12550-12686 16ff4-16ff6"
+# Ignoring case, as the libraries do, `regex` takes this mark neither for a letter, nor for anything
+# else: its capital is a letter. So it is left out of every word.
+_IOTA_SUBSCRIPT = "345"
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,7 @@ def own_tokenizer(special: tuple[str, str]) -> str:
             fuse_unk=False,
         )
     )
-    pattern = "|".join([*map(_any_case, special), _SPLIT])
+    pattern = "|".join([*map(_any_case, special), _words()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True),
@@ -131,22 +145,44 @@ def folder_tokenizer(
     return FolderTokenizer(str(tokenizer.to_str()), pad_id)
 
 
+def _words() -> str:
+    """Matches one word: a contraction, letters, a digit, or a run of everything else but space."""
+    letters = r"\p{L}" + _class(_NEWER_LETTERS)
+    numbers = r"\p{N}" + _class(_NEWER_NUMBERS)
+    others = rf"[^\s{letters}{numbers}{_class(_IOTA_SUBSCRIPT)}]+"
+    contractions = r"'[sSſ]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
+    return f"{contractions}|[{letters}]+|[{numbers}]|{others}"
+
+
+def _class(ranges: str) -> str:
+    """Code points and ranges as what stands inside the brackets of a pattern."""
+    return "".join(
+        "-".join(f"\\x{{{code}}}" for code in entry.split("-")) for entry in ranges.split()
+    )
+
+
 def _add_special(
     token: str, index: int, vocabulary: dict[str, int], merges: list[tuple[str, str]]
 ) -> None:
     """Makes the encoding join a special token, and nothing else, into one id.
 
     The library looks a special token up before it merges anything. Here the pieces that are left of
-    it after all other merges are joined from the left by merges of the lowest rank. The first of
-    them joins a sign with a letter, and no other word of a lowered text holds both in this order.
+    it after all other merges are joined by merges of the lowest rank. The first of them joins a
+    sign and the letters behind it, which stand together in no other word of a lowered text (all
+    words are of letters alone or of signs alone, but for contractions); every later one needs its
+    result.
     """
     pieces = _merged(token, merges)
-    joined = pieces[0]
-    for piece in pieces[1:]:
-        merges.append((joined, piece))
-        joined += piece
+    letters = next(place for place, piece in enumerate(pieces) if piece[0].isalpha())
+    joined = pieces[letters - 1]
+    steps = [(piece, False) for piece in pieces[letters:]]
+    steps += [(piece, True) for piece in reversed(pieces[: letters - 1])]
+    for piece, before in steps:
+        pair = (piece, joined) if before else (joined, piece)
+        merges.append(pair)
+        joined = "".join(pair)
         # Ids beyond the special ones for the steps on the way, which never come out.
-        vocabulary[joined] = END_ID + 1 + len(vocabulary)
+        vocabulary[joined] = max(END_ID, *vocabulary.values()) + 1
     vocabulary[joined] = index
 
 
@@ -155,7 +191,7 @@ def _merged(word: str, merges: list[tuple[str, str]]) -> list[str]:
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     pieces = [*word[:-1], word[-1] + _WORD_END]
     while True:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(pairwise(pieces))
         best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)), default=None)
         if best is None or best not in ranks:
             return pieces
