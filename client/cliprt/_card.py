@@ -95,6 +95,8 @@ class TextSpec(_Record, frozen=True):
         end_id: id of the end-of-text token.
         pad_id: id that fills up shorter texts of a batch.
         vocabulary: number of ids; valid ids are 0 <= id < vocabulary.
+        zeroed_id: id that is replaced by 0 wherever a tokenizer puts it (the separator that
+            OpenCLIP strips from some texts), or None.
     """
 
     context_length: int
@@ -104,6 +106,7 @@ class TextSpec(_Record, frozen=True):
     end_id: int
     pad_id: int
     vocabulary: int
+    zeroed_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.context_length < 2:

@@ -68,7 +68,10 @@ class TextTokenizer:
                         "of the model; shorten it or pass truncate=True",
                         index=index,
                     )
-        return [encoding.ids for encoding in encodings]
+        zeroed = self._spec.zeroed_id
+        if zeroed is None:
+            return [encoding.ids for encoding in encodings]
+        return [[0 if token == zeroed else token for token in item.ids] for item in encodings]
 
     def pad(self, ids: Sequence[Sequence[int]]) -> NDArray[np.int32]:
         """Makes a batch of tokenized texts.

@@ -145,10 +145,11 @@ def _text(
             f"text_cfg has tokenizer_kwargs = {section['tokenizer_kwargs']!r}; supported: clean "
             f"({', '.join(choices)}){', strip_sep_token' if named else ''}"
         )
-    pad_id = 0
+    pad_id, zeroed_id = 0, None
     if named:
         tokenizer = folder_tokenizer(checkpoint, strip_separator=strip, vocabulary=tower.vocabulary)
         tokenizer_json, pad_id = tokenizer.json, tokenizer.pad_id
+        zeroed_id = tokenizer.separator_id
     else:
         tokenizer_json = own_tokenizer(special)
         if tower.vocabulary <= END_ID:
@@ -163,6 +164,7 @@ def _text(
         cleaning=cleaning,
         end_id=tower.end_id,
         pad_id=pad_id,
+        zeroed_id=zeroed_id,
         vocabulary=tower.vocabulary,
     )
     return tower, spec, tokenizer_json

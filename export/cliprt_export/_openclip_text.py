@@ -50,10 +50,12 @@ class FolderTokenizer:
     Attributes:
         json: its serialised form, the bundle's ``tokenizer.json``.
         pad_id: id that fills up shorter texts.
+        separator_id: id of the separator, if it is to be stripped.
     """
 
     json: str
     pad_id: int
+    separator_id: int | None
 
 
 def own_tokenizer(special: tuple[str, str]) -> str:
@@ -107,8 +109,7 @@ def folder_tokenizer(
 
     Args:
         checkpoint: the folder.
-        strip_separator: replaces the separator's id by 0 wherever it stands, as OpenCLIP's option
-            strip_sep_token does.
+        strip_separator: whether the separator is replaced by 0, OpenCLIP's strip_sep_token.
         vocabulary: ids that the text tower knows.
 
     Raises:
@@ -119,7 +120,8 @@ def folder_tokenizer(
             f"{checkpoint.name} asks for a tokenizer of transformers and holds no tokenizer.json; "
             "save it there with AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
         )
-    content = checkpoint.json("tokenizer.json")
+    # The client decides on these two itself.
+    content = {**checkpoint.json("tokenizer.json"), "truncation": None, "padding": None}
     config = _optional_json(checkpoint, "tokenizer_config.json")
     named = {**_optional_json(checkpoint, "special_tokens_map.json"), **config}
     for side in ("padding_side", "truncation_side"):
@@ -127,9 +129,11 @@ def folder_tokenizer(
             raise CheckpointError(f"{checkpoint.name} has a {side} other than right")
     try:
         pad_id = _id_of(content, _content(named.get("pad_token", "[PAD]")))
+        separator_id = None
         if strip_separator:
-            _zero(content, _content(named.get("sep_token", "[SEP]")))
-        tokenizer = Tokenizer.from_str(json.dumps(content))
+            separator_id = _id_of(content, _content(named.get("sep_token", "[SEP]")))
+        tokenizer_json = json.dumps(content, ensure_ascii=False)
+        tokenizer = Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
         raise CheckpointError(
             f"the tokenizer.json of {checkpoint.name} cannot be used: {error}"
@@ -140,9 +144,7 @@ def folder_tokenizer(
             f"the tokenizer of {checkpoint.name} makes ids up to {greatest}, "
             f"its text tower knows {vocabulary}"
         )
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return FolderTokenizer(str(tokenizer.to_str()), pad_id)
+    return FolderTokenizer(tokenizer_json, pad_id, separator_id)
 
 
 def _words() -> str:
@@ -206,23 +208,6 @@ def _any_case(token: str) -> str:
         f"[{others.get(letter, letter + letter.upper())}]" if letter.isalpha() else f"[{letter}]"
         for letter in token
     )
-
-
-def _zero(content: dict[str, Any], token: str) -> None:
-    """Gives a token the id 0 wherever a tokenizer.json names it."""
-    vocabulary = content["model"]["vocab"]
-    if not isinstance(vocabulary, dict):
-        raise ValueError("strip_sep_token needs a model with a table of ids")
-    old = _id_of(content, token)
-    vocabulary[token] = 0
-    for entry in content.get("added_tokens", []):
-        if entry["content"] == token:
-            entry["id"] = 0
-    post = content.get("post_processor") or {}
-    if "sep" in post:
-        post["sep"] = [token, 0]
-    for entry in post.get("special_tokens", {}).values():
-        entry["ids"] = [0 if index == old else index for index in entry["ids"]]
 
 
 def _id_of(content: dict[str, Any], token: str) -> int:
