@@ -26,7 +26,7 @@ def test_a_card_survives_writing_and_reading(small_bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"schema": 2}, "schema 2, this cliprt reads schema 1"),
+        ({"schema": 1}, "schema 1, this cliprt reads schema 2"),
         ({"surprise": 1}, "unknown field `surprise`"),
         ({"dim": "24"}, "Expected `int`"),
         ({"dim": 0}, "dim must be positive"),
@@ -42,8 +42,10 @@ def test_a_card_that_is_not_understood_is_refused(
 
 def test_an_image_spec_must_give_a_fixed_size(small_bundle: Bundle) -> None:
     image = json.loads(encode_card(small_bundle.card))["image"]
-    with pytest.raises(BundleError, match="without a crop gives no fixed size"):
-        decode_card(changed(small_bundle, image={**image, "crop": False}), origin="test")
+    for resize in ("shortest", "cover"):
+        changes = {**image, "resize": resize, "crop": "none"}
+        with pytest.raises(BundleError, match=f"resize '{resize}' without a crop gives no fixed"):
+            decode_card(changed(small_bundle, image=changes), origin="test")
 
 
 def test_an_end_id_outside_the_vocabulary_is_refused(small_bundle: Bundle) -> None:
