@@ -17,9 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-MERGES = (
-    Path(__file__).parent.parent / "export" / "cliprt_export" / "data" / "clip_merges.txt.gz"
-)
+MERGES = Path(__file__).parent.parent / "export" / "cliprt_export" / "data" / "clip_merges.txt.gz"
 
 Tensors = dict[str, NDArray[Any]]
 

@@ -44,12 +44,16 @@ from pictures import file_cases, pil_cases
 
 pytestmark = pytest.mark.oracle
 
+# fmt: off
 SPECIAL = [
-    "a<end_of_text>b", "!<end_of_text>", "<end_of_text>!", "<end_of_text><end_of_text>", "1<end_of_text>",
-    "'s<end_of_text>", "'<end_of_text>", "<start_<end_of_text>", "<<end_of_text>>", "_<start_of_text>_",
-    "<ſtart_of_text>", "<START_of_TEXT>", "&lt;end_of_text&gt;", "<|ſtartoftext|>", "a<|endoftext|>b",
-    "!<|endoftext|>", "|startoftext", "<|start", "<start", "it'ſ", "'ſ", "a\u0345b", "\u0345", "K", "\u16eb8",
-]  # fmt: skip
+    "a<end_of_text>b", "!<end_of_text>", "<end_of_text>!", "<end_of_text><end_of_text>",
+    "1<end_of_text>", "'s<end_of_text>", "'<end_of_text>", "<start_<end_of_text>",
+    "<<end_of_text>>", "_<start_of_text>_", "<ſtart_of_text>", "<START_of_TEXT>",
+    "&lt;end_of_text&gt;", "<|ſtartoftext|>", "a<|endoftext|>b", "!<|endoftext|>",
+    "|startoftext", "<|start", "<start", "it'ſ", "'ſ", "a\u0345b", "\u0345", "\u212a",
+    "a\U00016eb8b",
+]
+# fmt: on
 
 
 def noise(count: int) -> list[str]:
