@@ -37,6 +37,8 @@ _OPENAI_NAMES = {
 # a mask that old versions of the library stored.
 _IGNORED = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
 _COUNTER = ".num_batches_tracked"
+# Training holds the factor itself at 100 or below.
+_MAX_LOG_SCALE = 20.0
 
 
 def is_openclip(checkpoint: Checkpoint) -> bool:
@@ -54,6 +56,8 @@ def read_openclip(checkpoint: Checkpoint) -> ClipModel:
     found = [name for name in WEIGHTS if checkpoint.has_weights(name)]
     checkpoint = checkpoint.with_weights(found[0] if found else WEIGHTS[0])
     preprocess = config.get("preprocess_cfg") or {}
+    if not isinstance(preprocess, dict):
+        raise CheckpointError(f"{CONFIG} of {checkpoint.name} has no usable preprocess_cfg")
     return _read(checkpoint, config.get("model_cfg"), preprocess, OPENCLIP, OPENCLIP_TOKENS)
 
 
@@ -75,7 +79,13 @@ def read_openai(checkpoint: Checkpoint) -> ClipModel:
     if weights is None:
         raise CheckpointError(f"{checkpoint.name} does not hold exactly one safetensors file")
     checkpoint = checkpoint.with_weights(weights)
-    return _read(checkpoint, _openai_config(checkpoint), {}, OPENAI, OPENAI_TOKENS)
+    try:
+        config = _openai_config(checkpoint)
+    except (ValueError, IndexError):
+        raise CheckpointError(
+            f"the tensors of {checkpoint.name} have OpenAI's names and other numbers of dimensions"
+        ) from None
+    return _read(checkpoint, config, {}, OPENAI, OPENAI_TOKENS)
 
 
 def _only_weights(checkpoint: Checkpoint) -> str | None:
@@ -98,7 +108,7 @@ def _read(
         text, text_spec, tokenizer_json = _text(checkpoint, model, section, special)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.name} cannot be read as {family}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
             f"the configuration of {checkpoint.name} is not usable: {error}"
         ) from None
@@ -120,7 +130,7 @@ def _read(
         revision=checkpoint.revision,
         image=ImageSide(tower, image_tensors, image_spec),
         text=TextSide(text, text_tensors, text_spec, tokenizer_json),
-        logit_scale=math.exp(_scalar(checkpoint, "logit_scale")),
+        logit_scale=_factor(checkpoint),
         logit_bias=bias,
     )
 
@@ -168,6 +178,17 @@ def _text(
         vocabulary=tower.vocabulary,
     )
     return tower, spec, tokenizer_json
+
+
+def _factor(checkpoint: Checkpoint) -> float:
+    """The factor of the cosine similarity, which is stored as its logarithm."""
+    scale = _scalar(checkpoint, "logit_scale")
+    if scale > _MAX_LOG_SCALE:
+        raise CheckpointError(
+            f"logit_scale of {checkpoint.name} is {scale:g}, the logarithm of a factor that no "
+            "model has"
+        )
+    return math.exp(scale)
 
 
 def _scalar(checkpoint: Checkpoint, name: str) -> float:
