@@ -29,9 +29,12 @@ class ImageSpec(_Record, frozen=True):
     Attributes:
         height: rows of the tower's input, in pixels.
         width: columns of the tower's input, in pixels.
-        resize: ``shortest`` keeps the aspect ratio, ``squash`` does not, ``none`` does not resize.
-        resize_height: rows after the resize; with ``shortest`` the length of the shorter side.
-        resize_width: columns after the resize; equal to resize_height with ``shortest``.
+        resize: ``shortest`` and ``cover`` keep the aspect ratio, ``squash`` does not, ``none`` does
+            not resize.
+        resize_height: rows after the resize; with ``shortest`` the length of the shorter side, with
+            ``cover`` the rows that the picture has at least.
+        resize_width: columns after the resize; equal to resize_height with ``shortest``, and the
+            columns that the picture has at least with ``cover``.
         resample: Pillow's name of the resampling filter.
         crop: whether a centre crop (or zero padding, if smaller) to height x width follows, and how
             half a pixel at its corner is rounded: ``floor`` as by transformers, ``round`` to the
@@ -47,7 +50,7 @@ class ImageSpec(_Record, frozen=True):
 
     height: int
     width: int
-    resize: Literal["shortest", "squash", "none"]
+    resize: Literal["shortest", "cover", "squash", "none"]
     resize_height: int
     resize_width: int
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
@@ -65,8 +68,8 @@ class ImageSpec(_Record, frozen=True):
         if self.resize == "shortest" and self.resize_height != self.resize_width:
             raise ValueError("resize 'shortest' needs one length, not two")
         if self.crop == "none":
-            if self.resize == "shortest":
-                raise ValueError("resize 'shortest' without a crop gives no fixed size")
+            if self.resize in ("shortest", "cover"):
+                raise ValueError(f"resize {self.resize!r} without a crop gives no fixed size")
             if self.resize == "squash" and sides[:2] != sides[2:]:
                 raise ValueError("without a crop the resize must give the tower's own size")
         if min(self.std) <= 0 or self.rescale <= 0:
@@ -92,6 +95,8 @@ class TextSpec(_Record, frozen=True):
         end_id: id of the end-of-text token.
         pad_id: id that fills up shorter texts of a batch.
         vocabulary: number of ids; valid ids are 0 <= id < vocabulary.
+        zeroed_id: id that is replaced by 0 wherever a tokenizer puts it (the separator that
+            OpenCLIP strips from some texts), or None.
     """
 
     context_length: int
@@ -101,6 +106,7 @@ class TextSpec(_Record, frozen=True):
     end_id: int
     pad_id: int
     vocabulary: int
+    zeroed_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.context_length < 2:

@@ -1,8 +1,10 @@
 """Pictures to pixels, exactly as the checkpoint's own processor makes them.
 
-The reference is ``CLIPImageProcessor`` of transformers with its Pillow backend: conversion to RGB
-(transparency over white), resize with integer arithmetic, centre crop. The same Pillow calls in the
-same order give the same bytes; scaling and normalisation are left to the tower.
+There are two references. ``CLIPImageProcessor`` of transformers with its Pillow backend converts to
+RGB (transparency over white), resizes with integer arithmetic and crops the centre. OpenAI's and
+OpenCLIP's transforms, made of torchvision's, resize and crop a picture in its own mode and convert
+it last. The same Pillow calls in the same order give the same bytes; scaling and normalisation are
+left to the tower.
 """
 
 from __future__ import annotations
@@ -50,20 +52,37 @@ def preprocess(image: ImageInput, spec: ImageSpec, limits: Limits) -> NDArray[np
         InvalidInput: the value is no image that can be decoded.
         ImageTooLarge: it exceeds the limits.
     """
-    rgb = _to_rgb(_open(image, limits))
+    picture = _open(image, limits)
+    if spec.convert == "first":
+        picture = _to_rgb(picture, spec.transparency)
     if spec.resize != "none":
-        size = (spec.resize_width, spec.resize_height)
-        if spec.resize == "shortest":
-            size = _shortest_edge_size(rgb.size, spec.resize_height)
-        rgb = rgb.resize(size, resample=Image.Resampling[spec.resample.upper()])
+        picture = _resized(picture, spec)
     if spec.crop != "none":
-        rgb = _centre_crop(rgb, spec.width, spec.height)
-    elif rgb.size != (spec.width, spec.height):
+        picture = _centre_crop(picture, spec)
+    elif picture.size != (spec.width, spec.height):
         raise InvalidInput(
-            f"the image is {rgb.width} x {rgb.height}, the tower takes "
+            f"the image is {picture.width} x {picture.height}, the tower takes "
             f"{spec.width} x {spec.height} and the checkpoint's processor does not resize"
         )
-    return np.asarray(rgb, dtype=np.uint8)
+    if spec.convert == "last":
+        picture = _to_rgb(picture, spec.transparency)
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def _resized(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    size = (spec.resize_width, spec.resize_height)
+    if spec.resize == "shortest":
+        size = _shortest_edge_size(image.size, spec.resize_height)
+    elif spec.resize == "cover":
+        size = _covering_size(image.size, size)
+    try:
+        # Modes 1 and P are resized by the nearest pixel, whatever filter is asked for.
+        return image.resize(size, resample=Image.Resampling[spec.resample.upper()])
+    except ValueError as error:
+        raise InvalidInput(
+            f"an image of Pillow's mode {image.mode} cannot be resized ({_reason(error)}); "
+            "convert it to RGB"
+        ) from None
 
 
 def _shortest_edge_size(size: tuple[int, int], shortest: int) -> tuple[int, int]:
@@ -73,19 +92,49 @@ def _shortest_edge_size(size: tuple[int, int], shortest: int) -> tuple[int, int]
     return (shortest, longest) if width <= height else (longest, shortest)
 
 
-def _centre_crop(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Cuts out the centre; where the image is smaller, the outside is black."""
-    left = (image.width - width) // 2
-    top = (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+def _covering_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """The least (width, height) that covers the target, rounded to the even neighbour."""
+    ratio = min(size[0] / target[0], size[1] / target[1])
+    return round(size[0] / ratio), round(size[1] / ratio)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _centre_crop(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """Cuts out the centre; where the image is smaller, the outside is filled with zeros."""
+    corner = _floored if spec.crop == "floor" else _rounded
+    left = corner(image.width - spec.width)
+    top = corner(image.height - spec.height)
+    return image.crop((left, top, left + spec.width, top + spec.height))
+
+
+def _floored(surplus: int) -> int:
+    """Half of what is cut off, rounded down: as transformers places the crop."""
+    return surplus // 2
+
+
+def _rounded(surplus: int) -> int:
+    """Half of what is cut off, as torchvision places the crop.
+
+    Rounded to the even neighbour; a picture that is too small is padded first, with the odd row or
+    column behind it.
+    """
+    return -(-surplus // 2) if surplus < 0 else round(surplus / 2)
+
+
+def _to_rgb(image: Image.Image, transparency: str) -> Image.Image:
+    """Any mode as RGB, transparency over white or dropped."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     try:
-        if "A" in image.getbands() or image.info.get("transparency") is not None:
+        transparent = "A" in image.getbands() or image.info.get("transparency") is not None
+        if transparency == "white" and transparent:
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, rgba).convert("RGB")
+        if "transparency" in image.info:
+            # Pillow carries the transparent colour over to the new image, and for some palettes
+            # warns or fails; the pixels do not depend on it.
+            image = image.copy()
+            del image.info["transparency"]
         return image.convert("RGB")
     # Pillow's codecs raise many types on damaged files; none of them may escape as a crash.
     except Exception as error:  # noqa: BLE001

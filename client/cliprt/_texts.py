@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cliprt._card import TextSpec
+from cliprt._cleaning import clean
 from cliprt._errors import BundleError, InvalidInput
 from cliprt._limits import Limits
 
@@ -57,7 +58,8 @@ class TextTokenizer:
         """
         for index, text in enumerate(texts, start=first):
             self._check(text, index)
-        encodings = self._tokenizer.encode_batch(texts)
+        cleaned = [clean(text, self._spec.cleaning) for text in texts]
+        encodings = self._tokenizer.encode_batch(cleaned)
         if not truncate:
             for index, encoding in enumerate(encodings, start=first):
                 if encoding.overflowing:
@@ -66,7 +68,10 @@ class TextTokenizer:
                         "of the model; shorten it or pass truncate=True",
                         index=index,
                     )
-        return [encoding.ids for encoding in encodings]
+        zeroed = self._spec.zeroed_id
+        if zeroed is None:
+            return [encoding.ids for encoding in encodings]
+        return [[0 if token == zeroed else token for token in item.ids] for item in encodings]
 
     def pad(self, ids: Sequence[Sequence[int]]) -> NDArray[np.int32]:
         """Makes a batch of tokenized texts.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cliprt._errors import CheckpointError
-from cliprt_export import _hf_clip
+from cliprt_export import _hf_clip, _openclip
 from cliprt_export._checkpoint import Checkpoint
 from cliprt_export._model import ClipModel
 
@@ -43,6 +43,25 @@ FAMILIES: tuple[Family, ...] = (
             "quick_gelu, gelu; every size"
         ),
         verified="transformers 5 (CLIPModel, CLIPTokenizer, CLIPImageProcessorPil), live",
+    ),
+    Family(
+        name=_openclip.OPENCLIP,
+        title="OpenCLIP",
+        found=_openclip.is_openclip,
+        read=_openclip.read_openclip,
+        variants=(
+            "VisionTransformer (class token or average pooling, layer scale) and ModifiedResNet; "
+            "text causal or not, OpenCLIP's tokenizer or the folder's tokenizer.json (CLIPA)"
+        ),
+        verified="a torch reference written from its published definition, live",
+    ),
+    Family(
+        name=_openclip.OPENAI,
+        title="OpenAI CLIP",
+        found=_openclip.is_openai,
+        read=_openclip.read_openai,
+        variants="the released state dicts as one safetensors file, ViT and RN",
+        verified="a torch reference written from its published definition, live",
     ),
 )
 """In the order in which a checkpoint is tried."""

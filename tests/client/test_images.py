@@ -33,7 +33,8 @@ def spec(side: int = 64, **changes: object) -> ImageSpec:
         "resize_height": side,
         "resize_width": side,
         "resample": "bicubic",
-        "crop": True,
+        "crop": "floor",
+        "convert": "first",
         "transparency": "white",
         "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.5, 0.5),
@@ -95,7 +96,7 @@ def test_shape_is_always_the_towers(width: int, height: int, side: int) -> None:
 
 
 def test_squash_ignores_the_aspect_ratio() -> None:
-    found = preprocess(rgb(100, 40), spec(resize="squash", crop=False), LIMITS)
+    found = preprocess(rgb(100, 40), spec(resize="squash", crop="none"), LIMITS)
     expected = rgb(100, 40).resize((64, 64), Image.Resampling.BICUBIC)
     assert np.array_equal(found, np.asarray(expected))
 
@@ -104,6 +105,77 @@ def test_a_crop_larger_than_the_picture_pads_with_black() -> None:
     found = preprocess(rgb(10, 13), spec(resize="none"), LIMITS)
     assert np.array_equal(found[26:39, 27:37], np.asarray(rgb(10, 13)))
     assert found[:26].max() == found[:, :27].max() == found[:, 37:].max() == 0
+
+
+# OpenAI's and OpenCLIP's way.
+LAST = {"convert": "last", "transparency": "drop", "crop": "round"}
+
+
+def test_converted_last_a_picture_is_resized_in_its_own_mode() -> None:
+    for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "HSV", "I", "F", "I;16"):
+        image = in_mode(mode)
+        expected = image.resize((94, 64), Image.Resampling.BICUBIC).crop((15, 0, 79, 64))
+        found = preprocess(image, spec(**LAST), LIMITS)
+        assert np.array_equal(found, np.asarray(expected.convert("RGB"))), mode
+
+
+def test_palettes_are_resized_by_the_nearest_pixel_if_converted_last() -> None:
+    image = in_mode("P")
+    found = preprocess(image, spec(**LAST), LIMITS)
+    nearest = image.convert("RGB").resize((94, 64), Image.Resampling.NEAREST).crop((15, 0, 79, 64))
+    assert np.array_equal(found, np.asarray(nearest))
+
+
+def test_dropped_transparency_shows_the_colour_behind_it() -> None:
+    image = Image.new("RGBA", (64, 64), (200, 10, 30, 0))
+    assert preprocess(image, spec(), LIMITS).min() == 255
+    dropped = preprocess(image, spec(transparency="drop"), LIMITS)
+    assert np.unique(dropped.reshape(-1, 3), axis=0).tolist() == [[200, 10, 30]]
+
+
+@pytest.mark.parametrize("transparency", [3, bytes(range(64))])
+def test_transparent_palettes_are_dropped_in_silence(transparency: int | bytes) -> None:
+    image = in_mode("P")
+    plain = preprocess(image, spec(**LAST), LIMITS)
+    image.info["transparency"] = transparency
+    assert np.array_equal(preprocess(image, spec(**LAST), LIMITS), plain)
+    assert image.info["transparency"] == transparency
+
+
+@pytest.mark.parametrize(
+    ("crop", "surplus", "corner"),
+    [
+        ("floor", 1, 0), ("round", 1, 0), ("floor", 3, 1), ("round", 3, 2), ("round", 5, 2),
+        ("round", 4, 2), ("floor", -1, -1), ("round", -1, 0), ("floor", -3, -2), ("round", -3, -1),
+    ],
+)  # fmt: skip
+def test_half_a_pixel_at_the_crops_corner(crop: str, surplus: int, corner: int) -> None:
+    side = 20
+    image = rgb(side + surplus, side)
+    found = preprocess(image, spec(side, resize="none", crop=crop), LIMITS)
+    expected = image.crop((corner, 0, corner + side, side))
+    assert np.array_equal(found, np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("size", "resized"),
+    [
+        ((100, 100), (60, 60)),
+        ((300, 40), (300, 40)),
+        ((33, 200), (60, 364)),
+        ((61, 41), (60, 40)),
+        ((75, 40), (75, 40)),
+        ((101, 67), (60, 40)),
+    ],
+)
+def test_a_picture_covers_a_target_that_is_not_square(
+    size: tuple[int, int], resized: tuple[int, int]
+) -> None:
+    changes = {"height": 40, "width": 60, "resize_height": 40, "resize_width": 60}
+    found = preprocess(rgb(*size), spec(resize="cover", **LAST, **changes), LIMITS)
+    image = rgb(*size).resize(resized, Image.Resampling.BICUBIC)
+    left, top = round((resized[0] - 60) / 2), round((resized[1] - 40) / 2)
+    assert np.array_equal(found, np.asarray(image.crop((left, top, left + 60, top + 40))))
 
 
 def bomb(width: int, height: int) -> bytes:
