@@ -27,6 +27,7 @@ _WANTED = [
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
+    "spiece.model",
     SINGLE,
     INDEX,
     "model-*-of-*.safetensors",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cliprt._errors import CheckpointError
-from cliprt_export import _hf_clip
+from cliprt_export import _hf_clip, _siglip
 from cliprt_export._checkpoint import Checkpoint
 from cliprt_export._model import ClipModel
 
@@ -43,6 +43,20 @@ FAMILIES: tuple[Family, ...] = (
             "quick_gelu, gelu; every size"
         ),
         verified="transformers 5 (CLIPModel, CLIPTokenizer, CLIPImageProcessorPil), live",
+    ),
+    Family(
+        name=_siglip.FAMILY,
+        title="Hugging Face SigLIP, SigLIP 2 of a fixed resolution",
+        found=_siglip.is_siglip,
+        read=_siglip.read_siglip,
+        variants=(
+            "SiglipModel, SiglipVisionModel, SiglipTextModel; SiglipTokenizer (SentencePiece "
+            "unigram), GemmaTokenizer, Siglip2Tokenizer; every size; not NaFlex"
+        ),
+        verified=(
+            "transformers 5 (SiglipModel, SiglipTokenizer with SentencePiece, GemmaTokenizer, "
+            "Siglip2Tokenizer, SiglipImageProcessorPil), live"
+        ),
     ),
 )
 """In the order in which a checkpoint is tried."""
