@@ -1,9 +1,9 @@
 """Strings to tokens as SentencePiece makes them, and as SigLIP uses it.
 
-``tokenizers`` differs from SentencePiece in two ways that show in real texts: it replaces characters
-within graphemes only, and adds scores in another precision, so that of two equally likely ways to
-split a text it may take the other one. So the search is done here, step by step as SentencePiece
-does it, on the vocabulary of the bundle's ``tokenizer.json``.
+``tokenizers`` differs from SentencePiece in two ways that show in real texts: it replaces
+characters within graphemes only, and adds scores in another precision, so that of two equally
+likely ways to split a text it may take the other one. So the search is done here, step by step as
+SentencePiece does it, on the vocabulary of the bundle's ``tokenizer.json``.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def parse_sentencepiece(data: bytes) -> SentencePieceModel:
 
 def _piece(fields: dict[int, Field]) -> Piece:
     score = struct.unpack("<f", _bytes(fields.get(2, b"\0\0\0\0")))[0]
-    return Piece(_bytes(fields[1]).decode(), score, Kind(fields.get(3, 1)))
+    return Piece(_bytes(fields[1]).decode(), score, Kind(int(fields.get(3, 1))))
 
 
 def _bytes(value: Field) -> bytes:

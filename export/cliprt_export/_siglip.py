@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cliprt._card import TextSpec
 from cliprt._errors import CheckpointError
 from cliprt_export._checkpoint import Checkpoint
-from cliprt_export._hf_clip import image_spec, named_tensors
+from cliprt_export._hf_clip import image_spec, named_tensors, processor_json
 from cliprt_export._model import ClipModel, ImageSide, TextSide
 from cliprt_export._siglip_tokenizer import read_siglip_tokenizer
 from cliprt_export._specs import (
@@ -153,6 +153,11 @@ def _image_side(checkpoint: Checkpoint, section: dict[str, Any]) -> ImageSide:
             f"{checkpoint.name} has no pooling head (vision_use_head is false), so that its image "
             "tower gives no embedding"
         )
+    processor = processor_json(checkpoint).get("image_processor_type", "SiglipImageProcessor")
+    if str(processor).removesuffix("Fast").removesuffix("Pil") != "SiglipImageProcessor":
+        raise CheckpointError(
+            f"{checkpoint.name} has a {processor}; supported is SiglipImageProcessor"
+        )
     spec = image_spec(checkpoint, side, _PROCESSOR)
     if (spec.height, spec.width) != (side, side):
         raise CheckpointError(
@@ -240,7 +245,8 @@ def _image_tensors(checkpoint: Checkpoint, tower: VitTower) -> Tensors:
         if name.startswith("head.attention.") and role in _JOINED:
             shape = (3 * width, width) if kind == "weight" else (3 * width,)
             joined = checkpoint.tensor(f"{prefix}head.attention.in_proj_{kind}", shape)
-            return joined.reshape(3, width, *shape[1:])[_JOINED[role]]
+            start = _JOINED[role] * width
+            return np.asarray(joined[start : start + width])
         return named(name)
 
     return tensor

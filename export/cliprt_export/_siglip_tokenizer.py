@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from cliprt._errors import CheckpointError
 from cliprt._sentencepiece import HIDDEN, SPACE
 from cliprt_export._checkpoint import Checkpoint
-from cliprt_export._hf_tokenizer import _added_tokens, _content, _id, _optional_json
+from cliprt_export._hf_tokenizer import added_tokens, content_of, id_of, optional_json
 from cliprt_export._sentencepiece import Kind, Piece, SentencePieceModel, parse_sentencepiece
 
 _SPIECE = "spiece.model"
@@ -66,7 +66,7 @@ def read_siglip_tokenizer(checkpoint: Checkpoint) -> SiglipText:
         CheckpointError: files are missing or damaged, it is another kind of tokenizer, or it has
             options whose ids could not be guaranteed.
     """
-    config = _optional_json(checkpoint, "tokenizer_config.json")
+    config = optional_json(checkpoint, "tokenizer_config.json")
     kind = str(config.get("tokenizer_class") or "SiglipTokenizer").removesuffix("Fast")
     try:
         if kind == "SiglipTokenizer":
@@ -107,7 +107,7 @@ def _siglip(checkpoint: Checkpoint, config: dict[str, Any]) -> SiglipText:
             "supported is the usual one, which lowers them"
         )
     names = {
-        role: _content(config[role]) if config.get(role) else content
+        role: content_of(config[role]) if config.get(role) else content
         for role, content in _SIGLIP_TOKENS.items()
     }
     special = _special_ids(checkpoint, config, model, names)
@@ -138,7 +138,7 @@ def _special_ids(
     ids = {piece.text: index for index, piece in enumerate(model.pieces)}
     wanted = [*names.values()]
     for index, entry in config.get("added_tokens_decoder", {}).items():
-        content = _content(entry)
+        content = content_of(entry)
         if ids.get(content) != int(index) or entry.get("single_word"):
             raise CheckpointError(
                 f"{checkpoint.name} adds the token {content!r}, which is not in its {_SPIECE} "
@@ -147,7 +147,7 @@ def _special_ids(
         wanted.append(content)
     for role in ("additional_special_tokens", "extra_special_tokens", "bos_token", "mask_token"):
         value = config.get(role) or []
-        wanted += [_content(entry) for entry in (value if isinstance(value, list) else [value])]
+        wanted += [content_of(entry) for entry in (value if isinstance(value, list) else [value])]
     if missing := [content for content in wanted if content not in ids]:
         raise CheckpointError(f"{_SPIECE} of {checkpoint.name} has no piece {missing[0]!r}")
     return {content: ids[content] for content in wanted}
@@ -214,7 +214,7 @@ def _gemma(checkpoint: Checkpoint, config: dict[str, Any], *, lower: bool) -> Si
             "supported; published SigLIP 2 has padding_side 'right' in tokenizer_config.json"
         )
     names = dict(_GEMMA_TOKENS)
-    names.update({key: _content(config[key]) for key in names if config.get(key)})
+    names.update({key: content_of(config[key]) for key in names if config.get(key)})
     model = content.get("model", {})
     if model.get("type") != "BPE":
         raise CheckpointError(
@@ -236,20 +236,20 @@ def _gemma(checkpoint: Checkpoint, config: dict[str, Any], *, lower: bool) -> Si
         normalizers.Sequence([normalizers.Lowercase(), spaces]) if lower else spaces
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
-    tokenizer.add_tokens(list(_added_tokens(checkpoint, config, names)))
+    tokenizer.add_tokens(list(added_tokens(checkpoint, config, names)))
     if (surroundings := _surroundings(content)) is not None:
         tokenizer.post_processor = surroundings
     return SiglipText(
         json=tokenizer.to_str(),
         cleaning="none",
-        end_id=_id(tokenizer, names["eos_token"], checkpoint),
-        pad_id=_id(tokenizer, names["pad_token"], checkpoint),
+        end_id=id_of(tokenizer, names["eos_token"], checkpoint),
+        pad_id=id_of(tokenizer, names["pad_token"], checkpoint),
         ids=max(tokenizer.get_vocab().values()) + 1,
         max_length=_max_length(config, None),
     )
 
 
-def _surroundings(content: dict[str, Any]) -> processors.PostProcessor | None:
+def _surroundings(content: dict[str, Any]) -> Any:
     """What stands before and after a text.
 
     Where there is a tokenizer.json, it alone decides: transformers ignores ``add_bos_token`` and

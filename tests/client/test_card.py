@@ -26,11 +26,12 @@ def test_a_card_survives_writing_and_reading(small_bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"schema": 2}, "schema 2, this cliprt reads schema 1"),
+        ({"schema": 1}, "schema 1, this cliprt reads schema 2"),
         ({"surprise": 1}, "unknown field `surprise`"),
         ({"dim": "24"}, "Expected `int`"),
         ({"dim": 0}, "dim must be positive"),
         ({"text": {}}, "missing required field"),
+        ({"image": None, "text": None}, "an image tower or a text tower"),
     ],
 )
 def test_a_card_that_is_not_understood_is_refused(
@@ -43,13 +44,19 @@ def test_a_card_that_is_not_understood_is_refused(
 def test_an_image_spec_must_give_a_fixed_size(small_bundle: Bundle) -> None:
     image = json.loads(encode_card(small_bundle.card))["image"]
     with pytest.raises(BundleError, match="without a crop gives no fixed size"):
-        decode_card(changed(small_bundle, image={**image, "crop": False}), origin="test")
+        decode_card(changed(small_bundle, image={**image, "crop": "none"}), origin="test")
 
 
 def test_an_end_id_outside_the_vocabulary_is_refused(small_bundle: Bundle) -> None:
     text = json.loads(encode_card(small_bundle.card))["text"]
     with pytest.raises(BundleError, match="end_id 49408 lies outside"):
         decode_card(changed(small_bundle, text={**text, "end_id": 49408}), origin="test")
+
+
+def test_pooling_at_the_end_needs_a_fixed_length(small_bundle: Bundle) -> None:
+    text = json.loads(encode_card(small_bundle.card))["text"]
+    with pytest.raises(BundleError, match="pooling 'last' needs texts of a fixed length"):
+        decode_card(changed(small_bundle, text={**text, "pooling": "last"}), origin="test")
 
 
 @pytest.fixture

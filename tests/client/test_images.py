@@ -33,7 +33,8 @@ def spec(side: int = 64, **changes: object) -> ImageSpec:
         "resize_height": side,
         "resize_width": side,
         "resample": "bicubic",
-        "crop": True,
+        "crop": "floor",
+        "convert": "first",
         "transparency": "white",
         "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.5, 0.5),
@@ -95,7 +96,7 @@ def test_shape_is_always_the_towers(width: int, height: int, side: int) -> None:
 
 
 def test_squash_ignores_the_aspect_ratio() -> None:
-    found = preprocess(rgb(100, 40), spec(resize="squash", crop=False), LIMITS)
+    found = preprocess(rgb(100, 40), spec(resize="squash", crop="none"), LIMITS)
     expected = rgb(100, 40).resize((64, 64), Image.Resampling.BICUBIC)
     assert np.array_equal(found, np.asarray(expected))
 

@@ -60,10 +60,16 @@ def test_batches_are_cut_to_the_longest_text(openai: TextTokenizer) -> None:
     assert tokens[0].tolist() == [49406, 320, 49407, 49407, 49407, 49407, 49407]
 
 
-def test_towers_that_are_not_causal_get_the_whole_context(small_bundle: Bundle) -> None:
+def test_towers_of_a_fixed_length_get_the_whole_context(small_bundle: Bundle) -> None:
     content = small_bundle.file("tokenizer.json").read_text(encoding="utf-8")
     spec = TextSpec(
-        context_length=12, causal=False, pooling="end", end_id=5, pad_id=1, vocabulary=49408
+        context_length=12,
+        fixed_length=True,
+        pooling="end",
+        cleaning="none",
+        end_id=5,
+        pad_id=1,
+        vocabulary=49408,
     )
     tokenizer = TextTokenizer(content, spec, Limits())
     assert tokenizer.pad(tokenizer(["a"])).tolist() == [[49406, 320, 49407] + [1] * 9]

@@ -14,8 +14,11 @@ from safetensors.numpy import save_file
 
 from cliprt import CheckpointError
 from cliprt_export._checkpoint import Checkpoint, find_checkpoint
+from cliprt_export._families import read_model
 from cliprt_export._hf_clip import read_hf_clip
-from cliprt_export._space import space_of
+from cliprt_export._model import ImageSide, TextSide
+from cliprt_export._space import identity_of, space_of
+from cliprt_export._specs import VitTower
 
 
 def read(folder: Path) -> Checkpoint:
@@ -23,7 +26,14 @@ def read(folder: Path) -> Checkpoint:
 
 
 def space(folder: Path) -> str:
-    return space_of(read_hf_clip(read(folder)))
+    return space_of(identity_of(read_hf_clip(read(folder))))
+
+
+def sides(folder: Path) -> tuple[ImageSide, TextSide]:
+    model = read_hf_clip(read(folder))
+    assert model.image is not None
+    assert model.text is not None
+    return model.image, model.text
 
 
 def edit(folder: Path, name: str, **changes: object) -> None:
@@ -72,9 +82,10 @@ def test_defaults_fill_a_sparse_configuration(tmp_path: Path) -> None:
         del full[section]["hidden_act"], full[section]["layer_norm_eps"]
     del full["text_config"]["eos_token_id"]
     (folder / "config.json").write_text(json.dumps(full))
-    model = read_hf_clip(read(folder))
-    assert model.image.transformer.activation == "quick_gelu"
-    assert (model.text.pooling, model.text.end_id) == ("end", 49407)
+    image, text = sides(folder)
+    assert isinstance(image.tower, VitTower)
+    assert image.tower.transformer.activation == "quick_gelu"
+    assert (text.tower.pooling, text.tower.end_id) == ("end", 49407)
 
 
 def test_older_sections_win_as_in_transformers(tmp_path: Path) -> None:
@@ -82,13 +93,13 @@ def test_older_sections_win_as_in_transformers(tmp_path: Path) -> None:
     text = config(SMALL)["text_config"]
     del text["eos_token_id"]
     edit(folder, "config.json", text_config_dict=text)
-    assert read_hf_clip(read(folder)).text.pooling == "end"
+    assert sides(folder)[1].tower.pooling == "end"
 
 
 def test_older_processor_files_hold_plain_numbers(small_checkpoint: Path, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "plain", SMALL)
     edit(folder, "preprocessor_config.json", size=32, crop_size=32)
-    assert read_hf_clip(read(folder)).image_spec == read_hf_clip(read(small_checkpoint)).image_spec
+    assert sides(folder)[0].spec == sides(small_checkpoint)[0].spec
 
 
 def test_the_newer_processor_file_is_preferred(tmp_path: Path) -> None:
@@ -96,7 +107,7 @@ def test_the_newer_processor_file_is_preferred(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "newer", SMALL)
     section = {**preprocessor(32), "resample": 2, "image_mean": [0.5, 0.5, 0.5]}
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": section}))
-    spec = read_hf_clip(read(folder)).image_spec
+    spec = sides(folder)[0].spec
     assert (spec.resample, spec.mean) == ("bilinear", (0.5, 0.5, 0.5))
 
 
@@ -104,7 +115,7 @@ def broken(tmp_path: Path, what: str) -> Path:
     folder = write_checkpoint(tmp_path / "broken", SMALL)
     weights = folder / "model.safetensors"
     if what == "other model":
-        edit(folder, "config.json", model_type="siglip")
+        edit(folder, "config.json", model_type="bert")
     elif what == "activation":
         text = {**config(SMALL)["text_config"], "hidden_act": "relu"}
         edit(folder, "config.json", text_config=text)
@@ -146,10 +157,10 @@ def broken(tmp_path: Path, what: str) -> Path:
 @pytest.mark.parametrize(
     ("what", "text"),
     [
-        ("other model", "model_type 'siglip'; supported are Hugging Face CLIP"),
+        ("other model", r"its config\.json is of model_type 'bert'.*Supported: Hugging Face CLIP"),
         ("activation", "activation 'relu' is not supported; supported are quick_gelu and gelu"),
         ("heads", "width 32 is not divisible by 5 heads"),
-        ("no config", r"has no config\.json"),
+        ("no config", r"of no supported kind: found merges\.txt, model\.safetensors"),
         ("config is no json", r"config\.json of test cannot be read"),
         ("pickle only", r"found .*pytorch_model\.bin.*Only safetensors are read"),
         ("truncated", r"model\.safetensors of test cannot be read"),
@@ -167,7 +178,7 @@ def broken(tmp_path: Path, what: str) -> Path:
 def test_what_is_wrong_is_said(what: str, text: str, tmp_path: Path) -> None:
     folder = broken(tmp_path, what)
     with pytest.raises(CheckpointError, match=text):
-        space_of(read_hf_clip(read(folder)))
+        identity_of(read_model(read(folder)))
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Makes the vocabularies of tests/data for SigLIP and SigLIP 2. Run by ``make golden``.
+"""Makes the vocabularies of tests/data for SigLIP and SigLIP 2. Run by hand, then ``make golden``.
 
 - ``siglip_spiece.model.gz``: a SentencePiece unigram vocabulary with a few replacements of
   characters, among them sequences that combine, so that the order of matching shows;
@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import random
 import sys
@@ -31,7 +32,7 @@ from tokenizers import (
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
-_WORDS = (
+_WORDS = (  # noqa: SIM905
     "a the picture photo of red green blue small large circles squares stars cat dog on left right "
     "above below two three four many striped dotted checkered shape drawn painted night morning"
 ).split()  # fmt: skip
@@ -43,7 +44,9 @@ def sentences() -> list[str]:
     lines = [" ".join(drawn.choices(_WORDS, k=drawn.randrange(3, 12))) for _ in range(400)]
     lines += [text.lower() for text in strings() if 0 < len(text) < 200]
     lines += ["< u n k > <unk> </ s > > b", "a > b < c"] * 20
-    return [line for line in (" ".join(line.split()) for line in lines) if "\0" not in line and line]
+    return [
+        line for line in (" ".join(line.split()) for line in lines) if "\0" not in line and line
+    ]
 
 
 def replacements() -> list[tuple[str, str]]:
@@ -76,9 +79,11 @@ def train_sentencepiece(folder: Path, **options: Any) -> bytes:
         "minloglevel": 2,
         "hard_vocab_limit": False,
     }
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "corpus.txt"), model_prefix=str(folder / "m"), **(settings | options)
-    )
+    # Within the folder, because the file keeps the names it was made from.
+    with contextlib.chdir(folder):
+        sentencepiece.SentencePieceTrainer.train(
+            input="corpus.txt", model_prefix="m", **(settings | options)
+        )
     return (folder / "m.model").read_bytes()
 
 
@@ -111,7 +116,7 @@ def main() -> None:
             for pair in replacements()
         ]
         rules.write_text("\n".join(lines) + "\n", encoding="ascii")
-        model = train_sentencepiece(folder, normalization_rule_tsv=str(rules))
+        model = train_sentencepiece(folder, normalization_rule_tsv=rules.name)
     for file, data in (
         ("siglip_spiece.model.gz", model),
         ("siglip2_tokenizer.json.gz", train_gemma().encode()),

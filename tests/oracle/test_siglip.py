@@ -35,7 +35,6 @@ from cliprt_export._checkpoint import Checkpoint
 from cliprt_export._families import read_model
 from cliprt_export._model import ClipModel
 from cliprt_export._reference import embed
-from cliprt_export._siglip_tokenizer import read_siglip_tokenizer
 from cliprt_export._towers import write_tower
 from pictures import file_cases, pil_cases
 
@@ -53,7 +52,9 @@ def noise() -> list[str]:
     odd = ["</s>", "<unk>", "</S>", "▁", " ", "＜/s＞", "<eos>", "Σ", "İ", "\u0338", ">", "<"]
     found = []
     for length in range(1, 300):
-        codes = [drawn.choice([drawn.randrange(32, 127), drawn.randrange(0xD800)]) for _ in range(length)]
+        codes = [
+            drawn.choice([drawn.randrange(32, 127), drawn.randrange(0xD800)]) for _ in range(length)
+        ]
         found.append("".join(map(chr, codes)))
         found.append("".join(drawn.choice([*odd, *"ab "]) for _ in range(length % 40)))
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliprt._bundle import TOKENIZER, Bundle
-from cliprt._card import Card, encode_card
+from cliprt._card import Card, TextSpec, encode_card
 from cliprt._errors import BundleError
 from cliprt._folders import folder_that_becomes
 from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames
@@ -70,40 +70,53 @@ def write_repository(
 def _models(card: Card, names: ModelNames, batching: Batching) -> list[_Model]:
     carried = {CARD_PARAMETER: encode_card(card).decode()}
     embedding = Tensor(EMBEDDING, "TYPE_FP32", (card.dim,))
-    pixels = (card.image.height, card.image.width, 3)
-    image = ModelConfig(
-        name=names.image,
-        inputs=(Tensor(PIXELS, "TYPE_UINT8", pixels),),
-        outputs=(embedding,),
-        batching=batching,
-        warmup=(Warmup("one", 1, pixels),),
-        parameters=carried,
-    )
-    text = ModelConfig(
-        name=names.text,
+    models: list[_Model] = []
+    if card.image is not None:
+        pixels = (card.image.height, card.image.width, 3)
+        image = ModelConfig(
+            name=names.image,
+            inputs=(Tensor(PIXELS, "TYPE_UINT8", pixels),),
+            outputs=(embedding,),
+            batching=batching,
+            warmup=(Warmup("one", 1, pixels),),
+            parameters=carried,
+        )
+        models.append(_Model(image, "tower.py", {"model.onnx": "image.fp32.onnx"}))
+    if card.text is not None:
+        text = _text_config(card.text, names.text, embedding, batching, carried)
+        models.append(_Model(text, "tower.py", {"model.onnx": "text.fp32.onnx"}))
+        files = ModelConfig(
+            name=names.card,
+            inputs=(Tensor("name", "TYPE_UINT8", (-1,)),),
+            outputs=(Tensor("content", "TYPE_UINT8", (-1,)),),
+            parameters={"files": TOKENIZER},
+        )
+        models.append(_Model(files, "card.py", {TOKENIZER: TOKENIZER}))
+    return models
+
+
+def _text_config(
+    spec: TextSpec, name: str, embedding: Tensor, batching: Batching, carried: dict[str, str]
+) -> ModelConfig:
+    context = spec.context_length
+    # Triton refuses other lengths by itself, naming the right one.
+    tokens = Tensor(TOKENS, "TYPE_INT32", (context,))
+    if not spec.fixed_length:
         # Texts of unequal length share a batch: model.py fills them up.
-        inputs=(Tensor(TOKENS, "TYPE_INT32", (-1,), ragged=card.text.causal),),
+        tokens = Tensor(TOKENS, "TYPE_INT32", (-1,), ragged=True)
+    return ModelConfig(
+        name=name,
+        inputs=(tokens,),
         outputs=(embedding,),
         batching=batching,
-        warmup=(Warmup("one", 1, (card.text.context_length,)),),
+        warmup=(Warmup("one", 1, (context,)),),
         parameters={
             **carried,
-            "vocabulary": str(card.text.vocabulary),
-            "pad_id": str(card.text.pad_id),
-            "max_length": str(card.text.context_length),
+            "vocabulary": str(spec.vocabulary),
+            "pad_id": str(spec.pad_id),
+            "max_length": str(context),
         },
     )
-    files = ModelConfig(
-        name=names.card,
-        inputs=(Tensor("name", "TYPE_UINT8", (-1,)),),
-        outputs=(Tensor("content", "TYPE_UINT8", (-1,)),),
-        parameters={"files": TOKENIZER},
-    )
-    return [
-        _Model(image, "tower.py", {"model.onnx": "image.fp32.onnx"}),
-        _Model(text, "tower.py", {"model.onnx": "text.fp32.onnx"}),
-        _Model(files, "card.py", {TOKENIZER: TOKENIZER}),
-    ]
 
 
 def _write_model(repository: Path, bundle: Bundle, model: _Model, link: bool) -> None:
