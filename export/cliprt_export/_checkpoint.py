@@ -156,7 +156,8 @@ class Checkpoint:
         return (
             f"{self.name} has no {SINGLE} and no {INDEX}; "
             f"found {', '.join(found) or 'no files at all'}. Only safetensors are read, because "
-            "pickled weights (.bin, .pt) can run code when they are loaded"
+            "pickled weights (.bin, .pt) can run code when they are loaded; turn such weights into "
+            "safetensors with: cliprt convert"
         )
 
 

@@ -71,9 +71,7 @@ def convert_checkpoint(source: str | Path, out: str | Path) -> Path:
         placed: dict[str, str] = {}
         for old, new in files.items():
             tensors = _tensors(torch, folder / old)
-            require("safetensors.torch", extra="convert").save_file(
-                tensors, str(temporary / new), metadata={"format": "pt"}
-            )
+            _save(tensors, temporary / new, target)
             placed.update(dict.fromkeys(tensors, new))
         if sharded:
             content = json.dumps({"metadata": {}, "weight_map": placed}, indent=2)
@@ -176,14 +174,22 @@ def _tensors(torch: Any, file: Path) -> dict[str, Any]:
     }
 
 
+def _save(tensors: dict[str, Any], file: Path, target: Path) -> None:
+    safetensors = require("safetensors.torch", extra="convert")
+    try:
+        safetensors.save_file(tensors, str(file), metadata={"format": "pt"})
+    except Exception as error:  # noqa: BLE001 - the library raises its own and OS errors
+        raise BundleError(f"{target} cannot be written: {error}") from None
+
+
 def _load(torch: Any, file: Path) -> Any:
     zipped = zipfile.is_zipfile(file)
     if zipped and _is_program(file):
         raise CheckpointError(
-            f"{file.name} is a TorchScript archive, as OpenAI's released .pt files are: a program "
-            "and not weights alone, which weights_only cannot load. Take a copy in safetensors, for "
-            "instance openai/clip-vit-base-patch32 on the hub, or save the state dict of "
-            "torch.jit.load(...) by torch.save where you trust the file"
+            f"{file.name} is a TorchScript archive, as OpenAI's released .pt files are: a program, "
+            "not weights alone, and weights_only cannot load it. Take a copy in safetensors, for "
+            "instance openai/clip-vit-base-patch32 on the hub; or, where you trust the file, save "
+            "the state dict of torch.jit.load(...) by torch.save and convert that"
         )
     try:
         # The older format cannot be mapped.

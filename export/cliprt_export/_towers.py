@@ -119,8 +119,8 @@ def _text(layers: Layers, tower: TextTower) -> Value:
     table = layers.weight("token_embedding", layers.tensors("token_embedding"), precision.compute)
     x = graph.op("Gather", table, tokens, name="embedded", axis=0)
     x = layers.cast(x, precision.compute, precision.residual, "embedded")
-    start, rows, columns = (graph.constant([number]) for number in (0, 0, 1))
     if tower.causal:
+        start, rows, columns = (graph.constant([number]) for number in (0, 0, 1))
         length = graph.op("Shape", tokens, name="length_of_texts", start=1, end=2)
     positions = layers.weight("positions", layers.tensors("positions"), precision.residual)
     if not fixed:

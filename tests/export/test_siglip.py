@@ -274,3 +274,12 @@ def test_user_defined_words_are_refused(tmp_path: Path) -> None:
     (folder / "spiece.model").write_bytes(spiece() + word)
     with pytest.raises(CheckpointError, match="user-defined piece 'word'"):
         read(folder)
+
+
+def test_every_constant_of_the_graphs_is_used(tmp_path: Path) -> None:
+    """ONNX Runtime warns of others, and TensorRT refuses some of them."""
+    bundle = export_checkpoint(write_siglip(tmp_path / "c"), tmp_path / "bundle")
+    for name in ("image.fp32.onnx", "text.fp32.onnx"):
+        graph = onnx.load(bundle.file(name)).graph
+        used = {value for node in graph.node for value in node.input}
+        assert {tensor.name for tensor in graph.initializer} <= used
