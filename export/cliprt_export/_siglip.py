@@ -1,4 +1,8 @@
-"""Reads Hugging Face SigLIP, and SigLIP 2 of a fixed resolution, which has the same layout."""
+"""Reads Hugging Face SigLIP, and SigLIP 2 of a fixed resolution, which has the same layout.
+
+What fills up a text is seen by the tower and not masked: so the models were trained, and so their
+published tokenizers leave ``attention_mask`` out of ``model_input_names``.
+"""
 
 from __future__ import annotations
 
