@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cliprt._arguments import batched, checked_address, checked_timeout, iterate
 from cliprt._card import Card, ImageSpec, TextSpec, decode_card
 from cliprt._errors import ClosedError, InvalidInput, ModelUnavailable, ServerError
 from cliprt._images import ImageInput, is_single_image, preprocess
@@ -39,8 +39,6 @@ _IN_FLIGHT = 3
 # Items of one request: few enough that a call of a full batch overlaps preparing with computing.
 # The server joins requests to larger batches by itself.
 _REQUEST_ITEMS = 32
-
-_MAX_TIMEOUT_S = 86_400.0
 
 # How far the length of an embedding may be from 1: far above rounding, far below a broken tower.
 _NORM_TOLERANCE = 1e-3
@@ -83,9 +81,9 @@ class Client:
                 bundle, or the two from different ones.
             DeadlineExceeded: the server did not answer in time.
         """
-        self._timeout_s = _checked_timeout(timeout_s)
+        self._timeout_s = checked_timeout(timeout_s)
         self._limits = limits or Limits()
-        self._address = _checked_address(address)
+        self._address = checked_address(address)
         self._names = ModelNames(model)
         self._closed = False
         self._close_lock = threading.Lock()
@@ -134,7 +132,7 @@ class Client:
         items: Iterable[ImageInput] = [images] if is_single_image(images) else images  # type: ignore[list-item, assignment]
         batches = (
             (PIXELS, self._prepare_images(spec, first, batch))
-            for first, batch in _batched(_iterate(items, "images"), self._batches["image"])
+            for first, batch in batched(iterate(items, "images"), self._batches["image"])
         )
         return self._embed(self._names.image, batches, timeout_s)
 
@@ -160,14 +158,14 @@ class Client:
         """
         self._open_channel()
         spec = self._served_spec(self._card.text, "text")
-        items = [texts] if isinstance(texts, str) else list(_iterate(texts, "texts"))
+        items = [texts] if isinstance(texts, str) else list(iterate(texts, "texts"))
         tokenizer = self._tokenizer(spec, self._deadline(timeout_s))
         ids = tokenizer(items, truncate=truncate)
         # Texts of similar length share a request, so that short ones are not padded to long ones.
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         batches = (
             (TOKENS, tokenizer.pad([ids[index] for index in batch]))
-            for _, batch in _batched(order, self._batches["text"])
+            for _, batch in batched(order, self._batches["text"])
         )
         embeddings = self._embed(self._names.text, batches, timeout_s)
         restored = np.empty_like(embeddings)
@@ -312,7 +310,7 @@ class Client:
                 future.cancel()
 
     def _deadline(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        return self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
 
     def _tokenizer(self, spec: TextSpec, timeout_s: float) -> TextTokenizer:
         with self._tokenizer_lock:
@@ -388,49 +386,3 @@ def _connect(address: str) -> TritonChannel:
 
 def _closed() -> ClosedError:
     return ClosedError("the client is closed; make a new one")
-
-
-def _iterate(items: Iterable[_T], what: str) -> Iterator[_T]:
-    """Iterates over items, and refuses values that are no collection or an empty one."""
-    # All of these can be iterated over, and none yields what the caller meant.
-    if isinstance(items, (bytes, bytearray, memoryview, Mapping)) or hasattr(items, "read"):
-        raise InvalidInput(f"{what} must be a list, got {type(items).__name__}")
-    try:
-        iterator = iter(items)
-    except TypeError:
-        raise InvalidInput(f"{what} must be a list, got {type(items).__name__}") from None
-    empty = True
-    for item in iterator:
-        empty = False
-        yield item
-    if empty:
-        raise InvalidInput(f"the batch is empty; pass at least one of the {what}")
-
-
-def _batched(items: Iterable[_T], size: int) -> Iterator[tuple[int, list[_T]]]:
-    """Cuts items into batches, each with the index of its first item."""
-    iterator = iter(items)
-    first = 0
-    while batch := list(islice(iterator, size)):
-        yield first, batch
-        first += len(batch)
-
-
-def _checked_timeout(timeout_s: float) -> float:
-    if not 0 < timeout_s <= _MAX_TIMEOUT_S:
-        raise ValueError(
-            f"timeout_s must be a positive number of seconds, at most {_MAX_TIMEOUT_S:,.0f}, "
-            f"got {timeout_s}"
-        )
-    return float(timeout_s)
-
-
-def _checked_address(address: str) -> str:
-    """Takes ``host:port``, and the same behind ``grpc://``."""
-    plain = address.removeprefix("grpc://")
-    host, _, port = plain.rpartition(":")
-    # Without brackets nobody can say where an IPv6 address ends and its port begins.
-    bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if not host or bare_ipv6 or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in plain:
-        raise ValueError(f"the address must look like host:8001, got {address!r}")
-    return plain
