@@ -91,7 +91,8 @@ class TextSpec(_Record, frozen=True):
         cleaning: what happens to a string before the tokenizer sees it: nothing (``none``), or
             OpenCLIP's steps of that name: ``whitespace`` mends encodings (ftfy), resolves HTML
             entities and joins runs of whitespace; ``lower`` then lowers letters; ``canonicalize``
-            mends, resolves, removes punctuation, lowers and joins.
+            mends, resolves, removes punctuation, lowers and joins. With ``siglip`` the rules of
+            transformers' SiglipTokenizer surround the tokenizer (see ``_sentencepiece``).
         end_id: id of the end-of-text token.
         pad_id: id that fills up shorter texts of a batch.
         vocabulary: number of ids; valid ids are 0 <= id < vocabulary.
@@ -102,7 +103,7 @@ class TextSpec(_Record, frozen=True):
     context_length: int
     fixed_length: bool
     pooling: Literal["end", "highest", "last", "first"]
-    cleaning: Literal["none", "whitespace", "lower", "canonicalize"]
+    cleaning: Literal["none", "whitespace", "lower", "canonicalize", "siglip"]
     end_id: int
     pad_id: int
     vocabulary: int

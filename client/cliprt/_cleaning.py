@@ -10,7 +10,7 @@ import html
 import string
 from typing import Literal
 
-Cleaning = Literal["none", "whitespace", "lower", "canonicalize"]
+Cleaning = Literal["none", "whitespace", "lower", "canonicalize", "siglip"]
 
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -25,7 +25,8 @@ def clean(text: str, cleaning: Cleaning) -> str:
     Returns:
         The text as the tokenizer takes it.
     """
-    if cleaning == "none":
+    # SigLIP's tokenizer cleans for itself, in pieces between its special tokens.
+    if cleaning in ("none", "siglip"):
         return text
     # Twice, because captions from the web are often escaped twice.
     text = html.unescape(html.unescape(_mended(text)))

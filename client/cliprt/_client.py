@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._card import Card, decode_card
+from cliprt._arguments import batched, checked_address, checked_timeout, iterate
+from cliprt._card import Card, ImageSpec, TextSpec, decode_card
 from cliprt._errors import ClosedError, InvalidInput, ModelUnavailable, ServerError
 from cliprt._images import ImageInput, is_single_image, preprocess
 from cliprt._limits import Limits
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cliprt._grpc import PendingTensor, TritonChannel
 
 _T = TypeVar("_T")
+_Spec = TypeVar("_Spec", ImageSpec, TextSpec)
 
 DEFAULT_TIMEOUT_S = 60.0
 
@@ -38,8 +39,6 @@ _IN_FLIGHT = 3
 # Items of one request: few enough that a call of a full batch overlaps preparing with computing.
 # The server joins requests to larger batches by itself.
 _REQUEST_ITEMS = 32
-
-_MAX_TIMEOUT_S = 86_400.0
 
 # How far the length of an embedding may be from 1: far above rounding, far below a broken tower.
 _NORM_TOLERANCE = 1e-3
@@ -78,12 +77,13 @@ class Client:
         Raises:
             ValueError: address or timeout_s is malformed.
             ServerUnavailable: nothing answers there.
-            ModelUnavailable: the server does not serve this model, or not from a cliprt bundle.
+            ModelUnavailable: the server serves neither tower of this model, or not from a cliprt
+                bundle, or the two from different ones.
             DeadlineExceeded: the server did not answer in time.
         """
-        self._timeout_s = _checked_timeout(timeout_s)
+        self._timeout_s = checked_timeout(timeout_s)
         self._limits = limits or Limits()
-        self._address = _checked_address(address)
+        self._address = checked_address(address)
         self._names = ModelNames(model)
         self._closed = False
         self._close_lock = threading.Lock()
@@ -94,18 +94,10 @@ class Client:
         )
         self._channel = _connect(self._address)
         try:
-            image_card, self._image_batch = self._read_model(self._names.image)
-            text_card, self._text_batch = self._read_model(self._names.text)
+            self._card, self._batches = self._read_models()
         except BaseException:
             self.close()
             raise
-        if image_card != text_card:
-            self.close()
-            raise ModelUnavailable(
-                f"{self._names.image} and {self._names.text} at {address} come from different "
-                "bundles; serve both from one repository"
-            )
-        self._card = image_card
 
     @property
     def card(self) -> Card:
@@ -132,13 +124,15 @@ class Client:
 
         Raises:
             InvalidInput: an item is no usable image (``error.index`` says which), or there is none.
+            ModelUnavailable: the served model has no image tower.
             RetryableError: the server is gone, full or late.
             ServerError: the server failed or sent an answer that cannot be right.
         """
+        spec = self._served_spec(self._card.image, "image")
         items: Iterable[ImageInput] = [images] if is_single_image(images) else images  # type: ignore[list-item, assignment]
         batches = (
-            (PIXELS, self._prepare_images(first, batch))
-            for first, batch in _batched(_iterate(items, "images"), self._image_batch)
+            (PIXELS, self._prepare_images(spec, first, batch))
+            for first, batch in batched(iterate(items, "images"), self._batches["image"])
         )
         return self._embed(self._names.image, batches, timeout_s)
 
@@ -158,18 +152,20 @@ class Client:
 
         Raises:
             InvalidInput: an item is no usable text (``error.index`` says which), or there is none.
+            ModelUnavailable: the served model has no text tower.
             RetryableError: the server is gone, full or late.
             ServerError: the server failed or sent an answer that cannot be right.
         """
         self._open_channel()
-        items = [texts] if isinstance(texts, str) else list(_iterate(texts, "texts"))
-        tokenizer = self._tokenizer(self._deadline(timeout_s))
+        spec = self._served_spec(self._card.text, "text")
+        items = [texts] if isinstance(texts, str) else list(iterate(texts, "texts"))
+        tokenizer = self._tokenizer(spec, self._deadline(timeout_s))
         ids = tokenizer(items, truncate=truncate)
         # Texts of similar length share a request, so that short ones are not padded to long ones.
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         batches = (
             (TOKENS, tokenizer.pad([ids[index] for index in batch]))
-            for _, batch in _batched(order, self._text_batch)
+            for _, batch in batched(order, self._batches["text"])
         )
         embeddings = self._embed(self._names.text, batches, timeout_s)
         restored = np.empty_like(embeddings)
@@ -192,22 +188,34 @@ class Client:
             timeout_s: deadline of each request; None means the client's.
 
         Returns:
-            float32 [n, len(labels)], rows summing to 1: the softmax of logit scale times cosine
-            similarity (Radford et al. 2021, "Learning Transferable Visual Models From Natural
-            Language Supervision", figure 3).
+            float32 [n, len(labels)], each 0 to 1. Rows sum to 1 where the model was trained with a
+            softmax: that of logit scale times cosine similarity (Radford et al. 2021, "Learning
+            Transferable Visual Models From Natural Language Supervision", figure 3). Where
+            ``card.logit_bias`` is set (SigLIP), every label has a probability of its own: the
+            sigmoid of logit scale times cosine similarity plus logit bias (Zhai et al. 2023,
+            "Sigmoid Loss for Language Image Pre-Training").
 
         Raises:
             InvalidInput: as for encode_image and encode_text, or labels is a bare string.
+            ModelUnavailable: the served model has one tower only, or no logit scale.
         """
         if isinstance(labels, str):
             raise InvalidInput("labels must be a list of strings, got one string")
+        self._open_channel()
+        self._served_spec(self._card.image, "image")
+        self._served_spec(self._card.text, "text")
+        if (scale := self._card.logit_scale) is None:
+            raise ModelUnavailable(
+                f"{self._card.name} has no logit scale, so that similarities cannot be turned into "
+                "probabilities; serve a checkpoint of both towers"
+            )
         try:
             texts = self.encode_text(labels, timeout_s=timeout_s)
         except InvalidInput as error:
             # Two lists go in: the index alone would not say which one is meant.
             raise type(error)(error.reason, index=error.index, what="label") from None
         pictures = self.encode_image(images, timeout_s=timeout_s)
-        return probabilities(pictures, texts, self._card.logit_scale)
+        return probabilities(pictures, texts, scale, self._card.logit_bias)
 
     def close(self) -> None:
         """Closes the connection. A second call does nothing."""
@@ -273,9 +281,11 @@ class Client:
             )
         return embeddings
 
-    def _prepare_images(self, first: int, images: Sequence[ImageInput]) -> NDArray[np.uint8]:
+    def _prepare_images(
+        self, spec: ImageSpec, first: int, images: Sequence[ImageInput]
+    ) -> NDArray[np.uint8]:
         """Preprocesses a batch on several threads; Pillow computes without the interpreter lock."""
-        spec, limits = self._card.image, self._limits
+        limits = self._limits
 
         def prepare(indexed: tuple[int, ImageInput]) -> NDArray[np.uint8]:
             index, image = indexed
@@ -300,14 +310,14 @@ class Client:
                 future.cancel()
 
     def _deadline(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        return self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
 
-    def _tokenizer(self, timeout_s: float) -> TextTokenizer:
+    def _tokenizer(self, spec: TextSpec, timeout_s: float) -> TextTokenizer:
         with self._tokenizer_lock:
             if self._lazy_tokenizer is None:
                 fetch = partial(self._fetch_file, timeout_s)
                 content = load_tokenizer_json(self._card, fetch)
-                self._lazy_tokenizer = TextTokenizer(content, self._card.text, self._limits)
+                self._lazy_tokenizer = TextTokenizer(content, spec, self._limits)
             return self._lazy_tokenizer
 
     def _fetch_file(self, timeout_s: float, name: str) -> bytes:
@@ -316,9 +326,43 @@ class Client:
         answer = self._channel.infer(self._names.card, request, "content", timeout_s)
         return answer.result().tobytes()
 
-    def _read_model(self, name: str) -> tuple[Card, int]:
+    def _served_spec(self, spec: _Spec | None, tower: str) -> _Spec:
+        """How a tower is fed, if the server has it."""
+        if spec is None:
+            raise ModelUnavailable(
+                f"{self._card.name} at {self._address} has no {tower} tower; "
+                "serve a checkpoint that has one"
+            )
+        if tower not in self._batches:
+            raise ModelUnavailable(
+                f"{self._address} does not serve the {tower} tower of {self._card.name}; "
+                "check the server's log"
+            )
+        return spec
+
+    def _read_models(self) -> tuple[Card, dict[str, int]]:
+        """The card, and for each tower that is served how many items a request to it holds."""
+        found: dict[str, tuple[Card, int]] = {}
+        missing: list[ModelUnavailable] = []
+        for tower, name in (("image", self._names.image), ("text", self._names.text)):
+            try:
+                config = self._channel.model_config(name, self._timeout_s)
+            except ModelUnavailable as error:
+                missing.append(error)
+            else:
+                found[tower] = self._read_model(name, config)
+        if not found:
+            raise missing[0]
+        cards = [card for card, _ in found.values()]
+        if cards[0] != cards[-1]:
+            raise ModelUnavailable(
+                f"{self._names.image} and {self._names.text} at {self._address} come from "
+                "different bundles; serve both from one repository"
+            )
+        return cards[0], {tower: batch for tower, (_, batch) in found.items()}
+
+    def _read_model(self, name: str, config: Any) -> tuple[Card, int]:
         """A tower's card and how many items a request to it holds."""
-        config = self._channel.model_config(name, self._timeout_s)
         if CARD_PARAMETER not in config.parameters:
             raise ModelUnavailable(
                 f"the model {name} at {self._address} carries no card, so it was not made by "
@@ -342,49 +386,3 @@ def _connect(address: str) -> TritonChannel:
 
 def _closed() -> ClosedError:
     return ClosedError("the client is closed; make a new one")
-
-
-def _iterate(items: Iterable[_T], what: str) -> Iterator[_T]:
-    """Iterates over items, and refuses values that are no collection or an empty one."""
-    # All of these can be iterated over, and none yields what the caller meant.
-    if isinstance(items, (bytes, bytearray, memoryview, Mapping)) or hasattr(items, "read"):
-        raise InvalidInput(f"{what} must be a list, got {type(items).__name__}")
-    try:
-        iterator = iter(items)
-    except TypeError:
-        raise InvalidInput(f"{what} must be a list, got {type(items).__name__}") from None
-    empty = True
-    for item in iterator:
-        empty = False
-        yield item
-    if empty:
-        raise InvalidInput(f"the batch is empty; pass at least one of the {what}")
-
-
-def _batched(items: Iterable[_T], size: int) -> Iterator[tuple[int, list[_T]]]:
-    """Cuts items into batches, each with the index of its first item."""
-    iterator = iter(items)
-    first = 0
-    while batch := list(islice(iterator, size)):
-        yield first, batch
-        first += len(batch)
-
-
-def _checked_timeout(timeout_s: float) -> float:
-    if not 0 < timeout_s <= _MAX_TIMEOUT_S:
-        raise ValueError(
-            f"timeout_s must be a positive number of seconds, at most {_MAX_TIMEOUT_S:,.0f}, "
-            f"got {timeout_s}"
-        )
-    return float(timeout_s)
-
-
-def _checked_address(address: str) -> str:
-    """Takes ``host:port``, and the same behind ``grpc://``."""
-    plain = address.removeprefix("grpc://")
-    host, _, port = plain.rpartition(":")
-    # Without brackets nobody can say where an IPv6 address ends and its port begins.
-    bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if not host or bare_ipv6 or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in plain:
-        raise ValueError(f"the address must look like host:8001, got {address!r}")
-    return plain

@@ -12,6 +12,7 @@ from cliprt._card import TextSpec
 from cliprt._cleaning import clean
 from cliprt._errors import BundleError, InvalidInput
 from cliprt._limits import Limits
+from cliprt._sentencepiece import SiglipTokenizer
 
 
 class TextTokenizer:
@@ -29,12 +30,16 @@ class TextTokenizer:
             BundleError: the tokenizer cannot be loaded.
         """
         try:
-            self._tokenizer = Tokenizer.from_str(tokenizer_json)
+            if spec.cleaning == "siglip":
+                self._siglip: SiglipTokenizer | None = SiglipTokenizer(tokenizer_json)
+            else:
+                self._siglip = None
+                self._tokenizer = Tokenizer.from_str(tokenizer_json)
+                # Cuts from the right and keeps the end token last.
+                self._tokenizer.enable_truncation(spec.context_length)
+                self._tokenizer.no_padding()
         except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
             raise BundleError(f"tokenizer.json cannot be loaded: {error}") from None
-        # Cuts from the right and keeps the end token last.
-        self._tokenizer.enable_truncation(spec.context_length)
-        self._tokenizer.no_padding()
         self._spec = spec
         self._limits = limits
 
@@ -58,20 +63,16 @@ class TextTokenizer:
         """
         for index, text in enumerate(texts, start=first):
             self._check(text, index)
-        cleaned = [clean(text, self._spec.cleaning) for text in texts]
-        encodings = self._tokenizer.encode_batch(cleaned)
+        tokenized = self._by_siglip(texts) if self._siglip else self._by_library(texts)
         if not truncate:
-            for index, encoding in enumerate(encodings, start=first):
-                if encoding.overflowing:
+            for index, (_, cut) in enumerate(tokenized, start=first):
+                if cut:
                     raise InvalidInput(
                         f"the text has more than {self._spec.context_length} tokens, the context "
                         "of the model; shorten it or pass truncate=True",
                         index=index,
                     )
-        zeroed = self._spec.zeroed_id
-        if zeroed is None:
-            return [encoding.ids for encoding in encodings]
-        return [[0 if token == zeroed else token for token in item.ids] for item in encodings]
+        return [ids for ids, _ in tokenized]
 
     def pad(self, ids: Sequence[Sequence[int]]) -> NDArray[np.int32]:
         """Makes a batch of tokenized texts.
@@ -85,6 +86,23 @@ class TextTokenizer:
         for row, text in zip(tokens, ids, strict=True):
             row[: len(text)] = text
         return tokens
+
+    def _by_library(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
+        """Ids of each text, and whether it was cut, where tokenizer.json says everything."""
+        cleaned = [clean(text, self._spec.cleaning) for text in texts]
+        encodings = self._tokenizer.encode_batch(cleaned)
+        return [(self._zeroed(item.ids), bool(item.overflowing)) for item in encodings]
+
+    def _zeroed(self, ids: list[int]) -> list[int]:
+        zeroed = self._spec.zeroed_id
+        return ids if zeroed is None else [0 if token == zeroed else token for token in ids]
+
+    def _by_siglip(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
+        """The same where the rules of SigLIP's tokenizer surround it."""
+        assert self._siglip is not None
+        room = self._spec.context_length - 1
+        tokenized = [self._siglip(text) for text in texts]
+        return [([*ids[:room], self._spec.end_id], len(ids) > room) for ids in tokenized]
 
     def _check(self, text: object, index: int) -> None:
         if not isinstance(text, str):

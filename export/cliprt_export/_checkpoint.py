@@ -222,7 +222,8 @@ class Checkpoint:
         return (
             f"{self.name} has no {self.weights} and no {_index_of(self.weights)}; "
             f"found {', '.join(found) or 'no files at all'}. Only safetensors are read, because "
-            "pickled weights (.bin, .pt) can run code when they are loaded"
+            "pickled weights (.bin, .pt) can run code when they are loaded; turn such weights into "
+            "safetensors with: cliprt convert"
         )
 
 

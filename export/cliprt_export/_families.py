@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cliprt._errors import CheckpointError
-from cliprt_export import _hf_clip, _openclip
+from cliprt_export import _hf_clip, _openclip, _siglip
 from cliprt_export._checkpoint import Checkpoint
 from cliprt_export._model import ClipModel
 
@@ -62,6 +62,20 @@ FAMILIES: tuple[Family, ...] = (
         read=_openclip.read_openai,
         variants="the released state dicts as one safetensors file, ViT and RN",
         verified="a torch reference written from its published definition, live",
+    ),
+    Family(
+        name=_siglip.FAMILY,
+        title="Hugging Face SigLIP, SigLIP 2 of a fixed resolution",
+        found=_siglip.is_siglip,
+        read=_siglip.read_siglip,
+        variants=(
+            "SiglipModel, SiglipVisionModel, SiglipTextModel; SiglipTokenizer (SentencePiece "
+            "unigram), GemmaTokenizer, Siglip2Tokenizer; every size; not NaFlex"
+        ),
+        verified=(
+            "transformers 5 (SiglipModel, SiglipTokenizer with SentencePiece, GemmaTokenizer, "
+            "Siglip2Tokenizer, SiglipImageProcessorPil), live"
+        ),
     ),
 )
 """In the order in which a checkpoint is tried."""

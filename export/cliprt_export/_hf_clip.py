@@ -259,7 +259,7 @@ def image_spec(checkpoint: Checkpoint, side: int, defaults: dict[str, Any]) -> I
         side: of the tower's input, where the processor does not resize.
         defaults: of the processor's class.
     """
-    values = {**defaults, **_processor_json(checkpoint)}
+    values = {**defaults, **processor_json(checkpoint)}
     size, crop = values["size"], values["crop_size"]
     # Older files have plain numbers: the shorter edge, and a square.
     size = {"shortest_edge": size} if isinstance(size, int) else size
@@ -292,7 +292,7 @@ def image_spec(checkpoint: Checkpoint, side: int, defaults: dict[str, Any]) -> I
     )
 
 
-def _processor_json(checkpoint: Checkpoint) -> dict[str, Any]:
+def processor_json(checkpoint: Checkpoint) -> dict[str, Any]:
     """The image processor's file.
 
     transformers 5 writes all processors of a checkpoint into processor_config.json and prefers it;

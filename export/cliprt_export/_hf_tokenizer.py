@@ -53,7 +53,7 @@ class HfTokenizer:
         Raises:
             CheckpointError: files are missing or damaged, or it is another kind of tokenizer.
         """
-        config = _optional_json(checkpoint, "tokenizer_config.json")
+        config = optional_json(checkpoint, "tokenizer_config.json")
         if config.get("tokenizer_class") not in _CLASSES:
             raise CheckpointError(
                 f"{checkpoint.name} has a {config['tokenizer_class']}; supported is CLIPTokenizer"
@@ -69,7 +69,7 @@ class HfTokenizer:
 
     def _build(self, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
         names = dict(_DEFAULT_TOKENS)
-        names.update({key: _content(config[key]) for key in names if config.get(key)})
+        names.update({key: content_of(config[key]) for key in names if config.get(key)})
         tokenizer = Tokenizer(_bpe(checkpoint, names["unk_token"]))
         tokenizer.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -81,15 +81,15 @@ class HfTokenizer:
             ]
         )
         tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.add_tokens(list(_added_tokens(checkpoint, config, names)))
+        tokenizer.add_tokens(list(added_tokens(checkpoint, config, names)))
         tokenizer.post_processor = processors.RobertaProcessing(
-            (names["eos_token"], _id(tokenizer, names["eos_token"], checkpoint)),
-            (names["bos_token"], _id(tokenizer, names["bos_token"], checkpoint)),
+            (names["eos_token"], id_of(tokenizer, names["eos_token"], checkpoint)),
+            (names["bos_token"], id_of(tokenizer, names["bos_token"], checkpoint)),
             False,  # trim_offsets
             False,  # add_prefix_space
         )
         self.json: str = tokenizer.to_str()
-        self.pad_id = _id(tokenizer, names["pad_token"], checkpoint)
+        self.pad_id = id_of(tokenizer, names["pad_token"], checkpoint)
         limit = config.get("model_max_length")
         # transformers writes an astronomical number where there is no limit.
         self.max_length = int(limit) if limit is not None and limit < 1e6 else None
@@ -124,7 +124,7 @@ def _bpe(checkpoint: Checkpoint, unknown: str) -> models.BPE:
     )
 
 
-def _added_tokens(
+def added_tokens(
     checkpoint: Checkpoint, config: dict[str, Any], names: dict[str, str]
 ) -> Iterator[AddedToken]:
     """Added tokens by id, then named special tokens that are not among them."""
@@ -133,8 +133,8 @@ def _added_tokens(
     if "added_tokens_decoder" in config:
         entries = {int(index): entry for index, entry in config["added_tokens_decoder"].items()}
     else:
-        named = _optional_json(checkpoint, "special_tokens_map.json")
-        for entry in _optional_json(checkpoint, "tokenizer.json").get("added_tokens", []):
+        named = optional_json(checkpoint, "special_tokens_map.json")
+        for entry in optional_json(checkpoint, "tokenizer.json").get("added_tokens", []):
             entries[entry["id"]] = {key: entry[key] for key in entry if key != "id"}
     seen = set()
     for _, entry in sorted(entries.items()):
@@ -148,16 +148,16 @@ def _added_tokens(
             yield AddedToken(**{**options, "content": content, "special": True})
 
 
-def _content(token: str | dict[str, Any]) -> str:
+def content_of(token: str | dict[str, Any]) -> str:
     return token if isinstance(token, str) else str(token["content"])
 
 
-def _id(tokenizer: Tokenizer, token: str, checkpoint: Checkpoint) -> int:
+def id_of(tokenizer: Tokenizer, token: str, checkpoint: Checkpoint) -> int:
     found = tokenizer.token_to_id(token)
     if found is None:
         raise CheckpointError(f"{checkpoint.name} has no token {token!r}")
     return int(found)
 
 
-def _optional_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+def optional_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     return checkpoint.json(name) if (checkpoint.folder / name).is_file() else {}

@@ -19,7 +19,7 @@ from cliprt._images import preprocess
 from cliprt._texts import TextTokenizer
 from cliprt_engines import OnnxTower
 from cliprt_export import _certificate, _export, export_checkpoint, read_certificate
-from cliprt_export._golden import Golden
+from cliprt_export._golden import KnownAnswers
 
 FILES = {
     "card.json",
@@ -95,16 +95,18 @@ def test_known_answers_are_those_of_the_towers(small_bundle: Bundle) -> None:
 def test_a_tower_that_answers_wrongly_is_not_written(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = _export.write_image_tower
+    original = _export.write_tower
 
-    def without_norm(path: Path, tower: object, tensors: object, version: str) -> None:
+    def without_norm(
+        path: Path, tower: object, tensors: object, version: str, precision: object
+    ) -> None:
         def broken(name: str) -> NDArray[np.float32]:
             array: NDArray[np.float32] = tensors(name)  # type: ignore[operator]
             return np.ones_like(array) if name == "post_norm.weight" else array
 
-        original(path, tower, broken, version)  # type: ignore[arg-type]
+        original(path, tower, broken, version, precision)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_export, "write_image_tower", without_norm)
+    monkeypatch.setattr(_export, "write_tower", without_norm)
     with pytest.raises(FidelityError, match=r"the image tower in fp32 has a cosine of 0\."):
         export_checkpoint(str(small_checkpoint), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
@@ -114,9 +116,9 @@ def test_nan_does_not_pass_the_bar(small_bundle: Bundle, monkeypatch: pytest.Mon
     nan = _certificate.Fidelity(min_cosine=float("nan"), max_abs_diff=0, single_vs_batch=0, items=1)
     monkeypatch.setattr(_certificate, "_measure", lambda *_: nan)
     with np.load(small_bundle.file("golden.npz")) as file:
-        golden = Golden(**{key: file[key] for key in file.files if key != "texts"})
+        answers = {"image": KnownAnswers(file["pixels"], file["image_embedding"], peaks={})}
     with pytest.raises(FidelityError):
-        _certificate.certify(small_bundle.path, golden)
+        _certificate.certify(small_bundle.path, answers)
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_an_existing_bundle_survives_a_failed_export(
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_export, "write_text_tower", fail)
+    monkeypatch.setattr(_export, "write_tower", fail)
     with pytest.raises(KeyboardInterrupt):
         export_checkpoint(str(small_checkpoint), tmp_path / "bundle", overwrite=True)
     assert open_bundle(tmp_path / "bundle").card == bundle.card

@@ -15,8 +15,10 @@ from cliprt import Bundle
 from cliprt_engines import OnnxTower
 from cliprt_export._checkpoint import Checkpoint
 from cliprt_export._hf_clip import read_hf_clip
-from cliprt_export._reference import embed_pixels, embed_tokens
-from cliprt_export._towers import fold_normalisation, write_image_tower, write_text_tower
+from cliprt_export._model import ImageSide, TextSide
+from cliprt_export._reference import embed
+from cliprt_export._specs import VitTower
+from cliprt_export._towers import fold_normalisation, write_tower
 
 SIZES = {
     "small": SMALL,
@@ -28,33 +30,40 @@ SIZES = {
 }
 
 
-def towers(folder: Path, size: Size, **options: int) -> tuple[OnnxTower, OnnxTower, Checkpoint]:
-    checkpoint = Checkpoint(write_checkpoint(folder, size, **options), "test")
-    model = read_hf_clip(checkpoint)
-    write_image_tower(folder / "image.onnx", model.image, model.image_tensors, "test")
-    write_text_tower(folder / "text.onnx", model.text, model.text_tensors, "test")
-    return OnnxTower(folder / "image.onnx"), OnnxTower(folder / "text.onnx"), checkpoint
+def sides(folder: Path) -> tuple[ImageSide, TextSide]:
+    model = read_hf_clip(Checkpoint(folder, "test"))
+    assert model.image is not None
+    assert model.text is not None
+    return model.image, model.text
+
+
+def towers(folder: Path, size: Size, **options: int) -> tuple[OnnxTower, OnnxTower]:
+    for name, side in zip(
+        ("image", "text"), sides(write_checkpoint(folder, size, **options)), strict=True
+    ):
+        write_tower(folder / f"{name}.onnx", side.tower, side.tensors, "test")
+    return OnnxTower(folder / "image.onnx"), OnnxTower(folder / "text.onnx")
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_towers_equal_the_numpy_reference(name: str, tmp_path: Path) -> None:
-    image, text, checkpoint = towers(tmp_path, SIZES[name])
-    model = read_hf_clip(checkpoint)
+    image, text = towers(tmp_path, SIZES[name])
+    image_side, text_side = sides(tmp_path)
     side = SIZES[name].image_size
     pixels = np.stack([array[:side, :side] for array in arrays(5, side)])
-    expected = embed_pixels(model.image, model.image_tensors, pixels)
+    expected = embed(image_side.tower, image_side.tensors, pixels)
     np.testing.assert_allclose(image.run(pixels), expected, atol=2e-6)
     for length in range(2, min(SIZES[name].context, 12) + 1):
         tokens = np.full((3, length), 320, dtype=np.int32)
         tokens[:, -1] = 49407
         tokens[1, length // 2] = 49407
-        expected = embed_tokens(model.text, model.text_tensors, tokens)
+        expected = embed(text_side.tower, text_side.tensors, tokens)
         np.testing.assert_allclose(text.run(tokens), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("end_id", [49407, 2])
 def test_the_first_end_token_is_pooled_whatever_follows(end_id: int, tmp_path: Path) -> None:
-    _, text, _ = towers(tmp_path, SMALL, eos_token_id=end_id)
+    _, text = towers(tmp_path, SMALL, eos_token_id=end_id)
     short = np.array([[49406, 320, 49407]], dtype=np.int32)
     base = text.run(short)
     for tail in ([49407, 49407], [0, 0], [320, 49407], [49406, 320]):
@@ -63,23 +72,24 @@ def test_the_first_end_token_is_pooled_whatever_follows(end_id: int, tmp_path: P
 
 
 def test_without_an_end_token_the_first_position_is_pooled(tmp_path: Path) -> None:
-    _, text, _ = towers(tmp_path, SMALL)
+    _, text = towers(tmp_path, SMALL)
     rows = np.array([[5, 6, 7, 8], [5, 9, 9, 9]], dtype=np.int32)
     first, second = text.run(rows)
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
 def test_a_legacy_configuration_pools_the_highest_id(tmp_path: Path) -> None:
-    _, text, _ = towers(tmp_path / "old", SMALL, eos_token_id=2)
+    _, text = towers(tmp_path / "old", SMALL, eos_token_id=2)
     # Added ids above the end token cannot occur here, so the end token is the highest.
-    _, new, _ = towers(tmp_path / "new", SMALL)
+    _, new = towers(tmp_path / "new", SMALL)
     tokens = np.array([[49406, 2, 320, 49407, 49407]], dtype=np.int32)
     np.testing.assert_array_equal(text.run(tokens), new.run(tokens))
 
 
 def test_folded_normalisation_is_exact(small_checkpoint: Path) -> None:
-    model = read_hf_clip(Checkpoint(small_checkpoint, "test"))
-    tower, weight = model.image, model.image_tensors("patch.weight").astype(np.float64)
+    side, _ = sides(small_checkpoint)
+    tower, weight = side.tower, side.tensors("patch.weight").astype(np.float64)
+    assert isinstance(tower, VitTower)
     patch = arrays(1, tower.patch)[0][: tower.patch, : tower.patch].astype(np.float64)
     normal = (patch * tower.rescale - tower.mean) / tower.std
     expected = (weight * normal.transpose(2, 0, 1)).sum(axis=(1, 2, 3))

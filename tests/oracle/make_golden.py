@@ -1,6 +1,7 @@
 """Makes the golden files in tests/golden from transformers. Run by ``make golden``.
 
 - ``tokens.json``: ids of ``hostile.strings()``, with OpenAI's vocabulary and with the demo's;
+- ``siglip_tokens.json.gz``: the same of SigLIP's tokenizers, without what fills up a text;
 - ``pixels.json``: SHA-256 of the processor's pixels for each picture of ``pictures.py``, side 64;
 - ``demo.npz``: normalised float32 embeddings of the demo model;
 - ``vit_b_32.npz``: the same for the drawn ViT-B/32, and for it with a legacy configuration.
@@ -8,6 +9,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import sys
@@ -24,7 +26,8 @@ from checkpoints import VIT_B_32, write_checkpoint, write_tokenizer
 from hostile import strings
 from oracle.reference import Reference
 from PIL import Image
-from transformers import CLIPImageProcessorPil, CLIPTokenizer
+from siglip_checkpoints import write_siglip
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPTokenizer
 
 from pictures import file_cases, pil_cases
 
@@ -35,6 +38,7 @@ DEMO = ROOT / "demo" / "checkpoint"
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     make_tokens()
+    make_siglip_tokens()
     make_pixels()
     demo = Reference(DEMO)
     np.savez(
@@ -63,6 +67,17 @@ def make_tokens() -> None:
         for name, tokenizer in tokenizers.items()
     }
     (GOLDEN / "tokens.json").write_text(json.dumps(golden, separators=(",", ":")) + "\n")
+
+
+def make_siglip_tokens() -> None:
+    golden = {}
+    for words in ("SiglipTokenizer", "GemmaTokenizer", "Siglip2Tokenizer"):
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer = AutoTokenizer.from_pretrained(write_siglip(Path(folder), words=words))
+            options = {"truncation": True, "max_length": 64}
+            golden[words] = [tokenizer(text, **options)["input_ids"] for text in strings()]
+    content = json.dumps(golden, separators=(",", ":")).encode()
+    (GOLDEN / "siglip_tokens.json.gz").write_bytes(gzip.compress(content, mtime=0))
 
 
 def make_pixels() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cliprt_triton import TritonServer
 
+COMMANDS = ("convert", "export", "models", "repository", "serve")
 PACKAGES = {"cliprt", "cliprt_bench", "cliprt_engines", "cliprt_export", "cliprt_triton"}
 HEAVY = {"onnx", "onnxruntime", "torch", "tensorrt", "transformers", "ray", "matplotlib"}
 
@@ -103,8 +104,8 @@ def test_the_command_shows_everything_and_names_the_missing_extra(
     python: Path, small_checkpoint: Path, tmp_path: Path
 ) -> None:
     shown = run(python, "-m", "cliprt", "--help").stdout
-    assert all(f"\n  {command} " in shown for command in ("export", "repository", "serve"))
-    for command in ("export", "repository", "serve"):
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+    for command in COMMANDS:
         assert run(python, "-m", "cliprt", command, "--help").returncode == 0
     out = str(tmp_path / "bundle")
     export = run(python, "-m", "cliprt", "export", str(small_checkpoint), "--out", out)
