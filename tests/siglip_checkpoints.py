@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from checkpoints import DATA, Tensors
+from checkpoints import Tensors
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 Kind = Literal["siglip", "siglip_vision_model", "siglip_text_model"]
 Words = Literal["SiglipTokenizer", "GemmaTokenizer", "Siglip2Tokenizer"]
+
+DATA = Path(__file__).parent / "data"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from cliprt._card import TextSpec
 from cliprt._errors import CheckpointError
 from cliprt_export._checkpoint import SINGLE, SUFFIX, Checkpoint
+from cliprt_export._config import whole
 from cliprt_export._model import ClipModel, ImageSide, TextSide
 from cliprt_export._openclip_config import image_tower, model_section, text_section, text_tower
 from cliprt_export._openclip_tensors import OpenClipTensors
@@ -143,7 +144,7 @@ def _text(
 ) -> tuple[TextTower, TextSpec, str]:
     """The text tower, its tokens, and the content of its tokenizer.json."""
     named = bool(section["hf_tokenizer_name"])
-    tower = text_tower(model, section, int(section["eos_id"]) if named else END_ID)
+    tower = text_tower(model, section, whole(section, "eos_id", low=0) if named else END_ID)
     options = dict(section["tokenizer_kwargs"] or {})
     cleaning = options.pop("clean", "whitespace" if named else "lower")
     choices = ("whitespace", "lower", "canonicalize") if named else ("lower", "canonicalize")

@@ -10,6 +10,7 @@ from typing import Any
 
 from cliprt._card import ImageSpec
 from cliprt._errors import CheckpointError
+from cliprt_export._config import positive, whole
 from cliprt_export._openclip_images import image_spec
 from cliprt_export._specs import (
     Activation,
@@ -127,15 +128,15 @@ def image_tower(model: dict[str, Any], preprocess: dict[str, Any]) -> tuple[Imag
     vision = _section(model["vision_cfg"], "vision_cfg", _VISION)
     height, width = _pair(vision["image_size"])
     spec = image_spec(preprocess, height, width)
-    channels = int(vision["width"])
-    head_width = int(vision["head_width"])
+    channels = whole(vision, "width")
+    head_width = whole(vision, "head_width")
     if isinstance(vision["layers"], (list, tuple)):
         one, two, three, four = map(int, vision["layers"])
         return (
             ResNetTower(
                 height=height,
                 width=width,
-                dim=int(model["embed_dim"]),
+                dim=whole(model, "embed_dim"),
                 stem=channels,
                 blocks=(one, two, three, four),
                 heads=channels * 32 // head_width,
@@ -155,7 +156,7 @@ def image_tower(model: dict[str, Any], preprocess: dict[str, Any]) -> tuple[Imag
             height=height,
             width=width,
             patch=patch,
-            dim=int(model["embed_dim"]),
+            dim=whole(model, "embed_dim"),
             transformer=_transformer(
                 vision, "vision_cfg", channels // head_width, bool(model["quick_gelu"])
             ),
@@ -196,12 +197,12 @@ def text_tower(model: dict[str, Any], text: dict[str, Any], end_id: int) -> Text
     projection = "affine" if text["proj_bias"] else "linear"
     pooling = {"argmax": "highest", "eos": "end"}.get(text["pool_type"], text["pool_type"])
     return TextTower(
-        vocabulary=int(text["vocab_size"]),
-        context=int(text["context_length"]),
-        dim=int(model["embed_dim"]),
-        transformer=_transformer(text, "text_cfg", int(text["heads"]), bool(model["quick_gelu"])),
+        vocabulary=whole(text, "vocab_size"),
+        context=whole(text, "context_length"),
+        dim=whole(model, "embed_dim"),
+        transformer=_transformer(text, "text_cfg", whole(text, "heads"), bool(model["quick_gelu"])),
         pooling=pooling,
-        end_id=int(text["eos_id"]) if pooling == "end" else end_id,
+        end_id=whole(text, "eos_id", low=0) if pooling == "end" else end_id,
         causal=not text["no_causal_mask"],
         projection="none" if text["proj_type"] == "none" else projection,  # type: ignore[arg-type]
     )
@@ -221,17 +222,17 @@ def _transformer(
     if approximate == "tanh":
         activation = "gelu_tanh"
     norm = dict(section["norm_kwargs"] or {})
-    epsilon = float(norm.pop("eps", 1e-5))
+    epsilon = positive({"eps": norm.pop("eps", 1e-5)}, "eps")
     if norm:
         raise CheckpointError(
             f"{name} has norm_kwargs = {section['norm_kwargs']!r}; supported is eps alone"
         )
-    width = int(section["width"])
+    width = whole(section, "width")
     return TransformerSpec(
         width=width,
-        layers=int(section["layers"]),
+        layers=whole(section, "layers"),
         heads=heads,
-        hidden=int(width * float(section["mlp_ratio"])),
+        hidden=int(width * positive(section, "mlp_ratio")),
         activation=activation,
         epsilon=epsilon,
         layer_scale=section["ls_init_value"] is not None,
@@ -263,7 +264,8 @@ def _check_choice(section: dict[str, Any], name: str, key: str, choices: tuple[s
 def _pair(value: Any) -> tuple[int, int]:
     """Rows and columns of what may be given as one number."""
     rows, columns = value if isinstance(value, (list, tuple)) else (value, value)
-    return int(rows), int(columns)
+    sides = {"rows": rows, "columns": columns}
+    return whole(sides, "rows"), whole(sides, "columns")
 
 
 def _short(value: Any) -> str:

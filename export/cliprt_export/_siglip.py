@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cliprt._card import TextSpec
 from cliprt._errors import CheckpointError
 from cliprt_export._checkpoint import Checkpoint
+from cliprt_export._config import positive, whole
 from cliprt_export._hf_clip import image_spec, named_tensors, processor_json
 from cliprt_export._model import ClipModel, ImageSide, TextSide
 from cliprt_export._siglip_tokenizer import read_siglip_tokenizer
@@ -149,8 +150,8 @@ def read_siglip(checkpoint: Checkpoint) -> ClipModel:
 
 
 def _image_side(checkpoint: Checkpoint, section: dict[str, Any]) -> ImageSide:
-    side = int(section["image_size"])
-    if int(section["num_channels"]) != 3:
+    side = whole(section, "image_size")
+    if whole(section, "num_channels") != 3:
         raise CheckpointError(f"pictures of {section['num_channels']} channels are not supported")
     if not section["vision_use_head"]:
         raise CheckpointError(
@@ -172,7 +173,7 @@ def _image_side(checkpoint: Checkpoint, section: dict[str, Any]) -> ImageSide:
     tower = VitTower(
         height=side,
         width=side,
-        patch=int(section["patch_size"]),
+        patch=whole(section, "patch_size"),
         dim=transformer.width,
         transformer=transformer,
         mean=spec.mean,
@@ -190,18 +191,19 @@ def _image_side(checkpoint: Checkpoint, section: dict[str, Any]) -> ImageSide:
 def _text_side(checkpoint: Checkpoint, section: dict[str, Any]) -> TextSide:
     tokenizer = read_siglip_tokenizer(checkpoint)
     transformer = _transformer(section)
-    positions, vocabulary = int(section["max_position_embeddings"]), int(section["vocab_size"])
+    positions, vocabulary = whole(section, "max_position_embeddings"), whole(section, "vocab_size")
     if tokenizer.ids > vocabulary:
         raise CheckpointError(
             f"the tokenizer of {checkpoint.name} has {tokenizer.ids} ids, "
             f"the text tower takes {vocabulary}"
         )
-    projection = section["projection_size"]
     tower = TextTower(
         vocabulary=vocabulary,
         # Every text is filled up to this length, and pooled at its end.
         context=min(positions, tokenizer.max_length or positions),
-        dim=transformer.width if projection is None else int(projection),
+        dim=transformer.width
+        if section["projection_size"] is None
+        else whole(section, "projection_size"),
         transformer=transformer,
         pooling="last",
         end_id=tokenizer.end_id,
@@ -228,32 +230,51 @@ def _transformer(section: dict[str, Any]) -> TransformerSpec:
             f"supported are {', '.join(_ACTIVATIONS)}"
         )
     return TransformerSpec(
-        width=int(section["hidden_size"]),
-        layers=int(section["num_hidden_layers"]),
-        heads=int(section["num_attention_heads"]),
-        hidden=int(section["intermediate_size"]),
+        width=whole(section, "hidden_size"),
+        layers=whole(section, "num_hidden_layers"),
+        heads=whole(section, "num_attention_heads"),
+        hidden=whole(section, "intermediate_size"),
         activation=_ACTIVATIONS[activation],
-        epsilon=float(section["layer_norm_eps"]),
+        epsilon=positive(section, "layer_norm_eps"),
     )
 
 
 def _image_tensors(checkpoint: Checkpoint, tower: VitTower) -> Tensors:
     """The image tower's tensors; the head's three projections are stored as one matrix."""
     width, prefix = tower.transformer.width, _prefix(checkpoint, "vision_model")
-    named = named_tensors(checkpoint, _prefixed(_IMAGE_NAMES, prefix), tower_tensors(tower))
+    joined = f"{prefix}head.attention.in_proj_"
+    stored = {
+        f"{prefix}head.probe": (1, 1, width),
+        f"{joined}weight": (3 * width, width),
+        f"{joined}bias": (3 * width,),
+    }
+    for name, shape in stored.items():
+        checkpoint.check(name, shape)
+    alike = {
+        name: shape
+        for name, shape in tower_tensors(tower).items()
+        if name != "head.probe" and _joined_part(name) is None
+    }
+    named = named_tensors(checkpoint, _prefixed(_IMAGE_NAMES, prefix), alike)
 
     def tensor(name: str) -> NDArray[np.float32]:
         if name == "head.probe":
-            return checkpoint.tensor(f"{prefix}head.probe", (1, 1, width)).reshape(width)
-        role, _, kind = name.removeprefix("head.attention.").partition(".")
-        if name.startswith("head.attention.") and role in _JOINED:
-            shape = (3 * width, width) if kind == "weight" else (3 * width,)
-            joined = checkpoint.tensor(f"{prefix}head.attention.in_proj_{kind}", shape)
-            start = _JOINED[role] * width
-            return np.asarray(joined[start : start + width])
+            key = f"{prefix}head.probe"
+            return checkpoint.tensor(key, stored[key]).reshape(width)
+        if (part := _joined_part(name)) is not None:
+            place, kind = part
+            rows = checkpoint.tensor(f"{joined}{kind}", stored[f"{joined}{kind}"])
+            return np.asarray(rows[place * width : (place + 1) * width])
         return named(name)
 
     return tensor
+
+
+def _joined_part(name: str) -> tuple[int, str] | None:
+    """Which third of the head's joined matrix or bias a tensor is, and which of the two."""
+    head, _, kind = name.rpartition(".")
+    role = head.removeprefix("head.attention.")
+    return (_JOINED[role], kind) if head != role and role in _JOINED else None
 
 
 def _text_tensors(checkpoint: Checkpoint, tower: TextTower, positions: int) -> Tensors:
