@@ -126,17 +126,17 @@ def read_siglip(checkpoint: Checkpoint) -> ClipModel:
         for name, defaults in (("vision", _VISION), ("text", _TEXT))
     )
     try:
+        if len(sides) == 2 and whole(vision, "hidden_size") != _text_dim(text):
+            raise CheckpointError(
+                f"{checkpoint.name} embeds pictures in {vision['hidden_size']} dimensions and "
+                f"texts in {_text_dim(text)}; they could not be compared"
+            )
         image = _image_side(checkpoint, vision) if "image" in sides else None
         words = _text_side(checkpoint, text) if "text" in sides else None
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the configuration of {checkpoint.name} is not usable: {error}"
         ) from None
-    if image and words and image.tower.dim != words.tower.dim:
-        raise CheckpointError(
-            f"{checkpoint.name} embeds pictures in {image.tower.dim} dimensions and texts in "
-            f"{words.tower.dim}; they could not be compared"
-        )
     both = kind == "siglip"
     return ClipModel(
         family=FAMILY,
@@ -201,9 +201,7 @@ def _text_side(checkpoint: Checkpoint, section: dict[str, Any]) -> TextSide:
         vocabulary=vocabulary,
         # Every text is filled up to this length, and pooled at its end.
         context=min(positions, tokenizer.max_length or positions),
-        dim=transformer.width
-        if section["projection_size"] is None
-        else whole(section, "projection_size"),
+        dim=_text_dim(section),
         transformer=transformer,
         pooling="last",
         end_id=tokenizer.end_id,
@@ -220,6 +218,12 @@ def _text_side(checkpoint: Checkpoint, section: dict[str, Any]) -> TextSide:
         vocabulary=vocabulary,
     )
     return TextSide(tower, _text_tensors(checkpoint, tower, positions), spec, tokenizer.json)
+
+
+def _text_dim(section: dict[str, Any]) -> int:
+    """Length of a text's embedding: the width, unless the head gives another."""
+    named = section["projection_size"] is not None
+    return whole(section, "projection_size" if named else "hidden_size")
 
 
 def _transformer(section: dict[str, Any]) -> TransformerSpec:

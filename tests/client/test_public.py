@@ -19,7 +19,8 @@ PUBLIC = {
     },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {"OnnxTower"},
-    "cliprt_export": {"Certificate", "Fidelity", "export_checkpoint", "read_certificate"},
+    "cliprt_export": {"Certificate", "Fidelity", "export_checkpoint",
+        "export_random", "read_certificate"},
     "cliprt_triton": {"Batching", "TritonServer", "write_repository"},
 }  # fmt: skip
 
