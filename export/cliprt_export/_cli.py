@@ -8,7 +8,18 @@ import click
 import msgspec
 
 from cliprt._console import out, steps
-from cliprt_export._export import STEPS, export_checkpoint, read_certificate
+from cliprt._errors import InvalidInput
+from cliprt_export._certificate import Bars, Certificate, read_certificate
+from cliprt_export._export import STEPS, export_checkpoint
+from cliprt_export._options import (
+    COLUMNS,
+    PrecisionList,
+    cells,
+    changed,
+    measuring_options,
+    print_table,
+)
+from cliprt_export._precision import PrecisionName
 
 
 @click.command()
@@ -20,21 +31,62 @@ from cliprt_export._export import STEPS, export_checkpoint, read_certificate
     type=click.Path(path_type=Path),
     help="Folder to write the bundle to.",
 )
+@click.option(
+    "--precision",
+    "precisions",
+    type=PrecisionList(),
+    default="fp32",
+    show_default=True,
+    help="Variants of each tower, with commas: fp32, fp16, int8, int8-cpu. fp32 is always there.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(),
+    metavar="FOLDER",
+    help="Pictures, and .txt files with a text on each line, such as the model will see: three "
+    "quarters calibrate 8-bit precisions, the certificate is measured on the others.",
+)
+@measuring_options
 @click.option("--revision", help="Branch, tag or commit, if CHECKPOINT is a hub id.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export(
-    checkpoint: str, target: Path, revision: str | None, overwrite: bool, as_json: bool
+    checkpoint: str,
+    target: Path,
+    precisions: tuple[PrecisionName, ...],
+    calibrate: str | None,
+    evaluate: str | None,
+    prompt: str,
+    samples: int | None,
+    min_cosines: tuple[dict[str, float], ...],
+    min_overlap: float | None,
+    max_top1_loss: float | None,
+    revision: str | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Turn CHECKPOINT into a bundle of ONNX towers.
 
     CHECKPOINT is a folder in Hugging Face format (config.json, model.safetensors or shards,
     tokenizer and preprocessor files) or a hub id such as openai/clip-vit-base-patch32. The towers
-    are measured against the original weights before the bundle appears.
+    are measured against the original weights before the bundle appears; a precision that misses the
+    bar is refused.
     """
+    if "{}" not in prompt:
+        raise InvalidInput(f"--prompt must hold {{}}, where the class goes; got {prompt!r}")
     with steps(STEPS) as on_step:
         bundle = export_checkpoint(
-            checkpoint, target, revision=revision, overwrite=overwrite, on_step=on_step
+            checkpoint,
+            target,
+            precisions=precisions,
+            revision=revision,
+            calibrate=calibrate,
+            evaluate=evaluate,
+            prompt=prompt,
+            samples=samples,
+            bars=changed(Bars(), min_cosines, min_overlap, max_top1_loss),
+            overwrite=overwrite,
+            on_step=on_step,
         )
     certificate = read_certificate(bundle)
     if as_json:
@@ -48,9 +100,19 @@ def export(
     console = out()
     console.print(f"bundle  {bundle.path}")
     console.print(f"space   {bundle.card.space}")
-    for tower, precisions in certificate.towers.items():
-        for precision, fidelity in precisions.items():
-            console.print(
-                f"{tower:<5} {precision}  cosine to the original weights >= "
-                f"{fidelity.min_cosine:.7f}, largest difference {fidelity.max_abs_diff:.1e}"
-            )
+    _print(certificate)
+
+
+def _print(certificate: Certificate) -> None:
+    rows = [
+        [tower, precision, *cells(found)]
+        for tower, precisions in certificate.towers.items()
+        for precision, found in precisions.items()
+    ]
+    print_table(("tower", "precision", *COLUMNS), rows)
+    for tower, items in certificate.measured_on.items():
+        skipped = f", {items.skipped} could not be read" if items.skipped else ""
+        out().print(
+            f"{tower} measured on {items.items} items: {items.labelled} labelled, "
+            f"{items.given} held out, {items.drawn} drawn{skipped}"
+        )

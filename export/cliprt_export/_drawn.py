@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 Plane: TypeAlias = NDArray[np.int32]
 Mask: TypeAlias = NDArray[np.bool_]
 
-_WORDS = (
+_WORDS = (  # noqa: SIM905
     "a photo of the red small dog cat house river mountain child reading old bicycle street "
     "night market under bright sky with two three birds flying over green field near wooden "
     "table bowl fresh fruit blurry close-up drawing sketch painting satellite view city harbour "
     "ships fog morning train station crowd people dancing snow forest deer lake reflection "
     "sunset beach umbrella black-and-white portrait woman man hat glasses guitar concert stage "
     "lights car engine"
-).split()  # noqa: SIM905
+).split()
 _OTHERS = (
     "naïve café über façade señor smørrebrød żółw čeština",
     "красная собака бежит по снегу рядом с домом",

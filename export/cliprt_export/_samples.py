@@ -150,6 +150,8 @@ def pictures(
             if len(labels) < count.labelled and rows.add(path, read):
                 labels.append(label)
         rows.complain_if_empty("the evaluation folder")
+        if not labels:
+            raise InvalidInput("every picture of the evaluation folder was calibrated on")
     if folder is not None:
         unlabelled = _Collected[NDArray[np.uint8]](_digest, {*calibrated, *rows.found})
         for path in split_items(find_pictures(folder), file_digest, side):
