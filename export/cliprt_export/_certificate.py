@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -51,10 +51,6 @@ class Bars:
                 raise ValueError(f"a cosine lies between -1 and 1, the bar for {name} is {value}")
         if self.min_overlap is not None and not 0 <= self.min_overlap <= 1:
             raise ValueError(f"an overlap lies between 0 and 1, the bar is {self.min_overlap}")
-
-    def with_min_cosine(self, values: Mapping[str, float]) -> Bars:
-        """The same bars with other cosines for some precisions."""
-        return replace(self, min_cosine={**self.min_cosine, **values})
 
     def missed(self, precision: str, found: Fidelity) -> list[str]:
         """What a tower does not reach, in words; NaN reaches nothing.

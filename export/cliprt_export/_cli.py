@@ -8,15 +8,14 @@ import click
 import msgspec
 
 from cliprt._console import out, steps
-from cliprt._errors import InvalidInput
 from cliprt_export._certificate import Bars, Certificate, read_certificate
 from cliprt_export._export import STEPS, export_checkpoint
 from cliprt_export._options import (
     COLUMNS,
-    PrecisionList,
     cells,
     changed,
     measuring_options,
+    precision_list,
     print_table,
 )
 from cliprt_export._precision import PrecisionName
@@ -34,7 +33,7 @@ from cliprt_export._precision import PrecisionName
 @click.option(
     "--precision",
     "precisions",
-    type=PrecisionList(),
+    callback=precision_list,
     default="fp32",
     show_default=True,
     help="Variants of each tower, with commas: fp32, fp16, int8, int8-cpu. fp32 is always there.",
@@ -58,7 +57,7 @@ def export(
     evaluate: str | None,
     prompt: str,
     samples: int | None,
-    min_cosines: tuple[dict[str, float], ...],
+    min_cosines: dict[str, float],
     min_overlap: float | None,
     max_top1_loss: float | None,
     revision: str | None,
@@ -72,8 +71,6 @@ def export(
     are measured against the original weights before the bundle appears; a precision that misses the
     bar is refused.
     """
-    if "{}" not in prompt:
-        raise InvalidInput(f"--prompt must hold {{}}, where the class goes; got {prompt!r}")
     with steps(STEPS) as on_step:
         bundle = export_checkpoint(
             checkpoint,

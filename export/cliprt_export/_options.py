@@ -23,45 +23,42 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class PrecisionList(click.ParamType[tuple[PrecisionName, ...]]):
-    """``fp32,fp16``: names with commas between them."""
-
-    name = "names"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[PrecisionName, ...]:
-        """Splits and checks the names."""
-        if isinstance(value, tuple):
-            return value
-        wanted = [name.strip() for name in str(value).split(",")]
-        known = tuple(name for name in PRECISIONS if name in wanted)
-        if unknown := [name for name in wanted if name not in PRECISIONS]:
-            self.fail(f"{unknown[0]!r} is none of {', '.join(PRECISIONS)}", param, ctx)
-        return known
+def precision_list(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[PrecisionName, ...] | None:
+    """Reads ``fp32,fp16``: names with commas between them."""
+    if value is None:
+        return None
+    wanted = [name.strip() for name in value.split(",")]
+    if unknown := [name for name in wanted if name not in PRECISIONS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(PRECISIONS)}", ctx, param)
+    return tuple(name for name in PRECISIONS if name in wanted)
 
 
-class CosineBar(click.ParamType[dict[str, float]]):
-    """``fp16=0.9995``, or a number for all precisions."""
-
-    name = "bar"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> dict[str, float]:
-        """Reads one bar."""
-        if isinstance(value, dict):
-            return value
-        name, _, number = str(value).rpartition("=")
+def cosine_bars(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, float]:
+    """Reads bars such as ``fp16=0.9995``, or a number for all; the later of two wins."""
+    bars: dict[str, float] = {}
+    for value in values:
+        name, _, number = value.rpartition("=")
         try:
             bar = float(number)
         except ValueError:
-            self.fail(f"{number!r} is no number", param, ctx)
+            raise click.BadParameter(f"{number!r} is no number", ctx, param) from None
         if not -1 <= bar <= 1:
-            self.fail(f"a cosine lies between -1 and 1, got {number}", param, ctx)
+            raise click.BadParameter(f"a cosine lies between -1 and 1, got {bar}", ctx, param)
         if name and name not in PRECISIONS:
-            self.fail(f"{name!r} is none of {', '.join(PRECISIONS)}", param, ctx)
-        return dict.fromkeys([name] if name else PRECISIONS, bar)
+            raise click.BadParameter(f"{name!r} is none of {', '.join(PRECISIONS)}", ctx, param)
+        bars |= dict.fromkeys([name] if name else PRECISIONS, bar)
+    return bars
+
+
+def prompt_template(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Checks that a prompt has a place for the class."""
+    if "{}" not in value:
+        raise click.BadParameter("it must hold {}, where the class goes", ctx, param)
+    return value
 
 
 def measuring_options(command: F) -> F:
@@ -81,7 +78,7 @@ def measuring_options(command: F) -> F:
             "--min-cosine",
             "min_cosines",
             multiple=True,
-            type=CosineBar(),
+            callback=cosine_bars,
             metavar="[PRECISION=]COSINE",
             help="Bar for the 1st percentile of cosines, fp16=0.9995 for instance; a bare number "
             "applies to all precisions. May be repeated.",
@@ -94,6 +91,7 @@ def measuring_options(command: F) -> F:
         click.option(
             "--prompt",
             default=PROMPT,
+            callback=prompt_template,
             show_default=True,
             help="A class's text for --evaluate, {} stands for its name.",
         ),
@@ -110,13 +108,12 @@ def measuring_options(command: F) -> F:
 
 def changed(
     bars: Bars,
-    min_cosines: Sequence[dict[str, float]],
+    min_cosines: dict[str, float],
     min_overlap: float | None,
     max_top1_loss: float | None,
 ) -> Bars:
-    """The bars with what the options say; of two that set the same bar the later wins."""
-    for values in min_cosines:
-        bars = bars.with_min_cosine(values)
+    """The bars with what the options say."""
+    bars = replace(bars, min_cosine={**bars.min_cosine, **min_cosines})
     if min_overlap is not None:
         bars = replace(bars, min_overlap=min_overlap)
     if max_top1_loss is not None:

@@ -8,13 +8,12 @@ import click
 import msgspec
 
 from cliprt._console import out, steps
-from cliprt._errors import InvalidInput
 from cliprt_export._options import (
     COLUMNS,
-    PrecisionList,
     cells,
     changed,
     measuring_options,
+    precision_list,
     print_table,
 )
 from cliprt_export._precision import PrecisionName
@@ -33,7 +32,7 @@ from cliprt_export._verify import STEPS, Row, Verification, verify_bundle
 @click.option(
     "--precision",
     "precisions",
-    type=PrecisionList(),
+    callback=precision_list,
     help="Precisions to measure, with commas.  [default: all of the bundle]",
 )
 @measuring_options
@@ -49,7 +48,7 @@ def verify(
     evaluate: str | None,
     prompt: str,
     samples: int | None,
-    min_cosines: tuple[dict[str, float], ...],
+    min_cosines: dict[str, float],
     min_overlap: float | None,
     max_top1_loss: float | None,
     layers: bool,
@@ -61,8 +60,6 @@ def verify(
     processor, which this shows. The exit status is 1 if a bar is missed; the bars are those of the
     export unless options say otherwise.
     """
-    if "{}" not in prompt:
-        raise InvalidInput(f"--prompt must hold {{}}, where the class goes; got {prompt!r}")
     with steps(STEPS) as on_step:
         result = verify_bundle(
             bundle,
