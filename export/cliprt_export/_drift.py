@@ -23,6 +23,9 @@ _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 # The graph scales queries, and lays all three out for the products that follow.
 _REARRANGED = (".query", ".key", ".value")
 
+# Inputs of convolutions, which the reference shows for calibration; each is another step's result.
+_INPUT = ".in"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -32,14 +35,16 @@ class Step:
         name: as the graph and the reference call it, ``blocks.3.mlp.hidden`` for instance.
         cosine: 1st percentile over tokens and items, see ``closeness``.
         pooled: whether the graph computes it for the pooled token alone.
+        skipped: steps of the reference right before it that the graph does not have.
     """
 
     name: str
     cosine: float
     pooled: bool = False
+    skipped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name}{' of the pooled token' if self.pooled else ''} {self.cosine:.7f}"
+        return f"{self.name}{' of the pooled token' if self.pooled else ''}"
 
 
 def layer_drift(model: Path, side: ImageSide | TextSide, inputs: Inputs) -> list[Step]:
@@ -56,12 +61,16 @@ def layer_drift(model: Path, side: ImageSide | TextSide, inputs: Inputs) -> list
         The steps in the order in which the reference computes them. Left out are those that the
         graph does not have, or has in another shape (queries, keys and values, for instance).
     """
-    names = {name for name in _names(side, inputs) if not name.endswith(_REARRANGED)}
+    names = {name for name in _names(side, inputs) if not name.endswith((*_REARRANGED, _INPUT))}
     found = _values(model, names, inputs)
     steps: list[Step] = []
+    skipped: list[str] = []
 
     def observe(name: str, expected: NDArray[np.float32]) -> None:
+        if name not in names:
+            return
         if name not in found:
+            skipped.append(name)
             return
         value = found.pop(name).astype(np.float32)
         if isinstance(side.tower, ResNetTower) and value.ndim == 4 and "attention" not in name:
@@ -70,9 +79,12 @@ def layer_drift(model: Path, side: ImageSide | TextSide, inputs: Inputs) -> list
         if pooled:
             taken = _pooled(side, inputs, expected)
             if taken is None or taken.shape != value.shape:
+                skipped.append(name)
                 return
             expected = taken
-        steps.append(Step(name, first_percentile(closeness(expected, value)), pooled))
+        cosine = first_percentile(closeness(expected, value))
+        steps.append(Step(name, cosine, pooled, tuple(skipped)))
+        skipped.clear()
 
     embed(side.tower, side.tensors, inputs, observe)
     return steps
@@ -102,8 +114,12 @@ def describe_drift(steps: Sequence[Step], bar: float) -> str:
         return "The graph has no value in common with the reference before its embedding"
     step = steps[place]
     kind = "is the first below the bar" if not step.cosine >= bar else "loses most"
-    around = " -> ".join(str(near) for near in steps[max(0, place - 2) : place + 3])
-    return f"The layer that drifts first: {step.name}, which {kind} ({around})"
+    near = steps[max(0, place - 2) : place + 3]
+    around = " -> ".join(f"{other} {other.cosine:.7f}" for other in near)
+    missing = (
+        f"; right before it the graph has no {', '.join(step.skipped)}" if step.skipped else ""
+    )
+    return f"The layer that drifts first: {step}, which {kind} ({around}){missing}"
 
 
 def closeness(expected: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import rgb
 from PIL import Image
 
 from cliprt import Bundle, InvalidInput
@@ -25,7 +24,9 @@ from cliprt_export._own_items import (
 from cliprt_export._samples import LIMITS, Count, default_count, pictures, texts
 from cliprt_export._specs import ResNetTower, TextTower, TransformerSpec, VitTower
 from cliprt_export._work import operations
+from pictures import rgb
 
+SIDES = ("calibration", "certificate")
 MEAN = (0.5, 0.5, 0.5)
 
 
@@ -60,11 +61,11 @@ def test_the_sides_never_share_an_item(
 ) -> None:
     folder = folder_of(tmp_path / "own", 60, lines=80)
     count = Count(80, least=1)
-    seen, held = (pictures(image, count, side=side, folder=folder) for side in ("calibration", "certificate"))  # type: ignore[arg-type]  # fmt: skip
+    seen, held = (pictures(image, count, side=side, folder=folder) for side in SIDES)
     assert (seen.given + held.given, seen.drawn, held.drawn) == (60, 0, 0)
     assert seen.given > 2 * held.given > 0
     assert not row_set(seen.inputs) & row_set(held.inputs)
-    read, kept = (texts(*text, count, side=side, folder=folder) for side in ("calibration", "certificate"))  # type: ignore[arg-type]  # fmt: skip
+    read, kept = (texts(*text, count, side=side, folder=folder) for side in SIDES)
     assert read.given + kept.given == 80
     assert not row_set(read.inputs) & row_set(kept.inputs)
 
@@ -80,7 +81,7 @@ def test_a_copy_lies_on_the_side_of_its_original(tmp_path: Path) -> None:
 
     found = list(find_pictures(folder))
     assert len(found) == 40
-    sides = [set(map(digest, split_items(found, digest, side))) for side in ("calibration", "certificate")]  # type: ignore[arg-type]  # fmt: skip
+    sides = [set(map(digest, split_items(found, digest, side))) for side in SIDES]
     assert not sides[0] & sides[1]
     assert len(sides[0] | sides[1]) == 20
 
@@ -125,7 +126,7 @@ def test_everything_calibrated_on_leaves_nothing_to_evaluate(
 def test_drawn_items_of_the_sides_differ(
     image: ImageSpec, text: tuple[TextSpec, TextTokenizer]
 ) -> None:
-    one, other = (pictures(image, Count(30), side=side) for side in ("calibration", "certificate"))  # type: ignore[arg-type]
+    one, other = (pictures(image, Count(30), side=side) for side in SIDES)
     assert not row_set(one.inputs) & row_set(other.inputs)
     known = texts(*text, Count(200), side="calibration")
     held = texts(*text, Count(200), calibrated=known.digests())
@@ -171,7 +172,7 @@ def test_unreadable_pictures_are_counted(image: ImageSpec, tmp_path: Path) -> No
     folder = folder_of(tmp_path / "own", 20)
     for index in range(12):
         (folder / f"bad{index}.jpg").write_bytes(b"no picture %d" % index)
-    sides = [pictures(image, Count(40, least=1), side=side, folder=folder) for side in ("calibration", "certificate")]  # type: ignore[arg-type]  # fmt: skip
+    sides = [pictures(image, Count(40, least=1), side=side, folder=folder) for side in SIDES]
     assert sum(side.skipped for side in sides) == 12
     assert sum(side.given for side in sides) == 20
 
