@@ -55,11 +55,25 @@ def test_weights_stored_in_halves_are_other_weights(small_bundle: Bundle, tmp_pa
 
 
 def test_another_padding_makes_no_other_space(small_bundle: Bundle, tmp_path: Path) -> None:
-    other = edited(tmp_path, "tokenizer_config.json", pad_token="!")
+    other = edited(tmp_path, "tokenizer_config.json", pad_token="<|startoftext|>")
     comparison = compare_cards(small_bundle.card, other.card)
     assert comparison.same_space
     assert [in_words(difference) for difference in comparison.differences] == [
-        "text.pad_id: 49407 / 0 (makes no other space)"
+        "text.pad_id: 49407 / 49406 (makes no other space)"
+    ]
+
+
+def test_a_padding_token_that_is_also_a_word_makes_another_space(
+    small_bundle: Bundle, tmp_path: Path
+) -> None:
+    """A special token is cut out of texts first, so that "!" itself becomes other tokens."""
+    other = edited(tmp_path, "tokenizer_config.json", pad_token="!")
+    comparison = compare_cards(small_bundle.card, other.card)
+    assert not comparison.same_space
+    assert matters(comparison) == ["tokenizer"]
+    assert [difference.what for difference in comparison.differences] == [
+        "tokenizer",
+        "text.pad_id",
     ]
 
 
