@@ -14,6 +14,7 @@ CARD = "card.json"
 TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.npz"
 CERTIFICATE = "certificate.json"
+DECISIONS = "precisions.json"
 GRAPH_SUFFIX = ".onnx"
 
 

@@ -26,7 +26,8 @@ def steps(names: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
     """A progress bar over named steps; silent where standard error is no terminal.
 
     Yields:
-        A function that is called with a step's name as it begins.
+        A function that is called with a step's name as it begins; what follows a colon says how
+        far it is.
     """
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -34,7 +35,12 @@ def steps(names: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         task = progress.add_task("", total=len(names))
-        yield lambda step: progress.update(task, description=step, completed=names.index(step))
+
+        def on_step(step: str) -> None:
+            done = names.index(step.partition(":")[0])
+            progress.update(task, description=step, completed=done)
+
+        yield on_step
 
 
 @contextmanager

@@ -1,6 +1,18 @@
 """Checkpoint to bundle: ONNX towers written straight from the weights, and their certificate."""
 
-from cliprt_export._certificate import Certificate, Fidelity
-from cliprt_export._export import export_checkpoint, export_random, read_certificate
+from cliprt_export._certificate import Bars, Certificate, MeasuredOn, read_certificate
+from cliprt_export._export import export_checkpoint, export_random
+from cliprt_export._fidelity import Fidelity
+from cliprt_export._verify import Verification, verify_bundle
 
-__all__ = ["Certificate", "Fidelity", "export_checkpoint", "export_random", "read_certificate"]
+__all__ = [
+    "Bars",
+    "Certificate",
+    "Fidelity",
+    "MeasuredOn",
+    "Verification",
+    "export_checkpoint",
+    "export_random",
+    "read_certificate",
+    "verify_bundle",
+]

@@ -7,7 +7,7 @@ products and softmax, LayerNorms, residual additions, pooling and the last proje
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,15 +59,9 @@ class Calibration:
         self.peaks: dict[str, float] = {}
         self._random = np.random.Generator(np.random.PCG64(0))
 
-    def run(
-        self, tensors: Tensors, batches: Iterable[NDArray[np.uint8] | NDArray[np.int32]]
-    ) -> None:
-        """Runs the original weights over batches of pixels or tokens.
-
-        Texts of one batch have equal length: what fills up a text is nothing to calibrate on.
-        """
-        for batch in batches:
-            embed(self._tower, tensors, batch, self._observe)
+    def run(self, tensors: Tensors, batch: NDArray[np.uint8] | NDArray[np.int32]) -> None:
+        """Runs the original weights over a batch of pixels or tokens."""
+        embed(self._tower, tensors, batch, self._observe)
 
     def rows(self, name: str) -> Floats:
         """A sample of the input's rows, [n, channels]; first of all each channel's extremes."""

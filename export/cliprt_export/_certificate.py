@@ -2,37 +2,107 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from cliprt._errors import FidelityError
+from cliprt._bundle import CERTIFICATE, Bundle
+from cliprt._errors import BundleError
 from cliprt._extras import require
-from cliprt_engines import OnnxTower
-from cliprt_export._golden import KnownAnswers
+from cliprt_export._fidelity import Fidelity
+from cliprt_export._precision import PRECISIONS
+from cliprt_export._samples import Samples
 
-SCHEMA = 1
+SCHEMA = 2
 
-# The least cosine that an item's embedding may have to the reference.
-MIN_COSINE = {"fp32": 0.99999}
+REFERENCE = "NumPy float32 forward pass of the original weights"
+
+_MIN_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.99, "int8-cpu": 0.99, "fp8": 0.99}
+_MAX_BATCH_EFFECT = {"fp32": 1e-5}
 
 
-class Fidelity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tower in one precision against the reference, over the golden inputs.
+@dataclass(frozen=True)
+class Bars:
+    """What a tower must reach.
 
     Attributes:
-        min_cosine: least cosine of an item's embedding to its reference.
-        max_abs_diff: largest difference of any component.
-        single_vs_batch: largest difference between an item alone and inside the batch.
-        items: how many inputs were measured.
+        min_cosine: by precision, the least cosine to the reference that 99 of 100 items exceed.
+        min_overlap: least overlap of the ten nearest neighbours, 0 to 1; None sets no bar.
+        max_top1_loss: most points of zero-shot accuracy that may be lost; None sets no bar.
+        max_batch_effect: by precision, the largest difference that an item's batch or padding may
+            make. Precisions without an entry have no bar.
     """
 
-    min_cosine: float
-    max_abs_diff: float
-    single_vs_batch: float
+    min_cosine: Mapping[str, float] = field(default_factory=lambda: dict(_MIN_COSINE))
+    min_overlap: float | None = None
+    max_top1_loss: float | None = None
+    max_batch_effect: Mapping[str, float] = field(default_factory=lambda: dict(_MAX_BATCH_EFFECT))
+
+    def __post_init__(self) -> None:
+        for name, value in self.min_cosine.items():
+            if name not in PRECISIONS:
+                raise ValueError(
+                    f"a bar is set for the precision {name!r}; there are {', '.join(PRECISIONS)}"
+                )
+            if not -1 <= value <= 1:
+                raise ValueError(f"a cosine lies between -1 and 1, the bar for {name} is {value}")
+        if self.min_overlap is not None and not 0 <= self.min_overlap <= 1:
+            raise ValueError(f"an overlap lies between 0 and 1, the bar is {self.min_overlap}")
+
+    def missed(self, precision: str, found: Fidelity) -> list[str]:
+        """What a tower does not reach, in words; NaN reaches nothing.
+
+        Args:
+            precision: of the tower.
+            found: its figures.
+        """
+        least = {
+            "cosine (1st percentile)": (found.p01_cosine, self.min_cosine.get(precision)),
+            "overlap of the ten nearest neighbours": (found.neighbours, self.min_overlap),
+        }
+        most = {
+            "loss of zero-shot top-1 in points": (found.top1_loss, self.max_top1_loss),
+            "difference between single and batch": (
+                found.single_vs_batch,
+                self.max_batch_effect.get(precision),
+            ),
+            "difference by padding": (found.padding, self.max_batch_effect.get(precision)),
+        }
+        # Written so that NaN fails.
+        low = [
+            f"{what} {value:.7g}, the bar is {bar:g}"
+            for what, (value, bar) in least.items()
+            if value is not None and bar is not None and not value >= bar
+        ]
+        high = [
+            f"{what} {value:.3g}, at most {bar:g} is allowed"
+            for what, (value, bar) in most.items()
+            if value is not None and bar is not None and not value <= bar
+        ]
+        return low + high
+
+
+class MeasuredOn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which items a tower was measured on.
+
+    Attributes:
+        items: how many.
+        labelled: pictures of ``--evaluate``.
+        given: held-out items of the ``--calibrate`` folder.
+        drawn: items drawn by cliprt.
+        skipped: items of the user's folders that could not be read.
+        digest: SHA-256 of all inputs; equal if the same was measured.
+    """
+
     items: int
+    labelled: int
+    given: int
+    drawn: int
+    skipped: int
+    digest: str
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,57 +110,83 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         schema: version of this layout.
-        towers: fidelity by tower (``image``, ``text``) and precision (``fp32``).
+        towers: fidelity by tower (``image``, ``text``) and precision (``fp32``, ``fp16`` …).
+        measured_on: by tower, the items.
+        prompt: template of the zero-shot classifier's texts, None without labels.
+        classes: of the zero-shot classifier, in order; empty without labels.
+        calibrated_on: digests of the inputs that were calibrated on; none of them was measured.
+        bars: what was demanded.
         reference: what the towers were compared with.
-        runtime: what ran the towers, with its version.
+        runtime: what ran the towers, with its version. Halves were emulated: every value was
+            rounded to 11 bits.
+        cpu: the processor that ran them; saturation of 8-bit products depends on it.
     """
 
     schema: int
     towers: dict[str, dict[str, Fidelity]]
+    measured_on: dict[str, MeasuredOn]
+    prompt: str | None
+    classes: list[str]
+    calibrated_on: list[str]
+    bars: Bars
     reference: str
     runtime: str
+    cpu: str
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(
+                f"the certificate has schema {self.schema}, this cliprt reads schema {SCHEMA}; "
+                "export the checkpoint again or install the matching version"
+            )
 
 
-def certify(folder: Path, answers: dict[str, KnownAnswers]) -> Certificate:
-    """Measures every float32 tower of a bundle.
-
-    Args:
-        folder: holds ``image.fp32.onnx`` and ``text.fp32.onnx``.
-        answers: inputs and reference outputs by tower.
+def read_certificate(bundle: Bundle) -> Certificate:
+    """The certificate of a bundle.
 
     Raises:
-        FidelityError: a tower falls below the bar.
+        BundleError: it cannot be read.
     """
-    measured = {
-        tower: _measure(folder / f"{tower}.fp32.onnx", known.inputs, known.embeddings)
-        for tower, known in answers.items()
-    }
-    for tower, fidelity in measured.items():
-        # Written so that NaN fails too.
-        if not fidelity.min_cosine >= MIN_COSINE["fp32"]:
-            raise FidelityError(
-                f"the {tower} tower in fp32 has a cosine of {fidelity.min_cosine:.7f} to the "
-                f"original weights, the bar is {MIN_COSINE['fp32']}; the bundle was not written"
-            )
+    try:
+        return msgspec.json.decode(bundle.file(CERTIFICATE).read_bytes(), type=Certificate)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"{CERTIFICATE} of {bundle.path} cannot be read: {error}") from None
+
+
+def encode_certificate(certificate: Certificate) -> bytes:
+    """Writes a certificate as indented JSON. Not a number becomes null, which no reader takes."""
+    return msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n"
+
+
+def measured_on(samples: Samples) -> MeasuredOn:
+    """The record of what was measured."""
+    return MeasuredOn(
+        items=len(samples),
+        labelled=len(samples.labels),
+        given=samples.given,
+        drawn=samples.drawn,
+        skipped=samples.skipped,
+        digest=samples.digest(),
+    )
+
+
+def runtime() -> str:
+    """What runs the towers here."""
     onnxruntime = require("onnxruntime", extra="export")
-    return Certificate(
-        schema=SCHEMA,
-        towers={tower: {"fp32": fidelity} for tower, fidelity in measured.items()},
-        reference="NumPy float32 forward pass of the original weights",
-        runtime=f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider",
-    )
+    return f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider, halves emulated"
 
 
-def _measure(
-    model: Path, inputs: NDArray[np.uint8] | NDArray[np.int32], expected: NDArray[np.float32]
-) -> Fidelity:
-    tower = OnnxTower(model)
-    batch = tower.run(inputs)
-    alone = np.concatenate([tower.run(inputs[index : index + 1]) for index in range(len(inputs))])
-    cosines = (batch.astype(np.float64) * expected).sum(axis=1)
-    return Fidelity(
-        min_cosine=float(cosines.min()),
-        max_abs_diff=float(np.abs(batch - expected).max()),
-        single_vs_batch=float(np.abs(batch - alone).max()),
-        items=len(inputs),
-    )
+def cpu() -> str:
+    """The processor's model and the instructions that decide how 8-bit products are computed."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    known = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+    name = facts.get("model name") or platform.machine()
+    return " ".join([name, *(flag for flag in known if flag in flags)])

@@ -9,6 +9,9 @@ round less often: this is the careful side.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +41,41 @@ _MOVING = frozenset(
 )
 
 
-def tower_to_measure(model: Path, precision: PrecisionName, scratch: Path) -> OnnxTower:
+def tower_to_measure(model: Path, precision: PrecisionName) -> OnnxTower:
     """A tower that computes on this processor what an engine of that precision would.
 
     Args:
         model: the exported tower.
         precision: what it was exported as.
-        scratch: folder for the emulating graph, which is read before this returns.
 
     Raises:
         BundleError: ONNX Runtime cannot load the graph.
     """
+    with graph_to_measure(model, precision) as graph:
+        return OnnxTower(graph, fuse_quantised=fuses_quantised(precision))
+
+
+def fuses_quantised(precision: PrecisionName) -> bool:
+    """Whether ONNX Runtime may join products with what quantises them.
+
+    It has no kernels for products of float8 and fails when it tries to make some.
+    """
+    return precision != "fp8"
+
+
+@contextmanager
+def graph_to_measure(model: Path, precision: PrecisionName) -> Iterator[Path]:
+    """The graph to run for a tower: its own file, or one for the while that emulates its halves.
+
+    Args:
+        model: the exported tower.
+        precision: what it was exported as.
+    """
     if not Precision(precision).half:
-        return OnnxTower(model)
-    emulating = _emulating(model, scratch)
-    # ONNX Runtime has no kernels for products of float8 and fails when it tries to make some.
-    return OnnxTower(emulating, fuse_quantised=precision != "fp8")
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="cliprt-") as scratch:
+        yield _emulating(model, Path(scratch))
 
 
 def _emulating(model: Path, scratch: Path) -> Path:

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from cliprt import __version__
-from cliprt._bundle import CARD, CERTIFICATE, GOLDEN, TOKENIZER, Bundle, open_bundle, sha256_of
+from cliprt._bundle import (
+    CARD,
+    CERTIFICATE,
+    DECISIONS,
+    GOLDEN,
+    TOKENIZER,
+    Bundle,
+    open_bundle,
+    sha256_of,
+)
 from cliprt._card import SCHEMA, Card, FileEntry, encode_card
 from cliprt._errors import BundleError
 from cliprt._extras import require
 from cliprt._folders import folder_that_becomes
-from cliprt_export._certificate import Certificate, certify
+from cliprt_export._certificate import Bars, encode_certificate
 from cliprt_export._checkpoint import find_checkpoint
 from cliprt_export._families import read_model
 from cliprt_export._golden import known_answers, save_golden
 from cliprt_export._graph import OPSET
+from cliprt_export._measure import certify
 from cliprt_export._model import ClipModel
-from cliprt_export._precision import PRECISIONS, Precision, PrecisionName
+from cliprt_export._own_items import check_folder_of_items, find_labelled
+from cliprt_export._plan import PROMPT, Plan, calibration_items
+from cliprt_export._precision import PRECISIONS, QUANTISED, PrecisionName
 from cliprt_export._random import random_model
+from cliprt_export._samples import Samples
 from cliprt_export._space import identity_of, space_of
-from cliprt_export._towers import write_tower
+from cliprt_export._variants import encode_decisions, write_variants
 
-STEPS = ("known answers", "image tower", "text tower", "certificate", "identity")
-"""What export reports as it goes."""
+STEPS = ("known answers", "calibration", "image tower", "text tower", "certificate", "identity")
+"""What export reports as it goes; a step may be followed by a colon and how far it is."""
 
 
 def export_checkpoint(
@@ -36,6 +49,11 @@ def export_checkpoint(
     precisions: Sequence[PrecisionName] = ("fp32",),
     family: str | None = None,
     revision: str | None = None,
+    calibrate: str | Path | None = None,
+    evaluate: str | Path | None = None,
+    prompt: str = PROMPT,
+    samples: int | None = None,
+    bars: Bars | None = None,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
@@ -48,19 +66,35 @@ def export_checkpoint(
         family: reads the folder as that family, where it holds a model in more than one form; None
             takes the first that fits.
         revision: branch, tag or commit of a hub repository.
+        calibrate: a folder of pictures and of ``.txt`` files with a text on each line, such as the
+            model will see. Three quarters of them calibrate 8-bit precisions, the certificate is
+            measured on the others; an item's content decides which.
+        evaluate: a folder with a sub-folder of pictures for each class, to measure zero-shot
+            accuracy.
+        prompt: template of a class's text, with ``{}`` for the name of its sub-folder.
+        samples: how many items of each tower to measure; None takes as many as about 15 s of
+            arithmetic allow.
+        bars: what each tower must reach; None means the defaults of ``Bars``.
         overwrite: replace a bundle that is already there; it stays until the new one is complete.
-        on_step: called with each of STEPS as it begins.
+        on_step: called with each of STEPS as it begins, and as it goes on.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or is not supported.
         FidelityError: an exported tower does not answer like the original weights.
+        InvalidInput: a folder is none, or holds nothing that can be read.
         BundleError: out is taken, or cannot be written.
         MissingExtra: the ``export`` extra is not installed.
     """
     _require_extras()
     target = _free_target(out, overwrite)
+    items = None if calibrate is None else Path(calibrate)
+    if items is not None:
+        check_folder_of_items(items)
+    labelled = None if evaluate is None else find_labelled(Path(evaluate))
+    plan = Plan(folder=items, labelled=labelled, prompt=prompt, samples=samples)
+    job = _Job(_ordered(precisions), plan, bars or Bars())
     model = read_model(find_checkpoint(os.fspath(source), revision), family)
-    return _export(model, target, precisions, overwrite, on_step)
+    return _export(model, target, job, overwrite, on_step)
 
 
 def export_random(
@@ -69,6 +103,8 @@ def export_random(
     *,
     seed: int = 0,
     precisions: Sequence[PrecisionName] = ("fp32",),
+    samples: int | None = None,
+    bars: Bars | None = None,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
@@ -78,7 +114,9 @@ def export_random(
         architecture: a published one, ``ViT-L-14`` for instance; see ``ARCHITECTURES``.
         out: as for ``export_checkpoint``, like all that follows.
         seed: equal seeds give equal weights.
-        precisions: which variants to write.
+        precisions: which variants to write. Quantised ones are calibrated on drawn items.
+        samples: how many items of each tower to measure.
+        bars: what each tower must reach.
         overwrite: replace a bundle that is already there.
         on_step: called with each of STEPS as it begins.
 
@@ -90,18 +128,35 @@ def export_random(
     """
     _require_extras()
     target = _free_target(out, overwrite)
-    return _export(random_model(architecture, seed), target, precisions, overwrite, on_step)
+    plan = Plan(samples=samples, calibrate_on_drawn=True)
+    job = _Job(_ordered(precisions), plan, bars or Bars())
+    return _export(random_model(architecture, seed), target, job, overwrite, on_step)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be made of a model.
+
+    Attributes:
+        precisions: the variants, fp32 first.
+        plan: what is measured on.
+        bars: what is demanded.
+    """
+
+    precisions: list[PrecisionName]
+    plan: Plan
+    bars: Bars
 
 
 def _export(
     model: ClipModel,
     target: Path,
-    precisions: Sequence[PrecisionName],
+    job: _Job,
     overwrite: bool,
     on_step: Callable[[str], None],
 ) -> Bundle:
     with folder_that_becomes(target, replace=overwrite) as folder:
-        _write(folder, model, _ordered(precisions), on_step)
+        _write(folder, model, job, on_step)
         _refuse_taken(target, overwrite)
     return open_bundle(target)
 
@@ -118,46 +173,45 @@ def _free_target(out: str | Path, overwrite: bool) -> Path:
     return target
 
 
-def read_certificate(bundle: Bundle) -> Certificate:
-    """The certificate of a bundle.
-
-    Raises:
-        BundleError: it cannot be read.
-    """
-    try:
-        return msgspec.json.decode(bundle.file(CERTIFICATE).read_bytes(), type=Certificate)
-    except msgspec.MsgspecError as error:
-        raise BundleError(f"{CERTIFICATE} of {bundle.path} cannot be read: {error}") from None
-
-
 def _ordered(precisions: Sequence[PrecisionName]) -> list[PrecisionName]:
     if unknown := [name for name in precisions if name not in PRECISIONS]:
         raise ValueError(f"unknown precision {unknown[0]!r}; there are {', '.join(PRECISIONS)}")
     return [name for name in PRECISIONS if name in precisions or name == "fp32"]
 
 
-def _write(
-    folder: Path,
-    model: ClipModel,
-    precisions: list[PrecisionName],
-    on_step: Callable[[str], None],
-) -> None:
+def _write(folder: Path, model: ClipModel, job: _Job, on_step: Callable[[str], None]) -> None:
     on_step("known answers")
     answers = {tower: known_answers(side) for tower, side in model.sides().items()}
     save_golden(folder / GOLDEN, answers)
+    plan, items = job.plan, dict[str, Samples]()
+    if set(job.precisions) & set(QUANTISED):
+        on_step("calibration")
+        items = {tower: calibration_items(side, plan) for tower, side in model.sides().items()}
+        plan = plan.without(items.values())
+    decisions = {}
     for tower, side in model.sides().items():
         on_step(f"{tower} tower")
-        for name in precisions:
-            precision = Precision(name, peaks=answers[tower].peaks)
-            path = folder / f"{tower}.{name}.onnx"
-            write_tower(path, side.tower, side.tensors, __version__, precision)
+        decisions[tower] = write_variants(
+            folder,
+            tower,
+            side,
+            job.precisions,
+            answers[tower].peaks,
+            items.get(tower),
+            partial(_tell, on_step, f"{tower} tower"),
+        )
+    (folder / DECISIONS).write_bytes(encode_decisions(decisions))
     if model.text is not None:
         (folder / TOKENIZER).write_text(model.text.tokenizer_json, encoding="utf-8")
     on_step("certificate")
-    certificate = msgspec.json.encode(certify(folder, answers))
-    (folder / CERTIFICATE).write_bytes(msgspec.json.format(certificate, indent=2) + b"\n")
+    certificate = certify(folder, model, job.precisions, plan=plan, bars=job.bars, on_step=on_step)
+    (folder / CERTIFICATE).write_bytes(encode_certificate(certificate))
     on_step("identity")
     (folder / CARD).write_bytes(encode_card(_card(folder, model), indent=2))
+
+
+def _tell(on_step: Callable[[str], None], step: str, what: str) -> None:
+    on_step(f"{step}: {what}")
 
 
 def _card(folder: Path, model: ClipModel) -> Card:

@@ -118,14 +118,7 @@ def _text(
     if tower.causal:
         hidden = np.triu(np.full((length, length), -np.inf, dtype=np.float32), k=1)
     x = _transformer(x, tensors, spec, hidden, observe)
-    # argmax returns the first of equal values: the first end token, or the first highest id.
-    position = {
-        "end": (tokens == tower.end_id).argmax(axis=1),
-        "highest": tokens.argmax(axis=1),
-        "first": np.zeros(len(tokens), dtype=np.int64),
-        "last": np.full(len(tokens), length - 1),
-    }[tower.pooling]
-    x = x[np.arange(len(tokens)), position]
+    x = x[np.arange(len(tokens)), pooled_positions(tower, tokens)]
     observe("pooled", x)
     x = _layer_norm(x, tensors, "post_norm", spec.epsilon)
     observe("post_norm", x)
@@ -133,6 +126,18 @@ def _text(
         return x
     x = x @ tensors("projection.weight").T
     return x + tensors("projection.bias") if tower.projection == "affine" else x
+
+
+def pooled_positions(tower: TextTower, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which token's state becomes each text's embedding, int64 [batch]."""
+    # argmax returns the first of equal values: the first end token, or the first highest id.
+    positions: dict[str, NDArray[np.int64]] = {
+        "end": (tokens == tower.end_id).argmax(axis=1),
+        "highest": tokens.argmax(axis=1),
+        "first": np.zeros(len(tokens), dtype=np.int64),
+        "last": np.full(len(tokens), tokens.shape[1] - 1),
+    }
+    return positions[tower.pooling]
 
 
 def _resnet(tower: ResNetTower, tensors: Tensors, pixels: Floats, observe: Observer) -> Floats:

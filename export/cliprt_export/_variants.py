@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from cliprt._errors import CheckpointError
+from cliprt import __version__
 from cliprt_export._calibration import Calibration
 from cliprt_export._model import ImageSide, TextSide
 from cliprt_export._precision import QUANTISED, Precision, PrecisionName
 from cliprt_export._quantise import Choice, choose
+from cliprt_export._samples import Inputs, Samples
 from cliprt_export._towers import write_tower
 
-Batches = Iterable[NDArray[np.uint8] | NDArray[np.int32]]
+# Small, because all values of a layer are in memory at once.
+_BATCH = 16
 
 
 class Decisions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,8 +38,8 @@ def write_variants(
     side: ImageSide | TextSide,
     precisions: Sequence[PrecisionName],
     peaks: dict[str, float],
-    batches: Batches | None,
-    producer_version: str,
+    items: Samples | None,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Decisions]:
     """Writes ``NAME.PRECISION.onnx`` for every precision.
 
@@ -48,36 +49,47 @@ def write_variants(
         side: the tower.
         precisions: which variants.
         peaks: greatest magnitude of every step on the known answers.
-        batches: what quantised variants are calibrated on: pixels, or tokens of equal length
-            without filling; None if there is nothing.
-        producer_version: recorded in the files.
+        items: what quantised variants are calibrated on; None if there are none.
+        progress: told what is under way.
 
     Returns:
         The decisions by precision.
-
-    Raises:
-        CheckpointError: a quantised variant is wanted and there is nothing to calibrate on.
     """
     calibration = None
-    if set(precisions) & set(QUANTISED):
-        if batches is None:
-            raise CheckpointError(
-                f"{', '.join(QUANTISED)} need pictures and texts like those that will be embedded; "
-                "pass --calibrate FOLDER"
-            )
+    if items is not None:
         calibration = Calibration(side.tower)
-        calibration.run(side.tensors, batches)
+        for done, batch in enumerate(_batches(items), start=1):
+            calibration.run(side.tensors, batch)
+            progress(f"calibration, batch {done}")
         peaks = {step: max(peak, calibration.peaks.get(step, 0)) for step, peak in peaks.items()}
     decisions: dict[str, Decisions] = {}
     for wanted in precisions:
+        progress(wanted)
         tensors, precision = side.tensors, Precision(wanted, peaks=peaks)
         choices: dict[str, Choice] = {}
-        if wanted in QUANTISED and calibration is not None:
+        if wanted in QUANTISED:
+            assert calibration is not None, "quantised variants are calibrated"
             quantisation = choose(calibration, side.tensors, wanted)
             choices, tensors = quantisation.choices, quantisation.smoothed(side.tensors)
             precision = Precision(wanted, peaks=peaks, ranges=quantisation.ranges())
-        write_tower(
-            folder / f"{name}.{wanted}.onnx", side.tower, tensors, producer_version, precision
-        )
+        path = folder / f"{name}.{wanted}.onnx"
+        write_tower(path, side.tower, tensors, __version__, precision)
         decisions[wanted] = Decisions(islands=precision.islands(), products=choices)
     return decisions
+
+
+def encode_decisions(decisions: dict[str, dict[str, Decisions]]) -> bytes:
+    """Writes the decisions by tower and precision as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(decisions), indent=2) + b"\n"
+
+
+def _batches(items: Samples) -> Iterator[Inputs]:
+    """Pixels, or tokens of equal length: what fills up a text is nothing to calibrate on."""
+    if items.lengths is None:
+        for start in range(0, len(items), _BATCH):
+            yield items.inputs[start : start + _BATCH]
+        return
+    for length in np.unique(items.lengths):
+        rows = items.inputs[items.lengths == length, :length]
+        for start in range(0, len(rows), _BATCH):
+            yield rows[start : start + _BATCH]

@@ -19,8 +19,11 @@ PUBLIC = {
     },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {"OnnxTower"},
-    "cliprt_export": {"Certificate", "Fidelity", "export_checkpoint",
-        "export_random", "read_certificate"},
+    "cliprt_export": {
+        "Bars", "Certificate", "Fidelity", "MeasuredOn", "Verification", "export_checkpoint",
+        "export_random",
+        "read_certificate", "verify_bundle",
+    },
     "cliprt_triton": {"Batching", "TritonServer", "write_repository"},
 }  # fmt: skip
 

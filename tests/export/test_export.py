@@ -14,12 +14,11 @@ from checkpoints import SMALL, write_checkpoint
 from conftest import GOLDEN, MeasuredExport
 from numpy.typing import NDArray
 
-from cliprt import Bundle, BundleError, CheckpointError, FidelityError, Limits, open_bundle
+from cliprt import Bundle, BundleError, CheckpointError, Limits, open_bundle
 from cliprt._images import preprocess
 from cliprt._texts import TextTokenizer
 from cliprt_engines import OnnxTower
-from cliprt_export import _certificate, _export, export_checkpoint, read_certificate
-from cliprt_export._golden import KnownAnswers
+from cliprt_export import _export, export_checkpoint
 
 FILES = {
     "card.json",
@@ -75,50 +74,12 @@ def test_equal_checkpoints_give_equal_bundles(small_bundle: Bundle, tmp_path: Pa
         assert again.file(name).read_bytes() == small_bundle.file(name).read_bytes()
 
 
-def test_the_certificate_says_how_close(small_bundle: Bundle) -> None:
-    towers = read_certificate(small_bundle).towers
-    assert set(towers) == {"image", "text"}
-    for precisions in towers.values():
-        assert precisions["fp32"].min_cosine > 0.99999
-        assert precisions["fp32"].max_abs_diff < 2e-6
-        assert precisions["fp32"].single_vs_batch < 1e-6
-
-
 def test_known_answers_are_those_of_the_towers(small_bundle: Bundle) -> None:
     with np.load(small_bundle.file("golden.npz")) as golden:
         image = OnnxTower(small_bundle.file("image.fp32.onnx")).run(golden["pixels"])
         text = OnnxTower(small_bundle.file("text.fp32.onnx")).run(golden["tokens"])
         np.testing.assert_allclose(image, golden["image_embedding"], atol=2e-6)
         np.testing.assert_allclose(text, golden["text_embedding"], atol=2e-6)
-
-
-def test_a_tower_that_answers_wrongly_is_not_written(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = _export.write_tower
-
-    def without_norm(
-        path: Path, tower: object, tensors: object, version: str, precision: object
-    ) -> None:
-        def broken(name: str) -> NDArray[np.float32]:
-            array: NDArray[np.float32] = tensors(name)  # type: ignore[operator]
-            return np.ones_like(array) if name == "post_norm.weight" else array
-
-        original(path, tower, broken, version, precision)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(_export, "write_tower", without_norm)
-    with pytest.raises(FidelityError, match=r"the image tower in fp32 has a cosine of 0\."):
-        export_checkpoint(str(small_checkpoint), tmp_path / "bundle")
-    assert not list(tmp_path.iterdir())
-
-
-def test_nan_does_not_pass_the_bar(small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    nan = _certificate.Fidelity(min_cosine=float("nan"), max_abs_diff=0, single_vs_batch=0, items=1)
-    monkeypatch.setattr(_certificate, "_measure", lambda *_: nan)
-    with np.load(small_bundle.file("golden.npz")) as file:
-        answers = {"image": KnownAnswers(file["pixels"], file["image_embedding"], peaks={})}
-    with pytest.raises(FidelityError):
-        _certificate.certify(small_bundle.path, answers)
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:

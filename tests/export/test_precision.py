@@ -31,7 +31,7 @@ def peaks_of(tower: Tower, tensors: Tensors) -> dict[str, float]:
 def run(folder: Path, tower: Tower, tensors: Tensors, precision: Precision) -> NDArray[np.float32]:
     path = folder / "tower.onnx"
     write_tower(path, tower, tensors, "test", precision)
-    return tower_to_measure(path, precision.name, folder).run(drawn_inputs(tower, 8))
+    return tower_to_measure(path, precision.name).run(drawn_inputs(tower, 8))
 
 
 @pytest.mark.parametrize("kind", TOWERS)

@@ -8,23 +8,24 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from towers import TOWERS, drawn_inputs, drawn_tensors
 
 from cliprt._errors import CheckpointError
+from cliprt_export import export_checkpoint
 from cliprt_export._calibration import Calibration, products_of
 from cliprt_export._emulation import tower_to_measure
-from cliprt_export._model import ImageSide
 from cliprt_export._precision import QUANTISED, Precision, PrecisionName
 from cliprt_export._quantise import Quantisation, choose
 from cliprt_export._reference import embed
 from cliprt_export._specs import Tensors, Tower
 from cliprt_export._towers import write_tower
-from cliprt_export._variants import write_variants
+from pictures import pixels
 
 
 def quantisation(tower: Tower, tensors: Tensors, name: PrecisionName) -> Quantisation:
     calibration = Calibration(tower)
-    calibration.run(tensors, [drawn_inputs(tower, 24, seed=5)])
+    calibration.run(tensors, drawn_inputs(tower, 24, seed=5))
     return choose(calibration, tensors, name)
 
 
@@ -35,7 +36,7 @@ def cosines(
     path = folder / "tower.onnx"
     write_tower(path, tower, tensors, "test", precision)
     inputs = drawn_inputs(tower, 32, seed=9)
-    found = tower_to_measure(path, precision.name, folder).run(inputs)
+    found = tower_to_measure(path, precision.name).run(inputs)
     expected = embed(tower, original, inputs)
     return (found.astype(np.float64) * expected).sum(axis=1)
 
@@ -78,7 +79,7 @@ def test_smoothing_rescues_a_channel_of_outliers(tmp_path: Path) -> None:
     precision = Precision("int8", ranges=chosen.ranges())
     smooth = cosines(tmp_path, tower, chosen.smoothed(with_outlier), precision, with_outlier)
     calibration = Calibration(tower)
-    calibration.run(with_outlier, [drawn_inputs(tower, 24, seed=5)])
+    calibration.run(with_outlier, drawn_inputs(tower, 24, seed=5))
     rough = cosines(
         tmp_path,
         tower,
@@ -158,12 +159,22 @@ def test_the_sample_of_rows_is_fair() -> None:
     assert 90 <= len(rows) <= 140
 
 
-def test_calibration_is_asked_for(tmp_path: Path) -> None:
-    tower = TOWERS["vit"]
-    side = ImageSide(tower, drawn_tensors(tower), None)  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match="--calibrate FOLDER"):
-        write_variants(tmp_path, "image", side, ["fp32", "int8"], {}, None, "test")
+def test_calibration_is_asked_for(small_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="need pictures .* pass --calibrate FOLDER"):
+        export_checkpoint(small_checkpoint, tmp_path / "bundle", precisions=["int8"])
     assert not list(tmp_path.iterdir())
+
+
+def test_calibration_needs_texts_too(small_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for seed in range(8):
+        Image.fromarray(pixels(40, 50, 3, seed=seed)).save(folder / f"{seed}.png")
+    with pytest.raises(CheckpointError, match=r"holds no texts \(.txt files"):
+        export_checkpoint(
+            small_checkpoint, tmp_path / "bundle", precisions=["int8"], calibrate=folder
+        )
+    assert not (tmp_path / "bundle").exists()
 
 
 def _whole_ranges(calibration: Calibration) -> dict[str, object]:
