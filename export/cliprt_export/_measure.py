@@ -42,7 +42,7 @@ _BATCH = {"image": 8, "text": 32}
 _ALONE = 3
 """How many items are embedded alone."""
 
-_LENGTHS = 8
+_LENGTHS = 12
 """How many lengths of text are embedded with and without padding."""
 
 _DRIFTERS = 3
