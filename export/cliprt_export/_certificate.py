@@ -73,12 +73,12 @@ class Bars:
         }
         # Written so that NaN fails.
         low = [
-            f"{what} {value:.7g}, the bar is {bar:g}"
+            f"{what} {value:.10g}, the bar is {bar:.10g}"
             for what, (value, bar) in least.items()
             if value is not None and bar is not None and not value >= bar
         ]
         high = [
-            f"{what} {value:.3g}, at most {bar:g} is allowed"
+            f"{what} {value:.3g}, at most {bar:.3g} is allowed"
             for what, (value, bar) in most.items()
             if value is not None and bar is not None and not value <= bar
         ]

@@ -72,7 +72,7 @@ def export_checkpoint(
         evaluate: a folder with a sub-folder of pictures for each class, to measure zero-shot
             accuracy.
         prompt: template of a class's text, with ``{}`` for the name of its sub-folder.
-        samples: how many items of each tower to measure; None takes as many as about 15 s of
+        samples: how many items of each tower to measure; None takes as many as some seconds of
             arithmetic allow.
         bars: what each tower must reach; None means the defaults of ``Bars``.
         overwrite: replace a bundle that is already there; it stays until the new one is complete.

@@ -39,10 +39,10 @@ Progress: TypeAlias = Callable[[str], None]
 # enough at that.
 _BATCH = {"image": 8, "text": 32}
 
-_ALONE = 4
+_ALONE = 3
 """How many items are embedded alone."""
 
-_LENGTHS = 16
+_LENGTHS = 12
 """How many lengths of text are embedded with and without padding."""
 
 _DRIFTERS = 3
@@ -224,7 +224,7 @@ def trimmed(samples: Samples, places: NDArray[np.int64]) -> Inputs:
 
 def _single_vs_batch(run: Run, samples: Samples) -> float:
     """Largest difference between a few items alone and the same in one batch."""
-    places = np.unique(np.linspace(0, len(samples) - 1, 2 * _ALONE, dtype=np.int64))
+    places = np.unique(np.linspace(0, len(samples) - 1, _ALONE + 1, dtype=np.int64))
     batch = trimmed(samples, places)
     together = run(batch)[:_ALONE]
     alone = [run(batch[place : place + 1]) for place in range(len(together))]

@@ -37,8 +37,9 @@ Inputs: TypeAlias = NDArray[np.uint8] | NDArray[np.int32]
 T = TypeVar("T")
 
 
-OPERATIONS = 1.5e12
-"""Arithmetic that the reference of one tower may take by default: about 15 s on two cores."""
+OPERATIONS = 6e11
+"""Arithmetic that the reference of one tower may take by default: about 7 s on two cores. With
+more, the export of a ViT-L/14 takes longer than a minute there."""
 
 PICTURES, TEXTS = (8, 128), (32, 256)
 """Fewest and most items that are measured by default."""

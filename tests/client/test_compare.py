@@ -11,7 +11,7 @@ import pytest
 from checkpoints import SMALL, Tensors, write_checkpoint
 from click.testing import CliRunner, Result
 
-from cliprt import Bundle, BundleError, Card
+from cliprt import Bundle, BundleError, Card, ServerUnavailable
 from cliprt._compare import Comparison, compare_cards, in_words, read_card
 from cliprt._compare_cli import compare
 from cliprt_export import export_checkpoint
@@ -115,3 +115,41 @@ def test_what_is_neither_bundle_nor_address(source: str) -> None:
 def test_a_model_name_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is no address of a served model"):
         read_card("localhost:8001/not a name")
+
+
+@pytest.mark.parametrize(
+    ("source", "address", "model"),
+    [
+        ("localhost:8001", "localhost:8001", "clip"),
+        ("grpc://10.0.0.1:8001/other", "10.0.0.1:8001", "other"),
+    ],
+)
+def test_a_served_model_is_asked_for_its_card(
+    source: str,
+    address: str,
+    model: str,
+    small_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Server:
+        """Answers like the client of a server that serves the small bundle."""
+
+        def __init__(self, asked: str, *, model: str, timeout_s: float) -> None:
+            self.asked, self.card = (asked, model), small_bundle.card
+            asked_for.append(self.asked)
+
+        def __enter__(self) -> Server:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    asked_for: list[tuple[str, str]] = []
+    monkeypatch.setattr("cliprt._client.Client", Server)
+    assert run(small_bundle.path, source).stdout.startswith("same space\n")
+    assert asked_for == [(address, model)]
+
+
+def test_a_server_that_is_not_there_is_said() -> None:
+    with pytest.raises(ServerUnavailable):
+        read_card("localhost:9", timeout_s=2)

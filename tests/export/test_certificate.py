@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 from checkpoints import SMALL, write_checkpoint
 from conftest import ROOT
-from numpy.typing import NDArray
 
 from cliprt import Bundle, BundleError, CheckpointError, FidelityError, InvalidInput
 from cliprt_export import Bars, Fidelity, _export, export_checkpoint, read_certificate
 from cliprt_export._certificate import encode_certificate
-from cliprt_export._drift import Step, closeness, describe_drift, first_drift
 from cliprt_export._precision import Precision
 from cliprt_export._specs import TextTower, Tower, VitTower
 from draw import COLOURS, Scene, draw
@@ -225,23 +223,6 @@ def test_bars_are_numbers_that_can_be() -> None:
         Bars(min_cosine={"fp16": 99.0})
     with pytest.raises(ValueError, match="precision 'half'"):
         Bars(min_cosine={"half": 0.9})
-
-
-def test_the_first_step_below_the_bar_is_named() -> None:
-    steps = [Step("a", 1.0), Step("b", 0.999), Step("c", 0.2)]
-    assert first_drift(steps, 0.9999) == 1
-    # Nothing is below: the largest drop.
-    assert first_drift(steps, 0.1) == 2
-    assert first_drift([Step("a", 1.0), Step("b", float("nan"))], 0.5) == 1
-    assert first_drift([], 0.5) is None
-    assert "first: b, which is the first below the bar (a 1.0" in describe_drift(steps, 0.9999)
-
-
-def test_closeness_of_vectors() -> None:
-    one: NDArray[np.float32] = np.array([[3, 4], [3, 4], [0, 0], [3, 4]], dtype=np.float32)
-    other = np.array([[3, 4], [6, 8], [0, 0], [np.inf, 4]], dtype=np.float32)
-    expected = [1, 1 - 25 / 100, 1, np.nan]
-    np.testing.assert_allclose(closeness(one, other), expected)
 
 
 def test_held_out_items_are_measured_on(tmp_path: Path) -> None:
