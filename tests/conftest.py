@@ -24,7 +24,7 @@ GOLDEN = ROOT / "tests" / "golden"
 EXPORT = """
 import resource, sys
 from cliprt_export import export_checkpoint
-export_checkpoint(sys.argv[1], sys.argv[2])
+export_checkpoint(sys.argv[1], sys.argv[2], samples=8)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -14,7 +14,7 @@ from cliprt._extras import require
 from cliprt_export._emulation import fuses_quantised, graph_to_measure
 from cliprt_export._fidelity import first_percentile
 from cliprt_export._model import ImageSide, TextSide
-from cliprt_export._precision import PrecisionName
+from cliprt_export._precision import QUANTISED, PrecisionName
 from cliprt_export._reference import embed, pooled_positions
 from cliprt_export._samples import Inputs
 from cliprt_export._specs import ResNetTower, TextTower
@@ -27,6 +27,10 @@ _REARRANGED = (".query", ".key", ".value")
 
 # Inputs of convolutions, which the reference shows for calibration; each is another step's result.
 _INPUT = ".in"
+
+
+# Values that quantised variants scale channel by channel, to the same effect.
+_SMOOTHED = (".norm1", ".norm2", ".attention.heads", ".conv1", ".conv2")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def layer_drift(
         The steps in the order in which the reference computes them. Left out are those that the
         graph does not have, or has in another shape (queries, keys and values, for instance).
     """
-    names = {name for name in _names(side, inputs) if not name.endswith((*_REARRANGED, _INPUT))}
+    left_out = (*_REARRANGED, _INPUT, *(_SMOOTHED if precision in QUANTISED else ()))
+    names = {name for name in _names(side, inputs) if not name.endswith(left_out)}
     with graph_to_measure(model, precision) as graph:
         found = _values(graph, names, inputs, fuses_quantised(precision))
     steps: list[Step] = []

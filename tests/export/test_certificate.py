@@ -13,8 +13,8 @@ import pytest
 from checkpoints import SMALL, write_checkpoint
 from conftest import ROOT
 
-from cliprt import Bundle, BundleError, CheckpointError, FidelityError, InvalidInput
-from cliprt_export import Bars, Fidelity, _export, export_checkpoint, read_certificate
+from cliprt import Bundle, BundleError, FidelityError, InvalidInput
+from cliprt_export import Bars, Fidelity, _variants, export_checkpoint, read_certificate
 from cliprt_export._certificate import encode_certificate
 from cliprt_export._precision import Precision
 from cliprt_export._specs import TextTower, Tower, VitTower
@@ -107,12 +107,12 @@ def test_a_certificate_of_another_schema_is_refused(certified: Bundle, tmp_path:
 
 def refusal(monkeypatch: pytest.MonkeyPatch, folder: Path, change: Callable[[Tower], Tower]) -> str:
     """Exports a checkpoint whose towers are written wrongly, and returns why it is refused."""
-    original = _export.write_tower
+    original = _variants.write_tower
 
     def broken(path: Path, tower: Tower, tensors: Any, version: str, precision: Precision) -> None:
         original(path, change(tower), tensors, version, precision)
 
-    monkeypatch.setattr(_export, "write_tower", broken)
+    monkeypatch.setattr(_variants, "write_tower", broken)
     checkpoint = write_checkpoint(folder / "checkpoint", SMALL)
     with pytest.raises(FidelityError) as error:
         export_checkpoint(checkpoint, folder / "out" / "bundle", samples=48)
@@ -241,9 +241,3 @@ def test_folders_are_checked_before_anything_is_read(tmp_path: Path) -> None:
     for options in ({"calibrate": tmp_path / "empty"}, {"evaluate": tmp_path / "empty"}):
         with pytest.raises(InvalidInput, match="empty"):
             export_checkpoint("no/checkpoint-at-all", tmp_path / "bundle", **options)  # type: ignore[arg-type]
-
-
-def test_8_bits_are_still_to_come(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="int8 cannot be written yet"):
-        export_checkpoint(DEMO, tmp_path / "bundle", precisions=("int8",))
-    assert not list(tmp_path.iterdir())

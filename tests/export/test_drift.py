@@ -81,7 +81,7 @@ def test_every_step_of_a_right_tower_agrees(name: str, tmp_path: Path) -> None:
     tower = TOWERS[name]
     tensors = weights(tower)
     write_tower(tmp_path / "tower.onnx", tower, tensors.__getitem__, "test")
-    steps = layer_drift(tmp_path / "tower.onnx", side(tower, tensors), inputs(tower))
+    steps = layer_drift(tmp_path / "tower.onnx", "fp32", side(tower, tensors), inputs(tower))
     assert len(steps) > 15
     assert {step.name: step.cosine for step in steps if not step.cosine > 0.99999} == {}
 
@@ -111,7 +111,7 @@ def test_the_layer_with_another_weight_is_named(
         "test",
         Precision(precision),  # type: ignore[arg-type]
     )
-    steps = layer_drift(tmp_path / "tower.onnx", side(tower, right), inputs(tower))
+    steps = layer_drift(tmp_path / "tower.onnx", precision, side(tower, right), inputs(tower))
     place = first_drift(steps, 0.999)
     assert place is not None
     assert steps[place].name == layer
@@ -129,8 +129,8 @@ def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
         size_threshold=1024,
     )
     assert (tmp_path / "two.data").stat().st_size > 10_000
-    steps = layer_drift(tmp_path / "two.onnx", side(tower, tensors), inputs(tower))
-    assert steps == layer_drift(tmp_path / "one.onnx", side(tower, tensors), inputs(tower))
+    steps = layer_drift(tmp_path / "two.onnx", "fp32", side(tower, tensors), inputs(tower))
+    assert steps == layer_drift(tmp_path / "one.onnx", "fp32", side(tower, tensors), inputs(tower))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.onnx", "two.data", "two.onnx"]
 
 

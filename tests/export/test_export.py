@@ -18,13 +18,14 @@ from cliprt import Bundle, BundleError, CheckpointError, Limits, open_bundle
 from cliprt._images import preprocess
 from cliprt._texts import TextTokenizer
 from cliprt_engines import OnnxTower
-from cliprt_export import _export, export_checkpoint
+from cliprt_export import _variants, export_checkpoint
 
 FILES = {
     "card.json",
     "certificate.json",
     "golden.npz",
     "image.fp32.onnx",
+    "precisions.json",
     "text.fp32.onnx",
     "tokenizer.json",
 }
@@ -99,7 +100,7 @@ def test_an_existing_bundle_survives_a_failed_export(
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_export, "write_tower", fail)
+    monkeypatch.setattr(_variants, "write_tower", fail)
     with pytest.raises(KeyboardInterrupt):
         export_checkpoint(str(small_checkpoint), tmp_path / "bundle", overwrite=True)
     assert open_bundle(tmp_path / "bundle").card == bundle.card

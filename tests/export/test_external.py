@@ -12,7 +12,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from cliprt import Bundle, BundleError, open_bundle
 from cliprt_engines import OnnxTower
-from cliprt_export import _export, export_checkpoint
+from cliprt_export import _variants, export_checkpoint
 from cliprt_export._graph import MAX_BYTES, Graph
 from cliprt_triton import write_repository
 
@@ -20,8 +20,8 @@ from cliprt_triton import write_repository
 @pytest.fixture
 def divided(small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """The small bundle with a limit that neither of its towers keeps."""
-    limited = functools.partial(_export.write_tower, max_bytes=10_000)
-    monkeypatch.setattr(_export, "write_tower", limited)
+    limited = functools.partial(_variants.write_tower, max_bytes=10_000)
+    monkeypatch.setattr(_variants, "write_tower", limited)
     return export_checkpoint(small_checkpoint, tmp_path / "bundle", precisions=["fp32", "fp16"])
 
 

@@ -186,7 +186,7 @@ def test_the_command_writes_json(two_precisions: Bundle, small_checkpoint: Path)
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--precision", "fp8"], "'fp8' is none of fp32"),
+        (["--precision", "fp4"], "'fp4' is none of fp32"),
         (["--min-cosine", "fp16=much"], "'much' is no number"),
         (["--min-cosine", "2"], "between -1 and 1"),
         (["--min-cosine", "half=0.9"], "'half' is none of"),
