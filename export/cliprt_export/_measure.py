@@ -90,10 +90,11 @@ def measure(
         accuracy: zero-shot accuracy of the reference and of the tower, in percent.
         found: the tower's answers, if they are known already.
     """
+    found = embed_samples(run, samples) if found is None else found
     return fidelity(
         reference,
-        embed_samples(run, samples) if found is None else found,
-        single_vs_batch=_single_vs_batch(run, samples),
+        found,
+        single_vs_batch=_single_vs_batch(run, samples, found),
         padding=_padding(run, samples),
         top1=accuracy,
     )
@@ -222,13 +223,11 @@ def trimmed(samples: Samples, places: NDArray[np.int64]) -> Inputs:
     return samples.inputs[places, : int(samples.lengths[places].max())]
 
 
-def _single_vs_batch(run: Run, samples: Samples) -> float:
-    """Largest difference between a few items alone and the same in one batch."""
-    places = np.unique(np.linspace(0, len(samples) - 1, _ALONE + 1, dtype=np.int64))
-    batch = trimmed(samples, places)
-    together = run(batch)[:_ALONE]
-    alone = [run(batch[place : place + 1]) for place in range(len(together))]
-    return largest_difference(together, np.concatenate(alone))
+def _single_vs_batch(run: Run, samples: Samples, found: Floats) -> float:
+    """Largest difference between a few items alone and the same in their batches."""
+    places = np.unique(np.linspace(0, len(samples) - 1, _ALONE, dtype=np.int64))
+    alone = [run(trimmed(samples, places[index : index + 1])) for index in range(len(places))]
+    return largest_difference(found[places], np.concatenate(alone))
 
 
 def _padding(run: Run, samples: Samples) -> float | None:

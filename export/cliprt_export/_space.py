@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from cliprt._card import ImageSpec, TextSpec
 from cliprt_export._model import ClipModel
 from cliprt_export._specs import Tensors, Tower, tower_tensors
 
@@ -28,9 +29,9 @@ def identity_of(model: ClipModel) -> dict[str, str]:
         parts[f"{name} tower"] = _canonical(side.tower)
         parts[f"{name} weights"] = _hashes(side.tensors, sorted(tower_tensors(side.tower)))
     if model.image is not None:
-        parts["preprocessing"] = msgspec.to_builtins(model.image.spec)
+        parts["preprocessing"] = _without_defaults(model.image.spec)
     if model.text is not None:
-        parts["tokens"] = msgspec.to_builtins(model.text.spec)
+        parts["tokens"] = _without_defaults(model.text.spec)
         # What fills up a batch cannot change an answer where nothing sees it.
         if not model.text.spec.fixed_length:
             del parts["tokens"]["pad_id"]
@@ -42,6 +43,13 @@ def identity_of(model: ClipModel) -> dict[str, str]:
 def space_of(identity: dict[str, str]) -> str:
     """The space of a model with these parts: 64 hexadecimal digits."""
     return _sha256(identity)
+
+
+def _without_defaults(spec: ImageSpec | TextSpec) -> dict[str, Any]:
+    """As for towers: a field with a default that a later version adds must change nothing."""
+    content: dict[str, Any] = msgspec.to_builtins(spec)
+    defaults = {field.name: field.default for field in msgspec.structs.fields(spec)}
+    return {name: value for name, value in content.items() if value != defaults[name]}
 
 
 def _canonical(tower: Tower) -> dict[str, Any]:

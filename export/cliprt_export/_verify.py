@@ -40,7 +40,7 @@ from cliprt_export._measure import (
     worst_items,
 )
 from cliprt_export._model import ClipModel
-from cliprt_export._own_items import find_labelled
+from cliprt_export._own_items import check_folder_of_items, find_labelled
 from cliprt_export._plan import PROMPT, Feed, Plan
 from cliprt_export._precision import PRECISIONS, PrecisionName
 from cliprt_export._samples import LIMITS, Count, Samples, text_lengths
@@ -123,6 +123,7 @@ def verify_bundle(
     checkpoint: str | None = None,
     revision: str | None = None,
     family: str | None = None,
+    calibrate: str | Path | None = None,
     evaluate: str | Path | None = None,
     prompt: str = PROMPT,
     samples: int | None = None,
@@ -141,6 +142,7 @@ def verify_bundle(
         checkpoint: the original weights: a folder or a hub id. They must have the bundle's space.
         revision: branch, tag or commit of a hub repository.
         family: reads the checkpoint as that family.
+        calibrate: the folder that the export was calibrated on; its held-out part is measured on.
         evaluate: a folder with a sub-folder of pictures for each class.
         prompt: template of a class's text.
         samples: how many items of each tower; None takes the certificate's number.
@@ -171,7 +173,10 @@ def verify_bundle(
         _check_space(opened, model, checkpoint)
     rows = _Rows(opened, model, certificate, demanded, layers, on_step)
     labelled = None if evaluate is None else find_labelled(Path(evaluate))
-    plan = Plan(labelled=labelled, prompt=prompt, samples=samples)
+    items = None if calibrate is None else Path(calibrate)
+    if items is not None:
+        check_folder_of_items(items)
+    plan = Plan(folder=items, labelled=labelled, prompt=prompt, samples=samples)
     chosen = _chosen(opened, precisions)
     # The text tower first: its embeddings of the classes are the zero-shot classifier.
     for tower in ("text", "image"):

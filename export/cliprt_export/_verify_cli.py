@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from cliprt._console import out, steps
+from cliprt_export._families import FAMILIES
 from cliprt_export._options import (
     COLUMNS,
     cells,
@@ -30,6 +31,17 @@ from cliprt_export._verify import STEPS, Row, Verification, verify_bundle
 )
 @click.option("--revision", help="Branch, tag or commit, if the checkpoint is a hub id.")
 @click.option(
+    "--family",
+    type=click.Choice([family.name for family in FAMILIES]),
+    help="Read the checkpoint as that family.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(),
+    metavar="FOLDER",
+    help="The folder that the export was calibrated on: its other quarter is measured on.",
+)
+@click.option(
     "--precision",
     "precisions",
     callback=precision_list,
@@ -44,6 +56,8 @@ def verify(
     bundle: str,
     checkpoint: str | None,
     revision: str | None,
+    family: str | None,
+    calibrate: str | None,
     precisions: tuple[PrecisionName, ...] | None,
     evaluate: str | None,
     prompt: str,
@@ -65,6 +79,8 @@ def verify(
             bundle,
             checkpoint=checkpoint,
             revision=revision,
+            family=family,
+            calibrate=calibrate,
             evaluate=evaluate,
             prompt=prompt,
             samples=samples,

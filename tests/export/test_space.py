@@ -1,0 +1,50 @@
+"""A space is stable: the demo model's is written down here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from conftest import ROOT
+
+from cliprt_export._checkpoint import Checkpoint
+from cliprt_export._families import read_model
+from cliprt_export._model import ClipModel
+from cliprt_export._space import identity_of, space_of
+
+# Whoever changes this says that embeddings stored by users can no longer be compared with new ones.
+DEMO_SPACE = "e989ad8a9ecc4d08e2a8c386959c2dc177bfe1daa5f256a84ec236741ef49e8b"
+
+
+def demo() -> ClipModel:
+    return read_model(Checkpoint(ROOT / "demo" / "checkpoint", "demo"))
+
+
+def test_the_demo_model_keeps_its_space() -> None:
+    assert space_of(identity_of(demo())) == DEMO_SPACE
+
+
+def test_what_does_not_decide_numbers_is_no_part_of_it() -> None:
+    model = demo()
+    other = replace(model, name="other", revision="abc", family="else", logit_scale=1.0)
+    assert identity_of(other) == identity_of(model)
+
+
+def test_each_part_follows_what_it_is_made_of() -> None:
+    model = demo()
+    assert model.image is not None
+    assert model.text is not None
+    darker = replace(model.image, tower=replace(model.image.tower, mean=(0.1, 0.1, 0.1)))
+    longer = replace(model.text, tower=replace(model.text.tower, pooling="last"))
+    changed = identity_of(replace(model, image=darker, text=longer))
+    before = identity_of(model)
+    assert {part for part in before if before[part] != changed[part]} == {
+        "image tower",
+        "text tower",
+    }
+
+
+def test_a_tower_alone_has_the_parts_of_that_tower() -> None:
+    model = demo()
+    both, alone = identity_of(model), identity_of(replace(model, text=None))
+    assert set(both) - set(alone) == {"text tower", "text weights", "tokens", "tokenizer"}
+    assert all(both[part] == digest for part, digest in alone.items())
