@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oracle check bench golden lock clean
+.PHONY: help setup demo test test-oracle full-size check bench golden lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test-oracle: $(ORACLE)/ready ## Compare live with torch and transformers (Python
 	@$(ORACLE)/bin/python -c 'import torch, transformers' || \
 	  { echo "torch and transformers are not there; they need Python 3.11 or newer" >&2; exit 1; }
 	@$(ORACLE)/bin/python -m pytest -q tests/oracle
+
+full-size: $(ORACLE)/ready ## Measure parity, time and memory of export at full size (10 minutes)
+	@PYTHONPATH=tests $(ORACLE)/bin/python -W ignore tests/oracle/full_size.py
 
 check: $(VENV)/ready ## Lint and check types
 	@$(VENV)/bin/ruff check .

@@ -23,7 +23,8 @@ SECTION = """## Precisions
 
 Each exported tower against the original weights: cosine (1st percentile and least), overlap of the
 ten nearest neighbours, and zero-shot top-1 among the 64 held-out combinations, in percent. Measured
-on {pictures} labelled pictures and {texts} captions that calibration did not see ({runtime}).
+on {pictures} labelled pictures and {texts} captions that calibration did not see
+({runtime}).
 
 | tower | precision | cosine 1 % | least cosine | neighbours | top-1 |
 | --- | --- | --- | --- | --- | --- |

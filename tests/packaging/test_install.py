@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cliprt_triton import TritonServer
 
-COMMANDS = ("convert", "export", "models", "repository", "serve")
+COMMANDS = ("compare", "convert", "export", "models", "repository", "serve", "verify")
 PACKAGES = {"cliprt", "cliprt_bench", "cliprt_engines", "cliprt_export", "cliprt_triton"}
 HEAVY = {"onnx", "onnxruntime", "torch", "tensorrt", "transformers", "ray", "matplotlib"}
 
