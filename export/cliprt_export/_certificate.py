@@ -12,7 +12,7 @@ import msgspec
 from cliprt._bundle import CERTIFICATE, Bundle
 from cliprt._errors import BundleError
 from cliprt._extras import require
-from cliprt_export._fidelity import Fidelity
+from cliprt_export._fidelity import NEIGHBOURS_NEED, Fidelity
 from cliprt_export._precision import PRECISIONS
 from cliprt_export._samples import Samples
 
@@ -51,6 +51,10 @@ class Bars:
                 raise ValueError(f"a cosine lies between -1 and 1, the bar for {name} is {value}")
         if self.min_overlap is not None and not 0 <= self.min_overlap <= 1:
             raise ValueError(f"an overlap lies between 0 and 1, the bar is {self.min_overlap}")
+        if self.max_top1_loss is not None and not 0 <= self.max_top1_loss <= 100:
+            raise ValueError(
+                f"a loss lies between 0 and 100 points, the bar is {self.max_top1_loss}"
+            )
 
     def missed(self, precision: str, found: Fidelity) -> list[str]:
         """What a tower does not reach, in words; NaN reaches nothing.
@@ -82,7 +86,13 @@ class Bars:
             for what, (value, bar) in most.items()
             if value is not None and bar is not None and not value <= bar
         ]
-        return low + high
+        unmeasured = []
+        if self.min_overlap is not None and found.neighbours is None:
+            unmeasured.append(
+                f"the overlap of neighbours was not measured on {found.items} items, it needs "
+                f"{NEIGHBOURS_NEED} (--samples)"
+            )
+        return low + high + unmeasured
 
 
 class MeasuredOn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

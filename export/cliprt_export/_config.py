@@ -39,4 +39,7 @@ def triple(section: Mapping[str, Any], key: str) -> tuple[float, float, float]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    # A whole number in JSON may have any number of digits.
+    return abs(value) < 1e300 and math.isfinite(value)

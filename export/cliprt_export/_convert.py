@@ -103,7 +103,10 @@ def _weights(source: Path) -> tuple[dict[str, str], bool]:
             )
         return {source.name: _becomes(source)}, False
     if not source.is_dir():
-        raise CheckpointError(f"{source} is neither a file nor a folder")
+        raise CheckpointError(
+            f"{source} is neither a file nor a folder; a hub repository is downloaded first: "
+            "hf download REPOSITORY --local-dir FOLDER"
+        )
     found = sorted(path.name for path in source.iterdir() if path.is_file())
     if ready := [name for name in found if name.endswith(".safetensors")]:
         raise CheckpointError(

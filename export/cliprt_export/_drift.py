@@ -25,8 +25,8 @@ _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 # The graph scales queries, and lays all three out for the products that follow.
 _REARRANGED = (".query", ".key", ".value")
 
-# Inputs of convolutions, which the reference shows for calibration; each is another step's result.
-_INPUT = ".in"
+# Inputs of convolutions, and states of the stream: each is another step's result once more.
+_INPUT = (".in", ".stream")
 
 
 # Values that quantised variants scale channel by channel, to the same effect.
@@ -70,7 +70,7 @@ def layer_drift(
         The steps in the order in which the reference computes them. Left out are those that the
         graph does not have, or has in another shape (queries, keys and values, for instance).
     """
-    left_out = (*_REARRANGED, _INPUT, *(_SMOOTHED if precision in QUANTISED else ()))
+    left_out = (*_REARRANGED, *_INPUT, *(_SMOOTHED if precision in QUANTISED else ()))
     names = {name for name in _names(side, inputs) if not name.endswith(left_out)}
     with graph_to_measure(model, precision) as graph:
         found = _values(graph, names, inputs, fuses_quantised(precision))

@@ -19,8 +19,8 @@ from cliprt._bundle import (
     open_bundle,
     sha256_of,
 )
-from cliprt._card import SCHEMA, Card, FileEntry, encode_card
-from cliprt._errors import BundleError
+from cliprt._card import SCHEMA, Card, FileEntry, decode_card, encode_card
+from cliprt._errors import BundleError, InvalidInput
 from cliprt._extras import require
 from cliprt._folders import folder_that_becomes
 from cliprt_export._certificate import Bars, encode_certificate
@@ -148,6 +148,17 @@ class _Job:
     bars: Bars
 
 
+def _check_measurable(model: ClipModel, job: _Job) -> None:
+    """Refuses bars and folders for figures that this model or these options do not give."""
+    if job.plan.labelled is not None and len(model.sides()) < 2:
+        raise InvalidInput(
+            f"zero-shot accuracy needs both towers, {model.name} has only "
+            f"the {next(iter(model.sides()))} tower; leave --evaluate out"
+        )
+    if job.bars.max_top1_loss is not None and job.plan.labelled is None:
+        raise InvalidInput("--max-top1-loss needs labelled pictures; pass --evaluate FOLDER")
+
+
 def _export(
     model: ClipModel,
     target: Path,
@@ -155,6 +166,7 @@ def _export(
     overwrite: bool,
     on_step: Callable[[str], None],
 ) -> Bundle:
+    _check_measurable(model, job)
     with folder_that_becomes(target, replace=overwrite) as folder:
         _write(folder, model, job, on_step)
         _refuse_taken(target, overwrite)
@@ -242,6 +254,14 @@ def _refuse_taken(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise BundleError(f"{target} already exists; pass --overwrite or choose another --out")
-    # Never delete a folder that this program did not make.
-    if not (target / CARD).is_file():
-        raise BundleError(f"{target} exists and is no bundle; it is not overwritten")
+    # Never delete what this program did not make.
+    try:
+        card = decode_card((target / CARD).read_bytes(), origin=str(target))
+    except (OSError, BundleError):
+        raise BundleError(f"{target} exists and is no bundle; it is not overwritten") from None
+    known = {CARD, *card.files}
+    if foreign := sorted(path.name for path in target.iterdir() if path.name not in known):
+        raise BundleError(
+            f"{target} holds {foreign[0]}, which is no part of the bundle there; it is not "
+            "overwritten. Move it away or choose another --out"
+        )

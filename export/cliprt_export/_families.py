@@ -93,9 +93,18 @@ def read_model(checkpoint: Checkpoint, family: str | None = None) -> ClipModel:
         CheckpointError: no family fits, or the files contradict each other.
     """
     wanted = [entry for entry in FAMILIES if family in (None, entry.name)]
-    for entry in wanted:
-        if entry.found(checkpoint):
-            return entry.read(checkpoint)
+    fitting = [entry for entry in wanted if entry.found(checkpoint)]
+    if fitting:
+        try:
+            return fitting[0].read(checkpoint)
+        except CheckpointError as error:
+            others = [entry.name for entry in fitting[1:]]
+            if not others:
+                raise
+            raise CheckpointError(
+                f"{error}. Read as {fitting[0].name}; the folder can also be read with --family "
+                f"{' or '.join(others)}"
+            ) from None
     names = ", ".join(f"{entry.title} ({entry.name})" for entry in wanted)
     raise CheckpointError(
         f"{checkpoint.name} is of no supported kind: {checkpoint.describe()}. "

@@ -99,6 +99,8 @@ _BLOCK_NAMES = {
 # Training holds the factor itself at 100 or below.
 _MAX_LOG_SCALE = 20.0
 
+_PROCESSORS = ("CLIPImageProcessor", "CLIPFeatureExtractor")
+
 _KINDS = {
     "clip": ("image", "text"),
     "clip_vision_model": ("image",),
@@ -139,31 +141,69 @@ def read_hf_clip(checkpoint: Checkpoint) -> ClipModel:
         raise CheckpointError(
             f"the configuration of {checkpoint.name} is not usable: {error}"
         ) from None
-    scale = float(checkpoint.tensor("logit_scale", ())) if kind == "clip" else None
-    if scale is not None and scale > _MAX_LOG_SCALE:
-        raise CheckpointError(
-            f"logit_scale of {checkpoint.name} is {scale:g}, the logarithm of a factor that no "
-            "model has"
-        )
+    scale = None
+    if kind == "clip":
+        scale = factor_of(checkpoint, float(checkpoint.tensor("logit_scale", ())))
     return ClipModel(
         family=FAMILY,
         name=checkpoint.name,
         revision=checkpoint.revision,
         image=image,
         text=words,
-        logit_scale=None if scale is None else math.exp(scale),
+        logit_scale=scale,
     )
 
 
+def factor_of(checkpoint: Checkpoint, logarithm: float) -> float:
+    """The factor of the cosine similarity from its stored logarithm.
+
+    Raises:
+        CheckpointError: it is one that no model has.
+    """
+    if logarithm > _MAX_LOG_SCALE:
+        raise CheckpointError(
+            f"logit_scale of {checkpoint.name} is {logarithm:g}, the logarithm of a factor that no "
+            "model has"
+        )
+    return math.exp(logarithm)
+
+
+def check_no_more_layers(checkpoint: Checkpoint, blocks: str, layers: int) -> None:
+    """Refuses a checkpoint whose tower is deeper than its configuration says.
+
+    Args:
+        checkpoint: holds the tensors.
+        blocks: what stands before the number of a block in their names.
+        layers: the number of blocks that the configuration calls for.
+
+    Raises:
+        CheckpointError: there are tensors of further blocks.
+    """
+    for name in checkpoint.names():
+        number = name.removeprefix(f"{blocks}.").split(".")[0]
+        if name.startswith(f"{blocks}.") and number.isdigit() and int(number) >= layers:
+            raise CheckpointError(
+                f"{checkpoint.name} has a tensor {name!r}, its config calls for {layers} layers"
+            )
+
+
 def _image_side(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> ImageSide:
+    processor = processor_json(checkpoint)
+    kind = processor.get("image_processor_type") or processor.get("feature_extractor_type")
+    if kind is not None and str(kind).removesuffix("Fast").removesuffix("Pil") not in _PROCESSORS:
+        raise CheckpointError(
+            f"{checkpoint.name} has a {kind}; supported is {' or '.join(_PROCESSORS)}"
+        )
     spec = image_spec(checkpoint, whole(section, "image_size"), _PROCESSOR)
     tower = _image_tower(section, spec, dim)
+    check_no_more_layers(checkpoint, _IMAGE_NAMES["blocks"], tower.transformer.layers)
     tensors = named_tensors(checkpoint, _IMAGE_NAMES, tower_tensors(tower))
     return ImageSide(tower, tensors, spec)
 
 
 def _text_side(checkpoint: Checkpoint, section: dict[str, Any], dim: int) -> TextSide:
     tower = _text_tower(section, dim)
+    check_no_more_layers(checkpoint, _TEXT_NAMES["blocks"], tower.transformer.layers)
     tokenizer = HfTokenizer(checkpoint)
     if tokenizer.greatest_id >= tower.vocabulary:
         raise CheckpointError(

@@ -139,7 +139,10 @@ def certify(
         towers[name] = {}
         for precision in precisions:
             path = folder / f"{name}.{precision}.onnx"
-            tower, told = tower_to_measure(path, precision), _told(on_step, f"{name} {precision}")
+            tower, told = (
+                tower_to_measure(path, precision, folder),
+                _told(on_step, f"{name} {precision}"),
+            )
             found = embed_samples(tower.run, samples, told)
             if prompts is not None:
                 classes[precision] = embed_samples(tower.run, prompts)
@@ -190,7 +193,7 @@ def worst_items(reference: Floats, found: Floats) -> NDArray[np.int64]:
 def _refusal(name: str, precision: str, figures: Fidelity, missed: list[str]) -> str:
     way_out = (
         "leave the precision out of --precision, or lower the bar (--min-cosine "
-        f"{precision}=...) if you can live with that"
+        f"{precision}=..., --min-overlap, --max-top1-loss) if you can live with that"
         if precision != "fp32"
         else "please report it with the name of the checkpoint"
     )

@@ -113,12 +113,13 @@ def changed(
     max_top1_loss: float | None,
 ) -> Bars:
     """The bars with what the options say."""
-    bars = replace(bars, min_cosine={**bars.min_cosine, **min_cosines})
-    if min_overlap is not None:
-        bars = replace(bars, min_overlap=min_overlap)
-    if max_top1_loss is not None:
-        bars = replace(bars, max_top1_loss=max_top1_loss)
-    return bars
+    set_here = {"min_overlap": min_overlap, "max_top1_loss": max_top1_loss}
+    given: dict[str, Any] = {name: value for name, value in set_here.items() if value is not None}
+    try:
+        return replace(bars, min_cosine={**bars.min_cosine, **min_cosines}, **given)
+    # Not a number passes click's ranges.
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def cells(found: Fidelity) -> list[str]:

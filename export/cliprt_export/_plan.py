@@ -70,8 +70,10 @@ class Plan:
         """How many items of a tower to measure."""
         if self.samples is not None:
             return Count(self.samples, least=min(self.samples, 40), labelled=self.samples)
-        bounds = PICTURES if isinstance(side, ImageSide) else TEXTS
-        return default_count(operations(side.tower), bounds)
+        few, many = PICTURES if isinstance(side, ImageSide) else TEXTS
+        # Whoever brings items wants to know about neighbours too.
+        own = self.folder is not None or self.labelled is not None
+        return default_count(operations(side.tower), (max(few, 40) if own else few, many))
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class Precision:
 
     def part(self, name: str) -> type[np.generic]:
         """Type of a part, ``blocks.3.mlp`` for instance."""
-        inside = (seen for seen in self.peaks if seen.startswith(f"{name}."))
+        inside = (seen for seen in self.peaks if _part_of(seen) == name)
         return np.float32 if any(self._is_wide(seen) for seen in inside) else self.compute
 
     def islands(self) -> list[str]:
@@ -127,8 +127,7 @@ class Precision:
             return []
         wide = {name for name in self.peaks if self._is_wide(name)}
         stream = ["residual stream"] if any(map(_in_stream, wide)) else []
-        inside = {name.rsplit(".", 1)[0] for name in wide if "." in name and not _in_stream(name)}
-        return stream + sorted(inside)
+        return stream + sorted({_part_of(name) for name in wide} - {""})
 
     def _is_wide(self, name: str) -> bool:
         # Written so that NaN and infinity count.
@@ -136,7 +135,26 @@ class Precision:
 
 
 def _in_stream(name: str) -> bool:
-    return name in ("patch", "all", "pre_norm", "pooled") or name.endswith((".add1", ".add2"))
+    """Whether a step's result is a state of the residual stream."""
+    names = ("patch", "all", "pre_norm", "pooled", "stem.conv3")
+    return name in names or name.endswith((".add1", ".add2", ".out.stream"))
+
+
+def _part_of(name: str) -> str:
+    """The part that computes a step, or takes it in; empty for the stream itself.
+
+    ``blocks.3.norm1`` and ``blocks.3.attention.out`` -> ``blocks.3.attention``,
+    ``stages.0.1.conv2`` -> ``stages.0.1``, ``head.mlp.up`` -> ``head``.
+    """
+    first, *rest = name.split(".")
+    if first in ("stem", "head"):
+        return first
+    if first == "stages":
+        return ".".join([first, *rest[:2]])
+    if first == "blocks":
+        inside = {"norm1": "attention", "norm2": "mlp"}.get(rest[1], rest[1])
+        return f"{first}.{rest[0]}.{inside}" if inside in ("attention", "mlp") else ""
+    return ""
 
 
 FP32 = Precision("fp32")

@@ -146,8 +146,11 @@ def _best_range(rows: Floats, weight: Floats, precision: Precision, strength: fl
         found.append((float(((error * error).mean(axis=0) * squares).sum()), clip))
     of_inputs, clip = min(found)
     relative = float(np.sqrt((of_inputs + of_weights) / max(signal, 1e-30)))
+    # A half holds scales below its least normal number badly, and those below 6e-8 not at all.
+    least = 2.0**-14 if precision.half else 0.0
+    scale_fits = Range(low * clip, high * clip).magnitude / precision.levels >= least
     return Choice(
-        quantised=relative <= MAX_ERROR,
+        quantised=relative <= MAX_ERROR and scale_fits,
         low=low * clip,
         high=high * clip,
         clip=clip,

@@ -50,6 +50,7 @@ def resnet_features(
                 x = convolution(_average_pool(x) if halved else x, f"{name}.shortcut")
             x = relu(x + inner)
             observe(f"{name}.out", x)
+            observe(f"{name}.out.stream", x)
     return x
 
 

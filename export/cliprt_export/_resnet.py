@@ -23,16 +23,16 @@ def resnet(layers: Layers, tower: ResNetTower, pixels: Value) -> Value:
     Returns:
         float32 [batch, dim].
     """
-    dtype = layers.precision.compute
+    dtype, stream = layers.precision.part("stem"), layers.precision.residual
     x = layers.cast(pixels, np.float32, dtype, "channels_first")
     x = _relu(layers, _convolution(layers, x, "stem.conv1", dtype, stride=2), "stem.conv1")
     x = _relu(layers, _convolution(layers, x, "stem.conv2", dtype), "stem.conv2")
     x = _relu(layers, _convolution(layers, x, "stem.conv3", dtype), "stem.conv3")
-    x = _average_pool(layers, x, "stem")
+    x = layers.cast(_average_pool(layers, x, "stem"), dtype, stream, "stem")
     for stage, blocks in enumerate(tower.blocks):
         for block in range(blocks):
-            x = _bottleneck(layers, x, stage, block, dtype)
-    return _attention_pool(layers, tower, layers.cast(x, dtype, np.float32, "features"))
+            x = _bottleneck(layers, x, stage, block, stream)
+    return _attention_pool(layers, tower, layers.cast(x, stream, np.float32, "features"))
 
 
 def _bottleneck(layers: Layers, x: Value, stage: int, block: int, stream: DType) -> Value:

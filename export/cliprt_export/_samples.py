@@ -41,6 +41,9 @@ OPERATIONS = 6e11
 """Arithmetic that the reference of one tower may take by default: about 7 s on two cores. With
 more, the export of a ViT-L/14 takes longer than a minute there."""
 
+LABELLED_OPERATIONS = 2e13
+"""The same for labelled pictures, which a share of right answers needs many of: some minutes."""
+
 PICTURES, TEXTS = (8, 128), (32, 256)
 """Fewest and most items that are measured by default."""
 
@@ -117,7 +120,8 @@ class Samples:
 def default_count(operations: float, bounds: tuple[int, int]) -> Count:
     """How many items to measure, for a tower that takes so much arithmetic per item."""
     count = int(min(max(OPERATIONS / operations, bounds[0]), bounds[1]))
-    return Count(count, least=min(count, 40))
+    labelled = int(min(max(LABELLED_OPERATIONS / operations, 128), 2048))
+    return Count(count, least=min(count, 40), labelled=labelled)
 
 
 def pictures(

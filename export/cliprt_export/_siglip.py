@@ -6,7 +6,6 @@ published tokenizers leave ``attention_mask`` out of ``model_input_names``.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,13 @@ from cliprt._card import TextSpec
 from cliprt._errors import CheckpointError
 from cliprt_export._checkpoint import Checkpoint
 from cliprt_export._config import positive, whole
-from cliprt_export._hf_clip import image_spec, named_tensors, processor_json
+from cliprt_export._hf_clip import (
+    check_no_more_layers,
+    factor_of,
+    image_spec,
+    named_tensors,
+    processor_json,
+)
 from cliprt_export._model import ClipModel, ImageSide, TextSide
 from cliprt_export._siglip_tokenizer import read_siglip_tokenizer
 from cliprt_export._specs import (
@@ -121,11 +126,11 @@ def read_siglip(checkpoint: Checkpoint) -> ClipModel:
         )
     sides = _KINDS[kind]
     # A model of one tower has that tower's configuration at the top.
-    vision, text = (
-        {**defaults, **(config.get(f"{name}_config") or {} if kind == "siglip" else config)}
-        for name, defaults in (("vision", _VISION), ("text", _TEXT))
-    )
     try:
+        vision, text = (
+            {**defaults, **(config.get(f"{name}_config") or {} if kind == "siglip" else config)}
+            for name, defaults in (("vision", _VISION), ("text", _TEXT))
+        )
         if len(sides) == 2 and whole(vision, "hidden_size") != _text_dim(text):
             raise CheckpointError(
                 f"{checkpoint.name} embeds pictures in {vision['hidden_size']} dimensions and "
@@ -137,15 +142,18 @@ def read_siglip(checkpoint: Checkpoint) -> ClipModel:
         raise CheckpointError(
             f"the configuration of {checkpoint.name} is not usable: {error}"
         ) from None
-    both = kind == "siglip"
+    scale = bias = None
+    if kind == "siglip":
+        scale = factor_of(checkpoint, float(checkpoint.tensor("logit_scale", (1,))[0]))
+        bias = float(checkpoint.tensor("logit_bias", (1,))[0])
     return ClipModel(
         family=FAMILY,
         name=checkpoint.name,
         revision=checkpoint.revision,
         image=image,
         text=words,
-        logit_scale=math.exp(float(checkpoint.tensor("logit_scale", (1,))[0])) if both else None,
-        logit_bias=float(checkpoint.tensor("logit_bias", (1,))[0]) if both else None,
+        logit_scale=scale,
+        logit_bias=bias,
     )
 
 
@@ -260,6 +268,7 @@ def _image_tensors(checkpoint: Checkpoint, tower: VitTower) -> Tensors:
         if name != "head.probe" and _joined_part(name) is None
     }
     named = named_tensors(checkpoint, _prefixed(_IMAGE_NAMES, prefix), alike)
+    check_no_more_layers(checkpoint, f"{prefix}encoder.layers", tower.transformer.layers)
 
     def tensor(name: str) -> NDArray[np.float32]:
         if name == "head.probe":
@@ -286,6 +295,7 @@ def _text_tensors(checkpoint: Checkpoint, tower: TextTower, positions: int) -> T
     prefix, shapes = _prefix(checkpoint, "text_model"), tower_tensors(tower)
     stored = {**shapes, "positions": (positions, tower.transformer.width)}
     named = named_tensors(checkpoint, _prefixed(_TEXT_NAMES, prefix), stored)
+    check_no_more_layers(checkpoint, f"{prefix}encoder.layers", tower.transformer.layers)
 
     def tensor(name: str) -> NDArray[np.float32]:
         return named(name)[: tower.context] if name == "positions" else named(name)

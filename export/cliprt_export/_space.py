@@ -68,6 +68,9 @@ def _canonical(tower: Tower) -> dict[str, Any]:
         }
 
     content = {"kind": type(tower).__name__, **differing(tower)}
+    # They are part of the preprocessing, wherever they are computed.
+    for name in ("mean", "std", "rescale"):
+        content.pop(name, None)
     if "transformer" in content:
         content["transformer"] = differing(tower.transformer)  # type: ignore[union-attr]
     return content

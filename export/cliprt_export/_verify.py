@@ -141,7 +141,7 @@ def verify_bundle(
         bundle: the folder.
         checkpoint: the original weights: a folder or a hub id. They must have the bundle's space.
         revision: branch, tag or commit of a hub repository.
-        family: reads the checkpoint as that family.
+        family: reads the checkpoint as that family; None as the one that the bundle came from.
         calibrate: the folder that the export was calibrated on; its held-out part is measured on.
         evaluate: a folder with a sub-folder of pictures for each class.
         prompt: template of a class's text.
@@ -169,7 +169,7 @@ def verify_bundle(
     demanded = bars(certificate.bars)
     model = None
     if checkpoint is not None:
-        model = read_model(find_checkpoint(checkpoint, revision), family)
+        model = read_model(find_checkpoint(checkpoint, revision), family or opened.card.family)
         _check_space(opened, model, checkpoint)
     rows = _Rows(opened, model, certificate, demanded, layers, on_step)
     labelled = None if evaluate is None else find_labelled(Path(evaluate))

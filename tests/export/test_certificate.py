@@ -214,13 +214,23 @@ def test_what_misses_a_bar(figures: dict[str, float], bars: Bars, text: str) -> 
     assert re.search(text, missed)
 
 
-def test_what_was_not_measured_misses_no_bar() -> None:
-    assert Bars(min_overlap=0.9, max_top1_loss=0.5).missed("fp32", found()) == []
+def test_a_bar_for_what_was_not_measured_is_missed() -> None:
+    (missed,) = Bars(min_overlap=0.9).missed("fp32", found())
+    assert "was not measured" in missed
+    assert Bars(max_top1_loss=0.5).missed("fp32", found()) == []
+
+
+def test_a_bar_on_accuracy_needs_labels(small_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="pass --evaluate FOLDER"):
+        export_checkpoint(small_checkpoint, tmp_path / "bundle", bars=Bars(max_top1_loss=0.5))
+    assert not list(tmp_path.iterdir())
 
 
 def test_bars_are_numbers_that_can_be() -> None:
     with pytest.raises(ValueError, match="between -1 and 1"):
         Bars(min_cosine={"fp16": 99.0})
+    with pytest.raises(ValueError, match="between 0 and 100 points"):
+        Bars(max_top1_loss=float("nan"))
     with pytest.raises(ValueError, match="precision 'half'"):
         Bars(min_cosine={"half": 0.9})
 

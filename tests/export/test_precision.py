@@ -10,10 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from towers import TOWERS, drawn_inputs, drawn_tensors
 
+from cliprt_engines import OnnxTower
 from cliprt_export._emulation import tower_to_measure
+from cliprt_export._graph import Graph
 from cliprt_export._precision import FP32, WIDE, Precision, Range
 from cliprt_export._reference import embed
-from cliprt_export._specs import Tensors, Tower
+from cliprt_export._specs import Tensors, TextTower, Tower
 from cliprt_export._towers import write_tower
 
 
@@ -125,3 +127,63 @@ def test_unsigned_ranges_hold_zero_exactly() -> None:
         assert scale > 0
         assert (0 - zero) * scale <= min(low, 0) + scale
         assert (255 - zero) * scale >= max(high, 0) - scale
+
+
+def test_a_resnet_has_islands_too(tmp_path: Path) -> None:
+    tower = TOWERS["resnet"]
+    tensors = drawn_tensors(tower)
+
+    def huge_channel(name: str) -> NDArray[np.float32]:
+        array = tensors(name).copy()
+        if name == "stages.0.0.conv3.bias":
+            array[0] = 1e5
+        return array
+
+    precision = Precision("fp16", peaks_of(tower, huge_channel))
+    assert precision.islands()[0] == "residual stream"
+    assert "stages.0.0" in precision.islands()
+    expected = embed(tower, huge_channel, drawn_inputs(tower, 8))
+    found = run(tmp_path, tower, huge_channel, precision)
+    assert (found * expected).sum(axis=1).min() > 0.999
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-4, 1e-6, 1e-7, 2e3])
+def test_emulated_halves_are_those_of_numpy(factor: float, tmp_path: Path) -> None:
+    """A product of states and weights, rounded once: nearest half, ties and all."""
+    graph = Graph("halves")
+    tokens = graph.input("tokens", "int32", ["batch", 16])
+    x = graph.op("Cast", tokens, name="cast", to=graph.element_type("float16"))
+    values = np.random.Generator(np.random.PCG64(3)).standard_normal(16) * factor
+    weights = values.astype(np.float16)
+    x = graph.op("Mul", x, graph.weight("weights", weights), name="product")
+    x = graph.op("Cast", x, name="wide", to=graph.element_type("float32"))
+    graph.output(x, "embedding", "float32", ["batch", 16])
+    graph.write(tmp_path / "tower.onnx", "test")
+    inputs = np.arange(16 * 40, dtype=np.int32).reshape(40, 16)
+    found = tower_to_measure(tmp_path / "tower.onnx", "fp16").run(inputs)
+    with np.errstate(over="ignore"):
+        expected = inputs.astype(np.float16) * weights
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+CAUSAL = {
+    name: tower
+    for name, tower in TOWERS.items()
+    if isinstance(tower, TextTower) and not tower.fixed_length
+}
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_a_trimmed_text_equals_a_padded_one_at_every_length(kind: str, tmp_path: Path) -> None:
+    tower, tensors = CAUSAL[kind], drawn_tensors(CAUSAL[kind])
+    write_tower(tmp_path / "tower.onnx", tower, tensors, "test")
+    onnx_tower = OnnxTower(tmp_path / "tower.onnx")
+    rng = np.random.Generator(np.random.PCG64(4))
+    for length in range(2, tower.context + 1):
+        trimmed = rng.integers(2, tower.end_id, (4, length)).astype(np.int32)
+        trimmed[:, -1] = tower.end_id
+        for filling in (0, tower.end_id):
+            padded = np.full((4, tower.context), filling, dtype=np.int32)
+            padded[:, :length] = trimmed
+            expected = onnx_tower.run(padded)
+            np.testing.assert_allclose(onnx_tower.run(trimmed), expected, atol=1e-6, rtol=0)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -243,3 +244,43 @@ def test_a_folder_that_cannot_be_written_is_said(small_checkpoint: Path, tmp_pat
     with pytest.raises(BundleError, match="cannot be written"):
         export_checkpoint(small_checkpoint, tmp_path / "file" / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_of_the_user_in_a_bundle_is_not_deleted(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    export_checkpoint(small_checkpoint, tmp_path / "bundle", samples=2)
+    (tmp_path / "bundle" / "thesis.tex").write_text("years of work")
+    with pytest.raises(BundleError, match="holds thesis.tex, which is no part of the bundle"):
+        export_checkpoint(small_checkpoint, tmp_path / "bundle", samples=2, overwrite=True)
+    assert (tmp_path / "bundle" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_folder_with_another_kind_of_card_is_not_overwritten(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "card.json").write_text('{"title": "my business card"}')
+    with pytest.raises(BundleError, match="is no bundle; it is not overwritten"):
+        export_checkpoint(small_checkpoint, tmp_path, overwrite=True)
+    assert (tmp_path / "card.json").is_file()
+
+
+def test_more_layers_than_the_config_says(small_checkpoint: Path, tmp_path: Path) -> None:
+    """What is cut off must not get a perfect certificate."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(small_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["num_hidden_layers"] -= 1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"layers\.1\..* its config calls for 1 layers"):
+        export_checkpoint(folder, tmp_path / "bundle")
+
+
+def test_another_image_processor_is_refused(small_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(small_checkpoint, folder)
+    path = folder / "preprocessor_config.json"
+    content = {**json.loads(path.read_text()), "image_processor_type": "ViTImageProcessor"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="has a ViTImageProcessor; supported is CLIPImage"):
+        export_checkpoint(folder, tmp_path / "bundle")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 from conftest import ROOT
 
 from cliprt_export._checkpoint import Checkpoint
@@ -12,7 +13,7 @@ from cliprt_export._model import ClipModel
 from cliprt_export._space import identity_of, space_of
 
 # Whoever changes this says that embeddings stored by users can no longer be compared with new ones.
-DEMO_SPACE = "e989ad8a9ecc4d08e2a8c386959c2dc177bfe1daa5f256a84ec236741ef49e8b"
+DEMO_SPACE = "4600ccaff6a6cdcb38b2c881b9ee2638c550f8fb752643bac39c49e299858e5e"
 
 
 def demo() -> ClipModel:
@@ -33,12 +34,17 @@ def test_each_part_follows_what_it_is_made_of() -> None:
     model = demo()
     assert model.image is not None
     assert model.text is not None
-    darker = replace(model.image, tower=replace(model.image.tower, mean=(0.1, 0.1, 0.1)))
+    mean = (0.1, 0.1, 0.1)
+    darker = replace(
+        model.image,
+        tower=replace(model.image.tower, mean=mean),
+        spec=msgspec.structs.replace(model.image.spec, mean=mean),
+    )
     longer = replace(model.text, tower=replace(model.text.tower, pooling="last"))
     changed = identity_of(replace(model, image=darker, text=longer))
     before = identity_of(model)
     assert {part for part in before if before[part] != changed[part]} == {
-        "image tower",
+        "preprocessing",
         "text tower",
     }
 
