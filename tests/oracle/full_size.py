@@ -1,8 +1,9 @@
 """Parity, time and memory of export at full size, with drawn weights: `make full-size`.
 
 Each checkpoint is written in its published format, exported by the command line in a process of its
-own, and compared with its home library in float32 on the same pictures and texts, which go through
-the checkpoint's own processor and tokenizer on both sides. Prints a table in Markdown.
+own, and compared with its home library in float32 on the same pictures and texts. These go through
+the library's own processor and tokenizer there; the torch reference of RN50, which has none, gets
+cliprt's pixels and tokens. Prints a table in Markdown.
 """
 
 from __future__ import annotations
