@@ -32,7 +32,7 @@ _DEFAULT_TOKENS = {
     "pad_token": "<|endoftext|>",
 }
 # OpenAI's splitting rule: special tokens, contractions, letters, single digits, the rest.
-_SPLIT = (
+SPLIT = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
 
@@ -76,7 +76,7 @@ class HfTokenizer:
         )
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True),
+                pre_tokenizers.Split(Regex(SPLIT), behavior="removed", invert=True),
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )

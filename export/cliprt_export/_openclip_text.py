@@ -7,25 +7,22 @@ whose tokenizer.json lies in their folder.
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from cliprt._errors import CheckpointError
 from cliprt_export._checkpoint import Checkpoint
+from cliprt_export._clip_vocabulary import WORD_END, read_merges, words_of
+from cliprt_export._hf_tokenizer import content_of, optional_json
 
 OPENCLIP_TOKENS = ("<start_of_text>", "<end_of_text>")
 OPENAI_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 
 START_ID, END_ID = 49406, 49407
-
-_MERGES = Path(__file__).parent / "data" / "clip_merges.txt.gz"
-_WORD_END = "</w>"
 
 # The libraries split with the module `regex`, whose tables know later letters and numbers than
 # those of `tokenizers` (Unicode 16). Code points and ranges of them, in hexadecimal.
@@ -65,17 +62,8 @@ def own_tokenizer(special: tuple[str, str]) -> str:
         special: its start and end tokens. Where a text holds one of them as a word of its own, it
             becomes the token's id, as in the library.
     """
-    merges = [
-        (left, right)
-        for left, _, right in (
-            line.partition(" ")
-            for line in gzip.decompress(_MERGES.read_bytes()).decode().splitlines()
-        )
-    ]
-    letters = _byte_letters()
-    words = letters + [letter + _WORD_END for letter in letters]
-    words += [left + right for left, right in merges]
-    vocabulary = {word: index for index, word in enumerate(words)}
+    merges = read_merges()
+    vocabulary = {word: index for index, word in enumerate(words_of(merges))}
     for token, index in zip(special, (START_ID, END_ID), strict=True):
         _add_special(token, index, vocabulary, merges)
     tokenizer = Tokenizer(
@@ -83,7 +71,7 @@ def own_tokenizer(special: tuple[str, str]) -> str:
             vocab=vocabulary,
             merges=merges,
             continuing_subword_prefix="",
-            end_of_word_suffix=_WORD_END,
+            end_of_word_suffix=WORD_END,
             fuse_unk=False,
         )
     )
@@ -122,16 +110,16 @@ def folder_tokenizer(
         )
     # The client decides on these two itself.
     content = {**checkpoint.json("tokenizer.json"), "truncation": None, "padding": None}
-    config = _optional_json(checkpoint, "tokenizer_config.json")
-    named = {**_optional_json(checkpoint, "special_tokens_map.json"), **config}
+    config = optional_json(checkpoint, "tokenizer_config.json")
+    named = {**optional_json(checkpoint, "special_tokens_map.json"), **config}
     for side in ("padding_side", "truncation_side"):
         if named.get(side, "right") != "right":
             raise CheckpointError(f"{checkpoint.name} has a {side} other than right")
     try:
-        pad_id = _id_of(content, _content(named.get("pad_token", "[PAD]")))
+        pad_id = _id_of(content, content_of(named.get("pad_token", "[PAD]")))
         separator_id = None
         if strip_separator:
-            separator_id = _id_of(content, _content(named.get("sep_token", "[SEP]")))
+            separator_id = _id_of(content, content_of(named.get("sep_token", "[SEP]")))
         tokenizer_json = json.dumps(content, ensure_ascii=False)
         tokenizer = Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
@@ -191,7 +179,7 @@ def _add_special(
 def _merged(word: str, merges: list[tuple[str, str]]) -> list[str]:
     """Pieces of a word of ASCII letters and signs after all merges."""
     ranks = {pair: rank for rank, pair in enumerate(merges)}
-    pieces = [*word[:-1], word[-1] + _WORD_END]
+    pieces = [*word[:-1], word[-1] + WORD_END]
     while True:
         pairs = list(pairwise(pieces))
         best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)), default=None)
@@ -218,18 +206,3 @@ def _id_of(content: dict[str, Any], token: str) -> int:
     if isinstance(vocabulary, dict) and token in vocabulary:
         return int(vocabulary[token])
     raise ValueError(f"it has no token {token!r}")
-
-
-def _content(token: str | dict[str, Any]) -> str:
-    return token if isinstance(token, str) else str(token["content"])
-
-
-def _optional_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    return checkpoint.json(name) if (checkpoint.folder / name).is_file() else {}
-
-
-def _byte_letters() -> list[str]:
-    """The printable letter of each byte, in the order of OpenAI's vocabulary (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]

@@ -6,9 +6,7 @@ precision and its speed can be measured like those of a trained one.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-from importlib.resources import files
 from math import prod
 
 import numpy as np
@@ -27,6 +25,8 @@ from tokenizers import (
 from cliprt._card import ImageSpec, TextSpec
 from cliprt._errors import CheckpointError
 from cliprt_export._architectures import ARCHITECTURES, Architecture
+from cliprt_export._clip_vocabulary import WORD_END, read_merges, words_of
+from cliprt_export._hf_tokenizer import SPLIT
 from cliprt_export._model import ClipModel, ImageSide, TextSide
 from cliprt_export._specs import Shapes, Tensors, Tower, tower_tensors
 
@@ -34,10 +34,6 @@ FAMILY = "random"
 LOGIT_SCALE = 100.0
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
-# OpenAI's splitting rule: special tokens, contractions, letters, single digits, the rest.
-_SPLIT = (
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
 
 # Half-widths of the interval a tensor is drawn from, by the end of its name. A linear layer or a
 # convolution that is not named keeps the variance of what enters it.
@@ -168,19 +164,15 @@ def _uniform(stream: str, count: int) -> NDArray[np.float32]:
 
 def _tokenizer_json(size: int) -> str:
     """CLIP's byte-pair vocabulary, or as many of its first merges as the size leaves room for."""
-    merges = _merges()
-    letters = _byte_letters()
-    words = letters + [f"{letter}</w>" for letter in letters]
-    room = size - len(words) - 2
-    pairs = merges[:room]
-    words += [f"{left}{right}" for left, right in pairs] + [_START, _END]
+    pairs = read_merges()[: size - len(words_of([])) - 2]
+    words = [*words_of(pairs), _START, _END]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocabulary,
             merges=pairs,
             continuing_subword_prefix="",
-            end_of_word_suffix="</w>",
+            end_of_word_suffix=WORD_END,
             unk_token=_END,
         )
     )
@@ -189,7 +181,7 @@ def _tokenizer_json(size: int) -> str:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(SPLIT), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -202,16 +194,3 @@ def _tokenizer_json(size: int) -> str:
     )
     json: str = tokenizer.to_str()
     return json
-
-
-def _merges() -> list[tuple[str, str]]:
-    packed = (files("cliprt_export") / "data" / "clip_merges.txt.gz").read_bytes()
-    lines = gzip.decompress(packed).decode("utf-8").splitlines()
-    return [(left, right) for left, right in (line.split(" ") for line in lines)]
-
-
-def _byte_letters() -> list[str]:
-    """The printable letter of each byte, in the order of OpenAI's vocabulary (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
