@@ -1,5 +1,6 @@
 """Running a bundle's towers in this process."""
 
 from cliprt_engines._onnx import OnnxTower
+from cliprt_engines._tower import Tower, TowerInfo
 
-__all__ = ["OnnxTower"]
+__all__ = ["OnnxTower", "Tower", "TowerInfo"]

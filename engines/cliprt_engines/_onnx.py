@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cliprt._errors import BundleError
 from cliprt._external import external_files, locations
 from cliprt._extras import require
+from cliprt_engines._tower import Inputs, TowerInfo
 
 
 class OnnxTower:
@@ -53,9 +54,26 @@ class OnnxTower:
             )
         except Exception as error:  # noqa: BLE001 - the library raises many types
             raise BundleError(f"ONNX Runtime cannot load the tower: {error}") from None
-        self._input = self._session.get_inputs()[0].name
+        (self._input,) = self._session.get_inputs()
+        (self._output,) = self._session.get_outputs()
+        self._version = str(onnxruntime.__version__)
 
-    def run(self, batch: NDArray[np.uint8] | NDArray[np.int32]) -> NDArray[np.float32]:
+    @property
+    def info(self) -> TowerInfo:
+        """What the tower takes and gives; ONNX Runtime sets no limit on a batch."""
+        dtypes = {"tensor(uint8)": "uint8", "tensor(int32)": "int32"}
+        sizes = tuple(size if isinstance(size, int) else None for size in self._input.shape[1:])
+        return TowerInfo(
+            input=self._input.name,
+            dtype=dtypes[self._input.type],
+            shape=sizes,
+            dim=self._output.shape[-1],
+            max_batch=None,
+            max_length=None,
+            runtime=f"onnxruntime {self._version} CPU",
+        )
+
+    def run(self, batch: Inputs) -> NDArray[np.float32]:
         """Embeds a batch.
 
         Args:
@@ -64,5 +82,8 @@ class OnnxTower:
         Returns:
             float32 [batch, dim], rows of length 1.
         """
-        (embeddings,) = self._session.run(None, {self._input: batch})
+        (embeddings,) = self._session.run(None, {self._input.name: batch})
         return np.asarray(embeddings, dtype=np.float32)
+
+    def close(self) -> None:
+        """Nothing to give back before the object itself goes."""

@@ -18,7 +18,7 @@ PUBLIC = {
         "TextSpec", "__version__", "open_bundle",
     },
     "cliprt_bench": {"Latency", "measure_latency"},
-    "cliprt_engines": {"OnnxTower"},
+    "cliprt_engines": {"OnnxTower", "Tower", "TowerInfo"},
     "cliprt_export": {
         "Bars", "Certificate", "Fidelity", "MeasuredOn", "Verification", "export_checkpoint",
         "export_random",

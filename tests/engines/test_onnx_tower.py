@@ -36,3 +36,13 @@ def test_a_graph_without_content_is_a_bundle_error(tmp_path: Path) -> None:
 def test_a_missing_file_is_a_bundle_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx cannot be read: No such file"):
         OnnxTower(tmp_path / "model.onnx")
+
+
+def test_says_what_it_takes_and_gives(small_bundle: Bundle) -> None:
+    image = OnnxTower(small_bundle.file("image.fp32.onnx")).info
+    text = OnnxTower(small_bundle.file("text.fp32.onnx")).info
+    spec, dim = small_bundle.card.image, small_bundle.card.dim
+    assert spec is not None
+    assert (image.input, image.dtype, image.dim) == ("pixels", "uint8", dim)
+    assert image.shape == (spec.height, spec.width, 3)
+    assert (text.input, text.dtype, text.shape, text.dim) == ("tokens", "int32", (None,), dim)
