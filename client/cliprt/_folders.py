@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cliprt._errors import BundleError
+
+# From fcntl.h and linux/fs.h.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
@@ -18,10 +23,11 @@ def folder_that_becomes(target: Path, *, replace: bool = False) -> Iterator[Path
     If the block fails, nothing is left behind and what was at the target stays. The same holds for
     an interrupt from the keyboard.
 
-    A process that is killed cannot clean up. It leaves the target as it was, and beside it a folder
-    ``.<name of the target>.<8 random characters>`` that nothing reads and anyone may delete. Killed
-    between the two renames that replace a target, it leaves the former one complete under such a
-    name ending in ``.old``, to be renamed back.
+    A process that is killed cannot clean up. It leaves the target as it was or as it was to become,
+    and beside it a folder ``.<name of the target>.<8 random characters>`` that nothing reads and
+    anyone may delete. Only on file systems that cannot exchange two names in one step (some network
+    ones) is there an instant without a target; killed then, the process leaves the former one
+    complete under such a name ending in ``.old``, to be renamed back.
 
     Args:
         target: the folder to make.
@@ -53,6 +59,8 @@ def _take_the_place_of(temporary: Path, target: Path) -> None:
     if not target.exists():
         temporary.rename(target)
         return
+    if _exchange(temporary, target):
+        return
     replaced = temporary.with_name(f"{temporary.name}.old")
     target.rename(replaced)
     try:
@@ -65,3 +73,17 @@ def _take_the_place_of(temporary: Path, target: Path) -> None:
             replaced.rename(target)
         raise
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two names in one step; whether the system can.
+
+    ``renameat2`` of Linux, which Python does not offer (rename(2), RENAME_EXCHANGE).
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here = ctypes.c_int(_AT_FDCWD)
+    names = [ctypes.c_char_p(os.fsencode(path)) for path in (one, other)]
+    return bool(renameat2(here, names[0], here, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0)

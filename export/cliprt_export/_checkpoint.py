@@ -21,7 +21,7 @@ SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-_WANTED = [
+_DESCRIPTIONS = [
     "config.json",
     "preprocessor_config.json",
     "processor_config.json",
@@ -32,12 +32,10 @@ _WANTED = [
     "merges.txt",
     "spiece.model",
     "open_clip_config.json",
-    *(
-        f"{stem}{ending}"
-        for stem in ("model", "open_clip_model")
-        for ending in (SUFFIX, INDEX_SUFFIX, "-*-of-*.safetensors")
-    ),
 ]
+_ENDINGS = (SUFFIX, INDEX_SUFFIX, "-*-of-*.safetensors")
+_STEMS = ("model", "open_clip_model")
+"""Names of weights on the hub, those of transformers and those of OpenCLIP."""
 _FLOATS = ("F32", "F16", "F64", "BF16")
 
 # Stored type and shape of a tensor.
@@ -236,12 +234,15 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"it holds {name}, which is no JSON")
 
 
-def find_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
+def find_checkpoint(
+    source: str, revision: str | None = None, family: str | None = None
+) -> Checkpoint:
     """Opens a local folder, or downloads a hub repository.
 
     Args:
         source: a folder, or a hub id such as ``openai/clip-vit-base-patch32``.
         revision: branch, tag or commit of a hub repository; None means its main branch.
+        family: which of the forms that a hub repository holds will be read; None for the first.
 
     Raises:
         CheckpointError: neither a folder nor a hub id, or the download failed.
@@ -256,15 +257,31 @@ def find_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
             f"{source!r} is neither an existing folder nor a hub id such as "
             "openai/clip-vit-base-patch32"
         )
-    return _download(source, revision)
+    return _download(source, revision, family)
 
 
-def _download(repository: str, revision: str | None) -> Checkpoint:
+def _download(repository: str, revision: str | None, family: str | None) -> Checkpoint:
+    # Many repositories hold the same weights in both forms, gigabytes each; one is enough.
+    stems = _STEMS[1:] if family == "openclip" else _STEMS
+    for stem in stems:
+        folder = _snapshot(repository, revision, stem)
+        if _holds_weights(folder, stem):
+            break
+    return Checkpoint(folder, repository, folder.name)
+
+
+def _snapshot(repository: str, revision: str | None, stem: str) -> Path:
     hub = require("huggingface_hub", extra="export")
+    wanted = [*_DESCRIPTIONS, *(f"{stem}{ending}" for ending in _ENDINGS)]
     try:
         # Into a folder named after the commit, so that all files are of one state. Offline it finds
         # what was downloaded before.
-        folder = hub.snapshot_download(repository, revision=revision, allow_patterns=_WANTED)
+        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except Exception as error:  # noqa: BLE001 - network, HTTP, disk: all mean there is no checkpoint
         raise CheckpointError(f"{repository} cannot be downloaded: {error}") from None
-    return Checkpoint(Path(folder), repository, Path(folder).name)
+
+
+def _holds_weights(folder: Path, stem: str) -> bool:
+    """Whether a form is there whole: transformers' weights say nothing without its config.json."""
+    described = stem != _STEMS[0] or (folder / "config.json").is_file()
+    return described and any((folder / f"{stem}{end}").is_file() for end in (SUFFIX, INDEX_SUFFIX))

@@ -16,7 +16,6 @@ from cliprt._bundle import (
     GOLDEN,
     TOKENIZER,
     Bundle,
-    open_bundle,
     sha256_of,
 )
 from cliprt._card import SCHEMA, Card, FileEntry, decode_card, encode_card
@@ -93,7 +92,7 @@ def export_checkpoint(
     labelled = None if evaluate is None else find_labelled(Path(evaluate))
     plan = Plan(folder=items, labelled=labelled, prompt=prompt, samples=samples)
     job = _Job(_ordered(precisions), plan, bars or Bars())
-    model = read_model(find_checkpoint(os.fspath(source), revision), family)
+    model = read_model(find_checkpoint(os.fspath(source), revision, family), family)
     return _export(model, target, job, overwrite, on_step)
 
 
@@ -168,9 +167,10 @@ def _export(
 ) -> Bundle:
     _check_measurable(model, job)
     with folder_that_becomes(target, replace=overwrite) as folder:
-        _write(folder, model, job, on_step)
+        card = _write(folder, model, job, on_step)
         _refuse_taken(target, overwrite)
-    return open_bundle(target)
+    # What has just been hashed is not hashed again.
+    return Bundle(path=target, card=card)
 
 
 def _require_extras() -> None:
@@ -191,7 +191,7 @@ def _ordered(precisions: Sequence[PrecisionName]) -> list[PrecisionName]:
     return [name for name in PRECISIONS if name in precisions or name == "fp32"]
 
 
-def _write(folder: Path, model: ClipModel, job: _Job, on_step: Callable[[str], None]) -> None:
+def _write(folder: Path, model: ClipModel, job: _Job, on_step: Callable[[str], None]) -> Card:
     on_step("known answers")
     answers = {tower: known_answers(side) for tower, side in model.sides().items()}
     save_golden(folder / GOLDEN, answers)
@@ -216,10 +216,14 @@ def _write(folder: Path, model: ClipModel, job: _Job, on_step: Callable[[str], N
     if model.text is not None:
         (folder / TOKENIZER).write_text(model.text.tokenizer_json, encoding="utf-8")
     on_step("certificate")
-    certificate = certify(folder, model, job.precisions, plan=plan, bars=job.bars, on_step=on_step)
+    certificate = certify(
+        folder, model, job.precisions, plan=plan, bars=job.bars, answers=answers, on_step=on_step
+    )
     (folder / CERTIFICATE).write_bytes(encode_certificate(certificate))
     on_step("identity")
-    (folder / CARD).write_bytes(encode_card(_card(folder, model), indent=2))
+    card = _card(folder, model)
+    (folder / CARD).write_bytes(encode_card(card, indent=2))
+    return card
 
 
 def _tell(on_step: Callable[[str], None], step: str, what: str) -> None:

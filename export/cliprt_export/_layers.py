@@ -17,6 +17,9 @@ from cliprt_export._specs import Activation, Tensors, TransformerSpec
 
 DType = type[np.generic]
 
+# Numbers of float32 in a cache line.
+_STRIP = 16
+
 
 class Layers:
     """Adds pieces to a graph, in the types that a precision asks for."""
@@ -35,7 +38,7 @@ class Layers:
 
     def weight(self, name: str, array: NDArray[Any], dtype: DType) -> Value:
         """A weight in the given type."""
-        return self.graph.weight(name, np.ascontiguousarray(array, dtype=dtype))
+        return self.graph.weight(name, _laid_out(array, dtype))
 
     def cast(self, x: Value, have: DType, want: DType, name: str) -> Value:
         """Changes the type, if it is another one."""
@@ -281,3 +284,17 @@ class Layers:
             self.heads(part, spec.width, spec.heads, f"{name}.{role}", key=role == "key")
             for role, part in zip(roles, split, strict=True)
         ]
+
+
+def _laid_out(array: NDArray[Any], dtype: DType) -> NDArray[Any]:
+    """The array row by row in memory.
+
+    A transposed one is copied in strips of one cache line: several times faster than NumPy, which
+    reads or writes each line once per number.
+    """
+    if array.ndim != 2 or array.flags.c_contiguous:
+        return np.ascontiguousarray(array, dtype=dtype)
+    copy = np.empty(array.shape, dtype=dtype)
+    for start in range(0, array.shape[1], _STRIP):
+        copy[:, start : start + _STRIP] = array[:, start : start + _STRIP]
+    return copy

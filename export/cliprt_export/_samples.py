@@ -22,7 +22,7 @@ from cliprt._errors import InvalidInput
 from cliprt._images import ImageInput, preprocess
 from cliprt._limits import Limits
 from cliprt._texts import TextTokenizer
-from cliprt_export._drawn import drawn_picture, drawn_texts
+from cliprt_export._drawn import drawn_picture, drawn_texts, known_pictures
 from cliprt_export._own_items import (
     Labelled,
     Side,
@@ -106,7 +106,13 @@ class Samples:
 
     def digests(self) -> list[str]:
         """A short identity of each input, to keep calibration and certificate apart."""
-        return [_digest(row) for row in self.inputs]
+        return digests(self.inputs)
+
+    def only(self, places: NDArray[np.int64]) -> Samples:
+        """Some of the items, as inputs alone: without labels or where they come from."""
+        lengths = None if self.lengths is None else self.lengths[places]
+        none = np.zeros(0, dtype=np.int64)
+        return Samples(self.inputs[places], lengths, none, given=0, drawn=len(places), skipped=0)
 
     def digest(self) -> str:
         """SHA-256 of all inputs and labels: equal if the same was measured."""
@@ -168,6 +174,10 @@ def pictures(
         rows.join(unlabelled)
     given = len(rows.found) - len(labels)
     wanted = count.least if rows.found else count.most
+    if side == "certificate":
+        # Their reference embeddings are known already.
+        for known in known_pictures(spec.height, spec.width)[: max(wanted - len(rows.found), 0)]:
+            rows.add(known, np.asarray)
     for seed in range(_FIRST_SEED[side], _FIRST_SEED[side] + _TRIES * wanted):
         if len(rows.found) >= wanted:
             break
@@ -304,6 +314,11 @@ def _fitting(picture: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
         for wanted, have in zip((spec.height, spec.width), picture.shape[:2], strict=True)
     )
     return np.tile(picture, (rows, columns, 1))[: spec.height, : spec.width]
+
+
+def digests(inputs: Inputs) -> list[str]:
+    """A short identity of each row of pixels or tokens."""
+    return [_digest(row) for row in inputs]
 
 
 def _digest(row: NDArray[np.uint8] | NDArray[np.int32]) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from cliprt._card import ImageSpec, TextSpec
-from cliprt_export._model import ClipModel
+from cliprt._limits import Limits
+from cliprt._texts import TextTokenizer
+from cliprt_export._model import ClipModel, TextSide
 from cliprt_export._specs import Tensors, Tower, tower_tensors
 
 
@@ -25,6 +29,8 @@ def identity_of(model: ClipModel) -> dict[str, str]:
         64 hexadecimal digits by name of the part.
     """
     parts: dict[str, Any] = {}
+    if model.text is not None:
+        model = replace(model, text=_plain_pooling(model.text))
     for name, side in model.sides().items():
         parts[f"{name} tower"] = _canonical(side.tower)
         parts[f"{name} weights"] = _hashes(side.tensors, sorted(tower_tensors(side.tower)))
@@ -50,6 +56,24 @@ def _without_defaults(spec: ImageSpec | TextSpec) -> dict[str, Any]:
     content: dict[str, Any] = msgspec.to_builtins(spec)
     defaults = {field.name: field.default for field in msgspec.structs.fields(spec)}
     return {name: value for name, value in content.items() if value != defaults[name]}
+
+
+def _plain_pooling(side: TextSide) -> TextSide:
+    """Calls pooling at the highest id what it is where that is the end token: pooling at the end.
+
+    Older and newer configurations of the same weights say the same thing in these two ways.
+    """
+    tower = side.tower
+    if tower.pooling != "highest" or tower.end_id != tower.vocabulary - 1:
+        return side
+    (ids,) = TextTokenizer(side.tokenizer_json, side.spec, Limits())(["a"])
+    if ids[-1] != tower.end_id:
+        return side
+    return replace(
+        side,
+        tower=replace(tower, pooling="end"),
+        spec=msgspec.structs.replace(side.spec, pooling="end"),
+    )
 
 
 def _canonical(tower: Tower) -> dict[str, Any]:
@@ -82,5 +106,10 @@ def _sha256(content: Any) -> str:
 
 
 def _hashes(tensors: Tensors, names: list[str]) -> dict[str, str]:
-    # Little-endian float32, the byte order of every platform cliprt runs on.
-    return {name: hashlib.sha256(tensors(name).tobytes()).hexdigest() for name in names}
+    def digest(name: str) -> str:
+        # Little-endian float32, the byte order of every platform cliprt runs on.
+        return hashlib.sha256(np.ascontiguousarray(tensors(name)).reshape(-1).data).hexdigest()
+
+    # Two tensors at once: reading and hashing both run without the interpreter lock.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(zip(names, pool.map(digest, names), strict=True))

@@ -169,7 +169,8 @@ def verify_bundle(
     demanded = bars(certificate.bars)
     model = None
     if checkpoint is not None:
-        model = read_model(find_checkpoint(checkpoint, revision), family or opened.card.family)
+        family = family or opened.card.family
+        model = read_model(find_checkpoint(checkpoint, revision, family), family)
         _check_space(opened, model, checkpoint)
     rows = _Rows(opened, model, certificate, demanded, layers, on_step)
     labelled = None if evaluate is None else find_labelled(Path(evaluate))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,11 +42,38 @@ def test_of_two_that_do_not_the_first_stays(tmp_path: Path) -> None:
     assert content(tmp_path) == ["target"]
 
 
+def test_a_target_is_exchanged_in_one_step(tmp_path: Path) -> None:
+    """At no moment is there no target: a watcher in another process always finds one."""
+    target, stop = tmp_path / "target", tmp_path / "stop"
+    target.mkdir()
+    (target / "0").touch()
+    watch = (
+        "import os, sys\n"
+        "found = lost = 0\n"
+        "while not os.path.exists(sys.argv[2]):\n"
+        "    names = os.path.exists(sys.argv[1])\n"
+        "    found, lost = found + names, lost + (not names)\n"
+        "print(found, lost)\n"
+    )
+    command = [sys.executable, "-c", watch, str(target), str(stop)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
+        for turn in range(1, 200):
+            with folder_that_becomes(target, replace=True) as folder:
+                (folder / str(turn)).touch()
+        stop.touch()
+        found, lost = map(int, watcher.communicate()[0].split())
+    assert content(target) == ["199"]
+    assert found > 0
+    assert lost == 0
+
+
 def test_one_that_takes_the_place_between_two_renames_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where names cannot be exchanged, as on some network file systems."""
     target = tmp_path / "target"
     target.mkdir()
+    monkeypatch.setattr("cliprt._folders._exchange", lambda one, other: False)
     original = Path.rename
 
     def rename(self: Path, to: Path) -> Path:

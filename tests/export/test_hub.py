@@ -24,6 +24,8 @@ def hub(httpserver: HTTPServer, small_checkpoint: Path) -> HTTPServer:
     """Serves one repository the way the hub does."""
     files = {path.name: path.read_bytes() for path in small_checkpoint.iterdir()}
     files["pytorch_model.bin"] = b"never wanted"
+    files["open_clip_model.safetensors"] = b"the same weights in another form"
+    files["open_clip_config.json"] = json.dumps({"model_cfg": {}, "preprocess_cfg": {}}).encode()
     info = {
         "id": "someone/small",
         "sha": COMMIT,
@@ -52,8 +54,11 @@ def hub(httpserver: HTTPServer, small_checkpoint: Path) -> HTTPServer:
     return httpserver
 
 
-def export(hub: HTTPServer, tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
+def export(
+    hub: HTTPServer, tmp_path: Path, source: str, *options: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cliprt", "export", source, "--out", str(tmp_path / "bundle")]
+    command += options
     environment = {
         **os.environ,
         "HF_ENDPOINT": hub.url_for("").rstrip("/"),
@@ -78,6 +83,16 @@ def test_only_what_is_needed_is_downloaded(hub: HTTPServer, tmp_path: Path) -> N
     fetched = {Path(request.path).name for request, _ in hub.log if "/resolve/" in request.path}
     assert "model.safetensors" in fetched
     assert "pytorch_model.bin" not in fetched
+    assert "open_clip_model.safetensors" not in fetched
+
+
+def test_the_form_that_a_family_reads_is_downloaded(hub: HTTPServer, tmp_path: Path) -> None:
+    run = export(hub, tmp_path, "someone/small", "--family", "openclip")
+    fetched = {Path(request.path).name for request, _ in hub.log if "/resolve/" in request.path}
+    assert "open_clip_model.safetensors" in fetched
+    assert "model.safetensors" not in fetched
+    # The hub of this test serves no OpenCLIP weights, only a file of their name.
+    assert "open_clip_model.safetensors of someone/small cannot be read" in run.stderr
 
 
 def test_what_was_downloaded_can_be_exported_offline(

@@ -49,6 +49,21 @@ def test_each_part_follows_what_it_is_made_of() -> None:
     }
 
 
+def test_the_highest_id_is_the_end_only_where_texts_end_with_it() -> None:
+    model = demo()
+    assert model.text is not None
+    tower, spec = model.text.tower, model.text.spec
+    named = replace(
+        model.text,
+        tower=replace(tower, pooling="highest"),
+        spec=msgspec.structs.replace(spec, pooling="highest"),
+    )
+    assert identity_of(replace(model, text=named)) == identity_of(model)
+    # Ids above the end token: another one may be the highest.
+    wider = replace(named, tower=replace(named.tower, end_id=tower.vocabulary - 2))
+    assert identity_of(replace(model, text=wider))["tokens"] != identity_of(model)["tokens"]
+
+
 def test_a_tower_alone_has_the_parts_of_that_tower() -> None:
     model = demo()
     both, alone = identity_of(model), identity_of(replace(model, text=None))
