@@ -118,7 +118,9 @@ def test_overwriting_must_be_asked_for(small_checkpoint: Path, tmp_path: Path) -
 def test_a_rename_that_fails_brings_the_old_bundle_back(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where names cannot be exchanged, as on some network file systems."""
     bundle = export_checkpoint(small_checkpoint, tmp_path / "bundle")
+    monkeypatch.setattr("cliprt._folders._exchange", lambda one, other: False)
     original, calls = Path.rename, []
 
     def rename(self: Path, target: Path) -> Path:
