@@ -139,22 +139,3 @@ def _mask(bits: _Bits, height: int, width: int) -> Mask:
         return np.asarray((x // period + y // period) % 2 == 0)
     spots = (x % period - period // 2) ** 2 + (y % period - period // 2) ** 2
     return np.asarray(spots < (period // 3) ** 2)
-
-
-def known_pictures(height: int, width: int) -> NDArray[np.uint8]:
-    """The pictures of the known answers: gradients, a checkerboard, stripes, noise.
-
-    Made with integers alone, so that every machine makes the same.
-
-    Returns:
-        uint8 [4, height, width, 3].
-    """
-    y, x = np.mgrid[0:height, 0:width].astype(np.int64)
-    gradient = np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)])
-    board = np.stack([(x // 8 + y // 8) % 2 * 255, (x // 16 + y // 16) % 2 * 200, 0 * x + 40])
-    stripes = np.stack([(x * 7) % 256, 0 * x + 128, (y * 3) % 256])
-    # A multiplicative hash of the position (Knuth): noise that every machine draws alike.
-    position = y * width + x
-    noise = np.stack([(position * 2654435761 + c * 40503) // 2**13 % 256 for c in range(3)])
-    pictures = np.stack([gradient, board, stripes, noise])
-    return np.asarray(pictures.transpose(0, 2, 3, 1), dtype=np.uint8)

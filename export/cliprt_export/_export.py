@@ -216,9 +216,7 @@ def _write(folder: Path, model: ClipModel, job: _Job, on_step: Callable[[str], N
     if model.text is not None:
         (folder / TOKENIZER).write_text(model.text.tokenizer_json, encoding="utf-8")
     on_step("certificate")
-    certificate = certify(
-        folder, model, job.precisions, plan=plan, bars=job.bars, answers=answers, on_step=on_step
-    )
+    certificate = certify(folder, model, job.precisions, plan=plan, bars=job.bars, on_step=on_step)
     (folder / CERTIFICATE).write_bytes(encode_certificate(certificate))
     on_step("identity")
     card = _card(folder, model)

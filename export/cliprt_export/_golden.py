@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from cliprt._limits import Limits
 from cliprt._texts import TextTokenizer
-from cliprt_export._drawn import known_pictures
 from cliprt_export._model import ImageSide, TextSide
 from cliprt_export._reference import embed
 
@@ -44,7 +43,7 @@ def known_answers(side: ImageSide | TextSide) -> KnownAnswers:
     """Draws the inputs of a tower and computes the reference outputs in NumPy."""
     inputs: NDArray[np.uint8] | NDArray[np.int32]
     if isinstance(side, ImageSide):
-        inputs = known_pictures(side.spec.height, side.spec.width)
+        inputs = test_pictures(side.spec.height, side.spec.width)
     else:
         tokenizer = TextTokenizer(side.tokenizer_json, side.spec, Limits())
         inputs = tokenizer.pad(tokenizer(TEXTS))
@@ -70,3 +69,20 @@ def save_golden(path: Path, answers: dict[str, KnownAnswers]) -> None:
     if "text" in answers:
         arrays["texts"] = np.array(TEXTS)
     np.savez(path, **arrays)
+
+
+def test_pictures(height: int, width: int) -> NDArray[np.uint8]:
+    """Four pictures made with integers alone: gradients, a checkerboard, stripes, noise.
+
+    Returns:
+        uint8 [4, height, width, 3].
+    """
+    y, x = np.mgrid[0:height, 0:width].astype(np.int64)
+    gradient = np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)])
+    board = np.stack([(x // 8 + y // 8) % 2 * 255, (x // 16 + y // 16) % 2 * 200, 0 * x + 40])
+    stripes = np.stack([(x * 7) % 256, 0 * x + 128, (y * 3) % 256])
+    # A multiplicative hash of the position (Knuth): noise that every machine draws alike.
+    position = y * width + x
+    noise = np.stack([(position * 2654435761 + c * 40503) // 2**13 % 256 for c in range(3)])
+    pictures = np.stack([gradient, board, stripes, noise])
+    return np.asarray(pictures.transpose(0, 2, 3, 1), dtype=np.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,12 +23,11 @@ from cliprt_export._certificate import (
 from cliprt_export._drift import describe_drift, layer_drift
 from cliprt_export._emulation import tower_to_measure
 from cliprt_export._fidelity import Fidelity, cosines, fidelity, largest_difference, top1
-from cliprt_export._golden import KnownAnswers
 from cliprt_export._model import ClipModel, ImageSide, TextSide
 from cliprt_export._plan import Plan, feed_of
 from cliprt_export._precision import QUANTISED, PrecisionName
 from cliprt_export._reference import embed
-from cliprt_export._samples import Inputs, Samples, digests
+from cliprt_export._samples import Inputs, Samples
 
 Floats: TypeAlias = NDArray[np.float32]
 Run: TypeAlias = Callable[[Inputs], Floats]
@@ -108,7 +107,6 @@ def certify(
     *,
     plan: Plan,
     bars: Bars,
-    answers: Mapping[str, KnownAnswers],
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Certificate:
     """Measures every tower of a folder against the original weights.
@@ -119,7 +117,6 @@ def certify(
         precisions: which files there are.
         plan: what to measure on.
         bars: what to demand.
-        answers: the known answers of each tower; their items are not embedded again.
         on_step: told what is under way.
 
     Raises:
@@ -135,7 +132,7 @@ def certify(
         samples = feed.samples(plan, plan.count(side))
         recorded[name] = measured_on(samples)
         told = _told(on_step, f"{name} reference")
-        reference = _reference(side, samples, answers[name], told)
+        reference = embed_samples(reference_run(side), samples, told)
         prompts = feed.prompts(plan) if model.image else None
         if prompts is not None:
             classes["reference"] = embed_samples(reference_run(side), prompts)
@@ -174,22 +171,6 @@ def certify(
         runtime=runtime(),
         cpu=cpu(),
     )
-
-
-def _reference(
-    side: ImageSide | TextSide, samples: Samples, answers: KnownAnswers, told: Progress
-) -> Floats:
-    """What the original weights answer, float32 [n, dim]."""
-    # Texts of the known answers are padded differently and therefore never found: they cost little.
-    known = dict(zip(digests(answers.inputs), answers.embeddings, strict=True))
-    found = samples.digests()
-    new = np.array([place for place, digest in enumerate(found) if digest not in known], np.int64)
-    rows = np.zeros((len(samples), side.tower.dim), dtype=np.float32)
-    for row, digest in zip(rows, found, strict=True):
-        row[:] = known.get(digest, 0)
-    if len(new):
-        rows[new] = embed_samples(reference_run(side), samples.only(new), told)
-    return rows
 
 
 def accuracies(

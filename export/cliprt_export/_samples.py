@@ -22,7 +22,7 @@ from cliprt._errors import InvalidInput
 from cliprt._images import ImageInput, preprocess
 from cliprt._limits import Limits
 from cliprt._texts import TextTokenizer
-from cliprt_export._drawn import drawn_picture, drawn_texts, known_pictures
+from cliprt_export._drawn import drawn_picture, drawn_texts
 from cliprt_export._own_items import (
     Labelled,
     Side,
@@ -44,7 +44,7 @@ more, the export of a ViT-L/14 takes longer than a minute there."""
 LABELLED_OPERATIONS = 2e13
 """The same for labelled pictures, which a share of right answers needs many of: some minutes."""
 
-PICTURES, TEXTS = (8, 128), (32, 256)
+PICTURES, TEXTS = (6, 128), (32, 256)
 """Fewest and most items that are measured by default."""
 
 LIMITS = Limits()
@@ -106,13 +106,7 @@ class Samples:
 
     def digests(self) -> list[str]:
         """A short identity of each input, to keep calibration and certificate apart."""
-        return digests(self.inputs)
-
-    def only(self, places: NDArray[np.int64]) -> Samples:
-        """Some of the items, as inputs alone: without labels or where they come from."""
-        lengths = None if self.lengths is None else self.lengths[places]
-        none = np.zeros(0, dtype=np.int64)
-        return Samples(self.inputs[places], lengths, none, given=0, drawn=len(places), skipped=0)
+        return [_digest(row) for row in self.inputs]
 
     def digest(self) -> str:
         """SHA-256 of all inputs and labels: equal if the same was measured."""
@@ -174,10 +168,6 @@ def pictures(
         rows.join(unlabelled)
     given = len(rows.found) - len(labels)
     wanted = count.least if rows.found else count.most
-    if side == "certificate":
-        # Their reference embeddings are known already.
-        for known in known_pictures(spec.height, spec.width)[: max(wanted - len(rows.found), 0)]:
-            rows.add(known, np.asarray)
     for seed in range(_FIRST_SEED[side], _FIRST_SEED[side] + _TRIES * wanted):
         if len(rows.found) >= wanted:
             break
@@ -314,11 +304,6 @@ def _fitting(picture: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
         for wanted, have in zip((spec.height, spec.width), picture.shape[:2], strict=True)
     )
     return np.tile(picture, (rows, columns, 1))[: spec.height, : spec.width]
-
-
-def digests(inputs: Inputs) -> list[str]:
-    """A short identity of each row of pixels or tokens."""
-    return [_digest(row) for row in inputs]
 
 
 def _digest(row: NDArray[np.uint8] | NDArray[np.int32]) -> str:

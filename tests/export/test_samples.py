@@ -233,5 +233,5 @@ def test_arithmetic_of_known_models() -> None:
 
 
 def test_big_towers_are_measured_on_fewer_items() -> None:
-    counts = [default_count(work, (8, 128)).most for work in (1e12, 4e10, 1e9)]
-    assert counts == [8, 15, 128]
+    counts = [default_count(work, (6, 128)).most for work in (1e12, 4e10, 1e9)]
+    assert counts == [6, 15, 128]
