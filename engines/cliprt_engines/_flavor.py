@@ -50,11 +50,6 @@ class Toolkit:
         members = self.api.ComputeCapability.__members__
         return tuple(sorted((n.lower() for n in members if n.startswith("SM")), key=_number))
 
-    @property
-    def caches_timings(self) -> bool:
-        """Whether a timing cache is of use: with RTX it has no effect but demands a GPU."""
-        return self.flavor == "tensorrt"
-
 
 def find_toolkit(flavor: str | None = None) -> Toolkit:
     """Loads TensorRT.

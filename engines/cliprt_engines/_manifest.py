@@ -138,6 +138,9 @@ class Manifest(_Record, frozen=True):
         output: what it gives.
         products: how many matrix products and convolutions take operands of each type, as the
             inspection found them; ``float16`` for instance.
+        widened: how many of them take a wider type than the graph demands, ``int8 -> float16`` for
+            instance: the builder found that faster, or knows no other way.
+        fused_attentions: how many attentions run as one kernel; None where that was not seen.
         inspected: what was inspected: the built ``engine``, by TensorRT's inspector; the text of
             the ``plan``, which an RTX plan carries; or only the ``network`` that was built.
         built_at: time, UTC, ISO 8601.
@@ -150,6 +153,8 @@ class Manifest(_Record, frozen=True):
     input: TensorEntry
     output: TensorEntry
     products: dict[str, int]
+    widened: dict[str, int]
+    fused_attentions: int | None
     inspected: Literal["engine", "plan", "network"]
     built_at: str
 

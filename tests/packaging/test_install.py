@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from cliprt_triton import TritonServer
 
-COMMANDS = ("compare", "convert", "export", "models", "repository", "serve", "verify")
+COMMANDS = ("build", "compare", "convert", "export", "models", "repository", "serve", "verify")
 PACKAGES = {"cliprt", "cliprt_bench", "cliprt_engines", "cliprt_export", "cliprt_triton"}
-HEAVY = {"onnx", "onnxruntime", "torch", "tensorrt", "transformers", "ray", "matplotlib"}
+HEAVY = {
+    "onnx", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx_bindings", "transformers", "ray",
+    "matplotlib",
+}  # fmt: skip
 
 # The serving extra needs numpy 1; the client must work with numpy 2.
 NUMPY_2 = "numpy==2.2.6"
