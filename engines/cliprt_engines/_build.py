@@ -19,7 +19,7 @@ from cliprt._errors import EngineError, InvalidInput
 from cliprt_engines._cache import cached_or_built
 from cliprt_engines._device import Device, device_at_hand
 from cliprt_engines._flavor import Toolkit, find_toolkit
-from cliprt_engines._inspect import check_inspection, inspect_plan
+from cliprt_engines._inspect import check_inspection, check_interface, inspect_plan
 from cliprt_engines._manifest import (
     SCHEMA,
     BuilderOptions,
@@ -136,7 +136,9 @@ def _engine(
         for config, cache in timings:
             keep_timings(config, cache, out, recipe)
         here = device is not None and device.architecture in recipe.architectures
-        inspection = inspect_plan(toolkit, built.plan, built.demanded, here)
+        ports = (built.input.name, built.output.name)
+        inspection = inspect_plan(toolkit, built.plan, built.demanded, ports, gpu=here)
+        check_interface(inspection, recipe, built.input, built.output)
         islands = _islands(bundle, recipe)
         check_inspection(inspection, tower=graph.name, precision=recipe.precision, islands=islands)
         manifest = Manifest(

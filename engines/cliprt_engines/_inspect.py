@@ -12,13 +12,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cliprt._errors import EngineError
 from cliprt_engines._flavor import Toolkit
 from cliprt_engines._log import collected_errors, tensorrt_logger
-from cliprt_engines._plan_text import read_plan_text
+from cliprt_engines._manifest import Recipe, TensorEntry
+from cliprt_engines._plan_text import Bounds, read_plan_text
 
 Source = Literal["engine", "plan", "network"]
 
@@ -45,12 +46,19 @@ class Inspection:
         demanded: by the name of the ONNX node, the type that the graph demands.
         built: by the same names, the type that the engine takes; without those not found.
         fused_attentions: how many attentions run as one kernel; None where that is not seen.
+        ports: types of input and output by name; empty where that is not seen.
+        profiles: for each, the least and greatest size of every dimension that can change; None
+            where that is not seen.
+        architectures: that it was compiled for; None where that is not seen.
     """
 
     source: Source
     demanded: dict[str, str]
     built: dict[str, str]
-    fused_attentions: int | None
+    fused_attentions: int | None = None
+    ports: dict[str, str] = field(default_factory=dict)
+    profiles: tuple[Bounds, ...] | None = None
+    architectures: tuple[str, ...] | None = None
 
     def counts(self) -> dict[str, int]:
         """How many products take each type, widest first."""
@@ -110,23 +118,75 @@ def demanded_products(network: Any) -> dict[str, str]:
     return found
 
 
-def inspect_plan(toolkit: Toolkit, plan: bytes, demanded: dict[str, str], gpu: bool) -> Inspection:
+def inspect_plan(
+    toolkit: Toolkit,
+    plan: bytes,
+    demanded: dict[str, str],
+    ports: Collection[str],
+    *,
+    gpu: bool,
+) -> Inspection:
     """Finds out what a built engine takes.
 
     Args:
         toolkit: what built it.
         plan: the plan, as it came from the builder.
         demanded: see ``demanded_products``.
+        ports: names of the input and the output.
         gpu: whether there is a GPU that the plan was built for.
     """
     if toolkit.flavor == "tensorrt-rtx":
-        text = read_plan_text(plan, demanded)
+        text = read_plan_text(plan, demanded, ports)
         if text.products:
-            built = {name: _widest(types) for name, types in text.products.items()}
-            return Inspection("plan", demanded, built, text.fused_attentions)
+            return Inspection(
+                "plan",
+                demanded,
+                {name: _widest(types) for name, types in text.products.items()},
+                text.fused_attentions,
+                {name: _widest(types) for name, types in text.ports.items()},
+                text.profiles,
+                text.architectures,
+            )
     elif gpu:
-        return Inspection("engine", demanded, _engine_products(toolkit, plan, demanded), None)
-    return Inspection("network", demanded, {}, None)
+        return _inspect_engine(toolkit, plan, demanded)
+    return Inspection("network", demanded, {})
+
+
+def check_interface(
+    inspection: Inspection, recipe: Recipe, taken: TensorEntry, given: TensorEntry
+) -> None:
+    """Refuses an engine that takes or gives something else than was asked for.
+
+    Args:
+        inspection: what was found.
+        recipe: what was asked for.
+        taken: the graph's input.
+        given: the graph's output.
+
+    Raises:
+        EngineError: it does.
+    """
+    if inspection.source == "network":
+        return
+    spans = [(p.batch, *([] if p.length is None else [p.length])) for p in recipe.profiles]
+    # A size that cannot change is no dimension that changes.
+    sizes = tuple(tuple((s.least, s.most) for s in p if s.least < s.most) for p in spans)
+    expected = {
+        "types": {taken.name: taken.dtype, given.name: given.dtype},
+        "profiles": sizes,
+        "architectures": recipe.architectures,
+    }
+    found = {
+        "types": inspection.ports,
+        "profiles": inspection.profiles,
+        "architectures": inspection.architectures or recipe.architectures,
+    }
+    for what, value in expected.items():
+        if found[what] != value:
+            raise EngineError(
+                f"the built engine {recipe.name} has other {what} than asked for: {found[what]} "
+                f"instead of {value}"
+            )
 
 
 def check_inspection(
@@ -195,7 +255,7 @@ def _stays_float32(name: str, names: Collection[str], islands: Collection[str]) 
     return any(name.startswith(f"{island}.") for island in islands)
 
 
-def _engine_products(toolkit: Toolkit, plan: bytes, names: Mapping[str, str]) -> dict[str, str]:
+def _inspect_engine(toolkit: Toolkit, plan: bytes, demanded: dict[str, str]) -> Inspection:
     """The same from TensorRT's inspector, on the GPU that the plan was built for."""
     api = toolkit.api
     with collected_errors() as errors:
@@ -204,15 +264,30 @@ def _engine_products(toolkit: Toolkit, plan: bytes, names: Mapping[str, str]) ->
         raise EngineError(f"the engine that was just built cannot be loaded: {'; '.join(errors)}")
     inspector = engine.create_engine_inspector()
     content = inspector.get_engine_information(api.LayerInformationFormat.JSON)
-    found: dict[str, list[str]] = {}
+    products: dict[str, list[str]] = {}
     for layer in json.loads(content).get("Layers", []):
         if not isinstance(layer, dict):
             continue
         types = [_format_type(entry) for entry in layer.get("Inputs", [])]
         for name in _LAYER.findall(str(layer.get("Metadata", ""))):
-            if name in names and types:
-                found.setdefault(name, []).extend(types[:2])
-    return {name: _widest(types) for name, types in found.items()}
+            if name in demanded and types:
+                products.setdefault(name, []).extend(types[:2])
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    (taken,) = (n for n in names if engine.get_tensor_mode(n) == api.TensorIOMode.INPUT)
+    shapes = [
+        engine.get_tensor_profile_shape(taken, index)
+        for index in range(engine.num_optimization_profiles)
+    ]
+    return Inspection(
+        "engine",
+        demanded,
+        {name: _widest(types) for name, types in products.items()},
+        ports={name: dtype_name(engine.get_tensor_dtype(name)) for name in names},
+        profiles=tuple(
+            tuple((a, b) for a, b in zip(least, most, strict=True) if a < b)
+            for least, _, most in shapes
+        ),
+    )
 
 
 def _format_type(entry: Mapping[str, Any]) -> str:

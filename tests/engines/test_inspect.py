@@ -13,10 +13,14 @@ from towers import TOWERS, drawn_inputs, drawn_tensors
 from cliprt import Bundle, EngineError
 from cliprt_engines import BuilderOptions, Profile, Span
 from cliprt_engines._flavor import Toolkit
-from cliprt_engines._inspect import Inspection, check_inspection, inspect_plan
+from cliprt_engines._inspect import (
+    Inspection,
+    check_inspection,
+    check_interface,
+    inspect_plan,
+)
 from cliprt_engines._manifest import Recipe
 from cliprt_engines._network import BuiltPlan, build_plan
-from cliprt_engines._plan_text import read_plan_text
 from cliprt_export._calibration import Calibration
 from cliprt_export._precision import QUANTISED, Precision, PrecisionName
 from cliprt_export._quantise import choose
@@ -66,9 +70,10 @@ def built(
 ) -> tuple[BuiltPlan, Inspection]:
     path = write(folder, kind, name, peaks or {})
     plan = build_plan(rtx, path, recipe_of(kind, name, rtx), lambda phase: None)
-    return plan, inspect_plan(rtx, plan.plan, plan.demanded, gpu=False)
+    return plan, inspect_plan(rtx, plan.plan, plan.demanded, PORTS, gpu=False)
 
 
+PORTS = ("pixels", "tokens", "embedding")
 NAMES: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "fp8")
 NARROW = {"fp16": "float16", "int8": "int8", "fp8": "float8"}
 
@@ -80,7 +85,9 @@ def test_every_kind_is_built_in_every_precision(
 ) -> None:
     plan, inspection = built(tmp_path, kind, name, rtx)
     check_inspection(inspection, tower="tower", precision=name, islands=[])
+    check_interface(inspection, recipe_of(kind, name, rtx), plan.input, plan.output)
     assert inspection.source == "plan"
+    assert inspection.architectures == ("sm89",)
     assert inspection.built.keys() == inspection.demanded.keys()
     image = not isinstance(TOWERS[kind], TextTower)
     assert plan.input.name == ("pixels" if image else "tokens")
@@ -94,7 +101,6 @@ def test_every_kind_is_built_in_every_precision(
     assert all(product.startswith(("projection", "head.attention")) for product in wide)
     assert NARROW[name] in inspection.demanded.values()
     assert "float32" not in {now for _, now in inspection.widened().values()}
-    assert read_plan_text(plan.plan, plan.demanded).architectures == ("sm89",)
 
 
 def test_a_float32_graph_that_calls_itself_fp16_is_found(
@@ -160,7 +166,8 @@ def test_silence_is_not_consent(rtx: Toolkit, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"does not say what blocks\.0\.mlp\.up\.product compute"):
         check_inspection(quiet, tower="tower", precision="fp16", islands=[])
     # A plan whose text cannot be read at all is not called inspected.
-    other = inspect_plan(rtx, plan.plan.replace(b"descriptors {", b"something    "), {}, gpu=False)
+    garbled = plan.plan.replace(b"descriptors {", b"something    ")
+    other = inspect_plan(rtx, garbled, plan.demanded, PORTS, gpu=False)
     assert other.source == "network"
 
 
@@ -169,3 +176,39 @@ def test_the_record_of_islands_is_read_from_the_bundle(half_bundle: Bundle, tmp_
     bundle = with_files(half_bundle, tmp_path / "bundle", **files)
     with pytest.raises(EngineError, match=r"precisions\.json of .* says nothing of text fp16"):
         build_text(bundle, tmp_path / "engines")
+
+
+@pytest.mark.parametrize(
+    ("spans", "profiles"),
+    [
+        (((1, 2, 4), (2, 8, 12)), (((1, 4), (2, 12)),)),
+        (((2, 2, 2), (2, 8, 12)), (((2, 12),),)),
+        (((1, 2, 4), (8, 8, 8)), (((1, 4),),)),
+    ],
+)
+def test_the_built_plan_has_the_profiles_that_were_asked_for(
+    spans: tuple[tuple[int, int, int], ...], profiles: Any, rtx: Toolkit, tmp_path: Path
+) -> None:
+    path = write(tmp_path, "text, end", "fp16", {})
+    batch, length = (Span(*span) for span in spans)
+    recipe = msgspec.structs.replace(
+        recipe_of("text, end", "fp16", rtx), profiles=(Profile(batch=batch, length=length),)
+    )
+    plan = build_plan(rtx, path, recipe, lambda phase: None)
+    inspection = inspect_plan(rtx, plan.plan, plan.demanded, PORTS, gpu=False)
+    assert inspection.profiles == profiles
+    check_interface(inspection, recipe, plan.input, plan.output)
+    other = msgspec.structs.replace(recipe, profiles=(Profile(batch=Span(1, 9, 9), length=length),))
+    with pytest.raises(EngineError, match="has other profiles than asked for"):
+        check_interface(inspection, other, plan.input, plan.output)
+
+
+def test_another_interface_than_asked_for_is_found(rtx: Toolkit, tmp_path: Path) -> None:
+    recipe = recipe_of("text, end", "fp16", rtx)
+    plan, inspection = built(tmp_path, "text, end", "fp16", rtx)
+    wrong = msgspec.structs.replace(plan.input, dtype="int64")
+    with pytest.raises(EngineError, match=r"other types than asked for: .*int32.* instead of .*64"):
+        check_interface(inspection, recipe, wrong, plan.output)
+    other = msgspec.structs.replace(recipe, architectures=("sm86",))
+    with pytest.raises(EngineError, match=r"other architectures than asked for: \('sm89',\) inst"):
+        check_interface(inspection, other, plan.input, plan.output)
