@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -31,7 +32,7 @@ from cliprt_engines._manifest import (
 )
 from cliprt_engines._network import Phase, build_plan, check_options
 from cliprt_engines._profiles import Profile, check_profiles, default_profiles, parse_profiles
-from cliprt_engines._timing import keep_timings, use_timings, wants_timings
+from cliprt_engines._timing import use_timings, wants_timings
 
 TOWERS: tuple[TowerName, ...] = ("image", "text")
 
@@ -126,15 +127,8 @@ def _engine(
     def build() -> tuple[bytes, Manifest]:
         tell("building")
         graph = bundle.file(f"{recipe.tower}.{recipe.precision}.onnx")
-        timings: list[tuple[Any, Any]] = []
-
-        def prepare(config: Any) -> None:
-            if wants_timings(toolkit):
-                timings.append((config, use_timings(config, out, recipe)))
-
-        built = build_plan(toolkit, graph, recipe, lambda phase: tell("building", phase), prepare)
-        for config, cache in timings:
-            keep_timings(config, cache, out, recipe)
+        timings = partial(use_timings, out=out, recipe=recipe) if wants_timings(toolkit) else None
+        built = build_plan(toolkit, graph, recipe, lambda phase: tell("building", phase), timings)
         here = device is not None and device.architecture in recipe.architectures
         ports = (built.input.name, built.output.name)
         inspection = inspect_plan(toolkit, built.plan, built.demanded, ports, gpu=here)

@@ -57,13 +57,14 @@ def device_at_hand(ordinal: int = 0) -> Device | None:
         architecture=f"sm{version[0]}{version[1]}",
         memory_bytes=memory.value,
         cuda=f"{number.value // 1000}.{number.value % 1000 // 10}",
-        driver=_driver_version(),
+        driver=driver_version(),
     )
 
 
-def _driver_version() -> str | None:
+def driver_version(path: Path = _DRIVER) -> str | None:
+    """The version that the kernel's module tells in a file, None if it does not."""
     try:
-        found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", _DRIVER.read_text(encoding="utf-8"))
+        found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", path.read_text(encoding="utf-8"))
     except OSError:
         return None
     return found[1] if found else None

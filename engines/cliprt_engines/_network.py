@@ -43,6 +43,7 @@ class Phase:
 
 
 OnPhase: TypeAlias = Callable[[Phase], None]
+Prepare: TypeAlias = Callable[[Any], Callable[[], None]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def build_plan(
     graph: Path,
     recipe: Recipe,
     on_phase: OnPhase,
-    prepare: Callable[[Any], None] = lambda config: None,
+    prepare: Prepare | None = None,
 ) -> BuiltPlan:
     """Builds a plan from an ONNX graph.
 
@@ -79,7 +80,8 @@ def build_plan(
         graph: the ONNX file, its weights beside it if it does not hold them itself.
         recipe: profiles, architectures and options.
         on_phase: told how far each phase is, from the library's threads.
-        prepare: called with the builder's configuration before it builds.
+        prepare: called with the builder's configuration before it builds; what it returns is
+            called once it has built.
 
     Raises:
         EngineError: the parser or the builder refuses the graph.
@@ -112,7 +114,7 @@ def build_plan(
 
 
 def _build(
-    toolkit: Toolkit, graph: Path, recipe: Recipe, monitor: Any, prepare: Callable[[Any], None]
+    toolkit: Toolkit, graph: Path, recipe: Recipe, monitor: Any, prepare: Prepare | None
 ) -> BuiltPlan:
     api = toolkit.api
     log = tensorrt_logger(api)
@@ -134,7 +136,7 @@ def _build(
             described.set_shape(taken.name, *profile.shapes(taken.shape))
             if config.add_optimization_profile(described) < 0:
                 raise EngineError(f"{graph.name} does not take the profile {profile}")
-        prepare(config)
+        finish = prepare(config) if prepare is not None else None
         config.progress_monitor = monitor
         demanded = demanded_products(network)
         plan = builder.build_serialized_network(network, config)
@@ -143,6 +145,8 @@ def _build(
                 f"{toolkit.flavor} {toolkit.version} cannot build {graph.name} for "
                 f"{' and '.join(recipe.architectures)}: {_said(errors)}"
             )
+        if finish is not None:
+            finish()
         return BuiltPlan(bytes(plan), taken, given, demanded)
 
 

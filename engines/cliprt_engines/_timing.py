@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ def timing_file(out: Path, recipe: Recipe) -> Path:
     return out / FOLDER / f"{name}.cache"
 
 
-def use_timings(config: Any, out: Path, recipe: Recipe) -> Any:
+def use_timings(config: Any, out: Path, recipe: Recipe) -> Callable[[], None]:
     """Gives a builder the timings of earlier builds, if they are from such a GPU.
 
     Returns:
-        TensorRT's cache, which the build adds to.
+        To be called after the build: adds its timings to the file.
     """
     path = timing_file(out, recipe)
     with locked(out, path.stem):
@@ -43,12 +44,11 @@ def use_timings(config: Any, out: Path, recipe: Recipe) -> Any:
         logger.warning("the timings in %s are of no use here and are made anew", path)
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+    return lambda: _keep(config, cache, out, path)
 
 
-def keep_timings(config: Any, cache: Any, out: Path, recipe: Recipe) -> None:
+def _keep(config: Any, cache: Any, out: Path, path: Path) -> None:
     """Adds the timings of a build to the file. What another build wrote meanwhile stays."""
-    path = timing_file(out, recipe)
     with locked(out, path.stem):
         path.parent.mkdir(exist_ok=True)
         if path.is_file():

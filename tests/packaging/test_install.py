@@ -117,6 +117,15 @@ def test_the_command_shows_everything_and_names_the_missing_extra(
     assert len(export.stderr.splitlines()) == 1
 
 
+def test_building_without_tensorrt_names_both_extras(python: Path, small_bundle: object) -> None:
+    path = str(small_bundle.path)  # type: ignore[attr-defined]
+    build = run(python, "-m", "cliprt", "build", path, "--out", str(python.parent / "engines"))
+    assert build.returncode == 1
+    assert "pip install 'cliprt[tensorrt]'" in build.stderr
+    assert "pip install 'cliprt[rtx]'" in build.stderr
+    assert not (python.parent / "engines").exists()
+
+
 def test_serving_without_the_extra_names_it(python: Path, small_bundle: object) -> None:
     path = str(small_bundle.path)  # type: ignore[attr-defined]
     serve = run(python, "-m", "cliprt", "serve", path, "--grpc-port", "0", "--metrics-port", "0")
