@@ -20,6 +20,7 @@ from cliprt._bundle import Bundle
 from cliprt._card import FileEntry
 from cliprt._errors import EngineError
 from cliprt_engines._device import Device, device_at_hand
+from cliprt_engines._fit import ARCHITECTURE, first_mismatch
 from cliprt_engines._flavor import FlavorName, Toolkit, find_toolkit
 from cliprt_engines._profiles import Profile
 
@@ -214,7 +215,11 @@ def find_engines(folder: str | Path) -> list[Engine]:
         inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise EngineError(f"{path} cannot be read: {error.strerror or error}") from None
-    engines = [read_engine(entry) for entry in inside if (entry / PLAN).exists()]
+    engines = [
+        read_engine(entry)
+        for entry in inside
+        if (entry / PLAN).exists() or (entry / MANIFEST).exists()
+    ]
     if not engines:
         raise EngineError(
             f"{path} holds no engines; build some with: cliprt build BUNDLE --out {path}"
@@ -291,29 +296,16 @@ def check_engine(
         EngineError: they differ.
     """
     recipe = engine.manifest.recipe
-    if bundle is not None:
-        _check_bundle(engine, bundle)
-    if recipe.flavor != toolkit.flavor:
-        raise _mismatch(engine, "TensorRT", recipe.flavor, toolkit.flavor)
-    if recipe.version != toolkit.version and not _loads(recipe, toolkit.version):
-        raise _mismatch(engine, recipe.flavor, recipe.version, toolkit.version)
-    if device is None:
+    found = first_mismatch(recipe, bundle=bundle, toolkit=toolkit, device=device)
+    if found is None:
         return
-    if device.architecture not in recipe.architectures and not _runs(recipe, device.architecture):
-        built_for, here = " and ".join(recipe.architectures), device.architecture
-        again = msgspec.structs.replace(recipe, architectures=(here,))
-        raise _mismatch(engine, "architecture", built_for, f"{here} ({device.name})", again)
-    if recipe.built_on is None:
-        return
-    for what, then, now in (
-        ("CUDA of the driver", recipe.built_on.cuda, device.cuda),
-        ("driver", recipe.built_on.driver, device.driver),
-    ):
-        # A newer driver runs what an older one ran; NVIDIA promises nothing the other way.
-        if then is not None and now is not None and _numbers(now) < _numbers(then):
-            raise _mismatch(engine, what, then, f"the older {now}")
-    if recipe.options.hardware == "none" and recipe.built_on.gpu != device.name:
-        raise _mismatch(engine, "GPU", recipe.built_on.gpu, device.name)
+    if found.what == ARCHITECTURE and device is not None:
+        # The command builds for what is here.
+        recipe = msgspec.structs.replace(recipe, architectures=(device.architecture,))
+    raise EngineError(
+        f"{engine.path.name} cannot be used here: its {found.what} is {found.built}, here it is "
+        f"{found.here}; build it again with: {rebuild_command(recipe, engine.path.parent)}"
+    )
 
 
 def read_plan(engine: Engine) -> bytes:
@@ -360,51 +352,3 @@ def rebuild_command(recipe: Recipe, out: Path, bundle: str = "BUNDLE") -> str:
         words += ["--hardware", recipe.options.hardware]
     profiles = ",".join(map(str, recipe.profiles))
     return shlex.join([*words, "--profiles", f"{recipe.tower}={profiles}"])
-
-
-def _check_bundle(engine: Engine, bundle: Bundle) -> None:
-    recipe = engine.manifest.recipe
-    if recipe.space != bundle.card.space:
-        raise _mismatch(engine, "space", recipe.space, bundle.card.space)
-    for name, entry in recipe.files.items():
-        found = bundle.card.files.get(name)
-        if found is None:
-            raise EngineError(
-                f"the engine {engine.path} was built from {name}, which {bundle.path} does not "
-                "have; export it with that precision, or build from another bundle"
-            )
-        if found != entry:
-            raise _mismatch(engine, f"SHA-256 of {name}", entry.sha256, found.sha256)
-
-
-def _loads(recipe: Recipe, version: str) -> bool:
-    """Whether another version of TensorRT loads a plan.
-
-    Only one that was built to be compatible: the same major from that version on, and of all other
-    pairs of majors TensorRT 11 the plans of 10.
-    """
-    if not recipe.options.version_compatible:
-        return False
-    then, now = _numbers(recipe.version), _numbers(version)
-    return (now[0] == then[0] and now >= then) or (then[0], now[0]) == (10, 11)
-
-
-def _runs(recipe: Recipe, architecture: str) -> bool:
-    """Whether another architecture runs a plan that was built for several."""
-    built_for = [int(name.removeprefix("sm")) for name in recipe.architectures]
-    here = int(architecture.removeprefix("sm"))
-    return recipe.options.hardware == "ampere-plus" and here >= 80 and min(built_for) >= 80
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".") if part.isdigit()]
-
-
-def _mismatch(
-    engine: Engine, what: str, then: str, now: str, again: Recipe | None = None
-) -> EngineError:
-    command = rebuild_command(again or engine.manifest.recipe, engine.path.parent)
-    return EngineError(
-        f"{engine.path.name} cannot be used here: its {what} is {then}, here it is {now}; "
-        f"build it again with: {command}"
-    )

@@ -153,6 +153,8 @@ def _build(
 def _configure(toolkit: Toolkit, config: Any, recipe: Recipe) -> None:
     api, options = toolkit.api, recipe.options
     config.builder_optimization_level = options.level
+    # Products in float32 are there because halves were not exact enough, and TF32 is no more exact.
+    config.clear_flag(api.BuilderFlag.TF32)
     # Names and types of layers go into the plan, for the inspector.
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
     if toolkit.targets:

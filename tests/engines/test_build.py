@@ -44,6 +44,13 @@ def test_a_manifest_says_what_was_built(built: Engine, half_bundle: Bundle, rtx:
     assert sorted(path.name for path in built.path.iterdir()) == ["engine.plan", "manifest.json"]
 
 
+def test_float32_is_not_tf32(built: Engine) -> None:
+    """An island in float32 with the 10 bits of TF32 would be none."""
+    plan = (built.path / "engine.plan").read_bytes()
+    assert b"  tf32=0\n" in plan
+    assert b"  tf32=1\n" not in plan
+
+
 def test_every_tower_and_target_gets_an_engine(half_bundle: Bundle, tmp_path: Path) -> None:
     seen: list[BuildProgress] = []
     engines = build_engines(

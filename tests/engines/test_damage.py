@@ -12,6 +12,7 @@ import pytest
 from cliprt import Bundle, EngineError
 from cliprt_engines import Engine, build_engines, find_engines, open_engine
 from cliprt_engines._flavor import Toolkit
+from cliprt_engines._manifest import read_plan
 
 AGAIN = "build it again with: cliprt build BUNDLE --tower text --precision fp16"
 
@@ -104,8 +105,13 @@ def test_the_manifest_of_another_plan_vouches_for_nothing(
         open_engine(engine.path, toolkit=rtx)
 
 
-def test_a_plan_that_is_nowhere_mentioned_is_not_found(engine: Engine) -> None:
+def test_half_an_engine_among_engines_is_said(engine: Engine) -> None:
+    (engine.path / "engine.plan").unlink()
+    (found,) = find_engines(engine.path.parent)
+    with pytest.raises(EngineError, match=r"engine\.plan cannot be read: No such file"):
+        read_plan(found)
     (engine.path / "manifest.json").unlink()
+    (engine.path / "engine.plan").touch()
     with pytest.raises(EngineError, match="nothing vouches for a plan"):
         find_engines(engine.path.parent)
 
