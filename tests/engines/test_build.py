@@ -6,6 +6,9 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -262,3 +265,24 @@ def test_the_help_names_the_cost_of_each_compatibility() -> None:
     assert "Costs speed, as fewer kernels qualify" in text
     assert "with kernels of at most 48 KiB of shared memory and fewer fusions" in text
     assert all(name in text for name in PRECISIONS)
+
+
+IN_A_TERMINAL = """
+import os, pty, sys
+code = "from cliprt_engines._cli_build import build; build()"
+sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.executable, "-c", code, *sys.argv[1:]])))
+"""
+
+
+def test_a_terminal_sees_a_bar_for_each_phase(half_bundle: Bundle, tmp_path: Path) -> None:
+    arguments = command(half_bundle.path, "--out", tmp_path, "--tower", "text")
+    ran = subprocess.run(
+        [sys.executable, "-c", IN_A_TERMINAL, *arguments],
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for phase in ("Building engine", "Optimizing graph", "Computing profile costs"):
+        assert phase in ran.stdout
+    assert "━" in ran.stdout
