@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oracle full-size check bench golden lock clean
+.PHONY: help setup demo test gate test-oracle full-size check bench golden lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ demo: $(VENV)/ready ## Export, serve and query the demo model, and check its ans
 
 test: $(VENV)/ready ## Run the tests (no torch, no GPU)
 	@$(VENV)/bin/python -m pytest -q
+
+gate: $(VENV)/ready ## Build engines of full size ahead of time and inspect them (no GPU)
+	@PYTHONPATH=demo $(VENV)/bin/python tests/gate.py
 
 test-oracle: $(ORACLE)/ready ## Compare live with torch and transformers (Python 3.11 or newer)
 	@$(ORACLE)/bin/python -c 'import torch, transformers' || \

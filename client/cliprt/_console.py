@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from cliprt._errors import CliprtError
 
@@ -19,6 +20,21 @@ def out() -> Console:
     What is printed may hold paths, so square brackets are printed as they are.
     """
     return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table: with lines on a terminal, in plain columns in a pipe."""
+    console = out()
+    if console.is_terminal:
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.print("  ".join(padded).rstrip())
 
 
 @contextmanager

@@ -14,6 +14,7 @@
     │   ├── ServerError                   the server failed on a good request, or answered nonsense
     │   ├── ServerStartError              a tritonserver was not found or did not come up
     │   ├── BundleError                   a bundle is missing, damaged or from another version
+    │   ├── EngineError                   an engine cannot be built, or must not be loaded here
     │   ├── CheckpointError               a checkpoint cannot be read or is of no supported kind
     │   ├── FidelityError                 an exported tower does not answer like the checkpoint
     │   └── MissingExtra (also ImportError)        an optional dependency is not installed
@@ -82,6 +83,10 @@ class ServerStartError(DeploymentError):
 
 class BundleError(DeploymentError):
     """A bundle is missing, incomplete, damaged, or written by an incompatible version."""
+
+
+class EngineError(DeploymentError):
+    """A TensorRT engine cannot be built, or is missing, damaged, foreign or not vouched for."""
 
 
 class CheckpointError(DeploymentError):

@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cliprt._errors import BundleError
+from cliprt._errors import BundleError, DeploymentError
 
 # From fcntl.h and linux/fs.h.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
-def folder_that_becomes(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def folder_that_becomes(
+    target: Path, *, replace: bool = False, error: type[DeploymentError] = BundleError
+) -> Iterator[Path]:
     """A temporary folder beside the target that takes its name if the block succeeds.
 
     If the block fails, nothing is left behind and what was at the target stays. The same holds for
@@ -32,24 +34,25 @@ def folder_that_becomes(target: Path, *, replace: bool = False) -> Iterator[Path
     Args:
         target: the folder to make.
         replace: whether one that is there by the end of the block may go.
+        error: what is raised; BundleError unless the folder is something else.
 
     Raises:
-        BundleError: the target cannot be written, or is there and may not go.
+        DeploymentError: of that class: the target cannot be written, or is there and may not go.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error.strerror or error}") from None
+    except OSError as cause:
+        raise error(f"{target} cannot be written: {cause.strerror or cause}") from None
     try:
         yield temporary
         temporary.chmod(0o755)
         # Another process may have made it meanwhile.
         if target.exists() and not replace:
-            raise BundleError(f"{target} appeared meanwhile; it is not overwritten")
+            raise error(f"{target} appeared meanwhile; it is not overwritten")
         _take_the_place_of(temporary, target)
-    except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error.strerror or error}") from None
+    except OSError as cause:
+        raise error(f"{target} cannot be written: {cause.strerror or cause}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,6 +1,30 @@
-"""Running a bundle's towers in this process."""
+"""Towers in this process, and TensorRT engines: building, keeping and vouching for them."""
 
+from cliprt_engines._build import BuildProgress, build_engines
+from cliprt_engines._manifest import (
+    BuilderOptions,
+    Engine,
+    Manifest,
+    OpenedEngine,
+    find_engines,
+    open_engine,
+)
 from cliprt_engines._onnx import OnnxTower
+from cliprt_engines._profiles import Profile, Span
 from cliprt_engines._tower import Tower, TowerInfo
 
-__all__ = ["OnnxTower", "Tower", "TowerInfo"]
+__all__ = [
+    "BuildProgress",
+    "BuilderOptions",
+    "Engine",
+    "Manifest",
+    "OnnxTower",
+    "OpenedEngine",
+    "Profile",
+    "Span",
+    "Tower",
+    "TowerInfo",
+    "build_engines",
+    "find_engines",
+    "open_engine",
+]

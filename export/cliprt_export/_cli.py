@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from cliprt._console import out, steps
+from cliprt._console import out, print_table, steps
 from cliprt_export._architectures import ARCHITECTURES
 from cliprt_export._certificate import Bars, Certificate, read_certificate
 from cliprt_export._export import STEPS, export_checkpoint, export_random
@@ -18,7 +18,6 @@ from cliprt_export._options import (
     changed,
     measuring_options,
     precision_list,
-    print_table,
 )
 from cliprt_export._precision import PRECISIONS, PrecisionName
 

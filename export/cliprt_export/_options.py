@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
-from rich.table import Table
 
-from cliprt._console import out
 from cliprt_export._certificate import Bars
 from cliprt_export._fidelity import Fidelity
 from cliprt_export._plan import PROMPT
@@ -143,18 +141,3 @@ def cells(found: Fidelity) -> list[str]:
         f"{found.single_vs_batch:.1e}",
         shown(found.padding, ".1e"),
     ]
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: with lines on a terminal, in plain columns in a pipe."""
-    console = out()
-    if console.is_terminal:
-        table = Table(*columns)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    for row in (columns, *rows):
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        console.print("  ".join(padded).rstrip())

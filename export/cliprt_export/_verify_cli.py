@@ -7,7 +7,7 @@ from functools import partial
 import click
 import msgspec
 
-from cliprt._console import out, steps
+from cliprt._console import out, print_table, steps
 from cliprt_export._families import FAMILIES
 from cliprt_export._options import (
     COLUMNS,
@@ -15,7 +15,6 @@ from cliprt_export._options import (
     changed,
     measuring_options,
     precision_list,
-    print_table,
 )
 from cliprt_export._precision import PrecisionName
 from cliprt_export._verify import STEPS, Row, Verification, verify_bundle

@@ -12,13 +12,16 @@ import cliprt
 PUBLIC = {
     "cliprt": {
         "Bundle", "BundleError", "Card", "CheckpointError", "Client", "CliprtError", "ClosedError",
-        "DeadlineExceeded", "DeploymentError", "FidelityError", "FileEntry", "ImageInput",
-        "ImageSpec", "ImageTooLarge", "InvalidInput", "Limits", "MissingExtra", "ModelUnavailable",
-        "Overloaded", "RetryableError", "ServerError", "ServerStartError", "ServerUnavailable",
-        "TextSpec", "__version__", "open_bundle",
+        "DeadlineExceeded", "DeploymentError", "EngineError", "FidelityError", "FileEntry",
+        "ImageInput", "ImageSpec", "ImageTooLarge", "InvalidInput", "Limits", "MissingExtra",
+        "ModelUnavailable", "Overloaded", "RetryableError", "ServerError", "ServerStartError",
+        "ServerUnavailable", "TextSpec", "__version__", "open_bundle",
     },
     "cliprt_bench": {"Latency", "measure_latency"},
-    "cliprt_engines": {"OnnxTower", "Tower", "TowerInfo"},
+    "cliprt_engines": {
+        "BuildProgress", "BuilderOptions", "Engine", "Manifest", "OnnxTower", "OpenedEngine",
+        "Profile", "Span", "Tower", "TowerInfo", "build_engines", "find_engines", "open_engine",
+    },
     "cliprt_export": {
         "Bars", "Certificate", "Fidelity", "MeasuredOn", "Verification", "export_checkpoint",
         "export_random",

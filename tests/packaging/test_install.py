@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from cliprt_triton import TritonServer
 
-COMMANDS = ("compare", "convert", "export", "models", "repository", "serve", "verify")
+COMMANDS = ("build", "compare", "convert", "export", "models", "repository", "serve", "verify")
 PACKAGES = {"cliprt", "cliprt_bench", "cliprt_engines", "cliprt_export", "cliprt_triton"}
-HEAVY = {"onnx", "onnxruntime", "torch", "tensorrt", "transformers", "ray", "matplotlib"}
+HEAVY = {
+    "onnx", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx_bindings", "transformers", "ray",
+    "matplotlib",
+}  # fmt: skip
 
 # The serving extra needs numpy 1; the client must work with numpy 2.
 NUMPY_2 = "numpy==2.2.6"
@@ -112,6 +115,15 @@ def test_the_command_shows_everything_and_names_the_missing_extra(
     assert export.returncode == 1
     assert "pip install 'cliprt[export]'" in export.stderr
     assert len(export.stderr.splitlines()) == 1
+
+
+def test_building_without_tensorrt_names_both_extras(python: Path, small_bundle: object) -> None:
+    path = str(small_bundle.path)  # type: ignore[attr-defined]
+    build = run(python, "-m", "cliprt", "build", path, "--out", str(python.parent / "engines"))
+    assert build.returncode == 1
+    assert "pip install 'cliprt[tensorrt]'" in build.stderr
+    assert "pip install 'cliprt[rtx]'" in build.stderr
+    assert not (python.parent / "engines").exists()
 
 
 def test_serving_without_the_extra_names_it(python: Path, small_bundle: object) -> None:
