@@ -19,11 +19,10 @@ from pathlib import Path
 
 from cliprt import Bundle, CliprtError
 from cliprt_engines import Engine, build_engines, find_engines, open_engine
-from cliprt_export import Bars, export_checkpoint, export_random
+from cliprt_export import export_checkpoint, export_random
 from folders import write_calibration
 
 ROOT = Path(__file__).resolve().parent.parent
-LOW_BAR = 0.9
 LINE = "{:<16} {:<6} {:<5} {:<6} {:>7} {:>6}  {:<34} {:<22} {}"
 
 
@@ -57,16 +56,11 @@ def demo(folder: Path) -> Bundle:
 
 
 def drawn(architecture: str) -> Callable[[Path], Bundle]:
-    """A published architecture with drawn weights.
-
-    Few items, as nothing is learnt from more; and a low bar for int8, because the known pictures
-    resemble nothing that drawn weights were calibrated on.
-    """
+    """A published architecture with drawn weights; few items, as nothing is learnt from more."""
 
     def export(folder: Path) -> Bundle:
-        bars = Bars(min_cosine={**Bars().min_cosine, "int8": LOW_BAR})
         return export_random(
-            architecture, folder / "bundle", precisions=("fp16", "int8"), samples=2, bars=bars
+            architecture, folder / "bundle", precisions=("fp16", "int8"), samples=2
         )
 
     return export
