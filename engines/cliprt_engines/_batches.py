@@ -1,4 +1,4 @@
-"""Which profile a batch runs under, how one that is too large is cut, and in which order pieces go.
+"""How a batch that is too large is cut, and in which order its pieces go through a GPU.
 
 Nothing here touches a GPU.
 """
@@ -7,42 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Literal, TypeAlias
+from typing import Literal
 
-from cliprt._errors import InvalidInput
-
-Shape: TypeAlias = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ShapeRange:
-    """Shapes of the input that one optimisation profile of an engine was built for.
-
-    Attributes:
-        least: smallest size of every axis, the batch first.
-        best: what the engine was tuned for.
-        most: greatest size of every axis.
-    """
-
-    least: Shape
-    best: Shape
-    most: Shape
-
-    def __post_init__(self) -> None:
-        axes = tuple(zip(self.least, self.best, self.most, strict=True))
-        if not axes or not all(1 <= low <= best <= high for low, best, high in axes):
-            raise ValueError(
-                f"a profile goes from {self.least} over {self.best} to {self.most}; sizes must be "
-                "positive and ascend"
-            )
-
-    def covers(self, shape: Shape) -> bool:
-        """Whether the profile takes a shape."""
-        return len(shape) == len(self.least) and all(
-            low <= size <= high
-            for low, size, high in zip(self.least, shape, self.most, strict=True)
-        )
+from cliprt_engines._profiles import Profile, pick_profile
 
 
 @dataclass(frozen=True)
@@ -52,7 +19,7 @@ class Piece:
     Attributes:
         start: the first row.
         rows: how many.
-        profile: index of the profile they run under.
+        profile: number of the profile that they run under.
     """
 
     start: int
@@ -60,58 +27,30 @@ class Piece:
     profile: int
 
 
-def choose_profile(profiles: Sequence[ShapeRange], shape: Shape) -> int | None:
-    """The profile to run a shape under.
-
-    The tightest one that covers it: tactics were chosen for the whole range of a profile. Among
-    equally tight ones the one whose tuned shape is nearest.
-
-    Returns:
-        Its index, or None if no profile covers the shape.
-    """
-    covering = [index for index, profile in enumerate(profiles) if profile.covers(shape)]
-    if not covering:
-        return None
-    wanted = prod(shape)
-    return min(
-        covering,
-        key=lambda index: (prod(profiles[index].most), abs(prod(profiles[index].best) - wanted)),
-    )
-
-
-def cut(profiles: Sequence[ShapeRange], rows: int, item: Shape) -> list[Piece]:
+def cut(profiles: Sequence[Profile], rows: int, length: int | None) -> list[Piece]:
     """Cuts a batch into pieces that an engine takes: full ones, then what is left.
 
     Full pieces share a shape, and with it a captured graph.
 
     Args:
         profiles: of the engine.
-        rows: items of the batch.
-        item: shape of one item.
+        rows: items of the batch; none gives no pieces.
+        length: tokens of each; None for towers whose length cannot change.
 
     Raises:
-        InvalidInput: no profile takes such items, or so few of them.
+        InvalidInput: no profile takes items of that length, or as few as are left.
     """
-    largest = max(
-        (profile.most[0] for profile in profiles if profile.covers((profile.least[0], *item))),
-        default=None,
-    )
-    if largest is None:
-        raise InvalidInput(
-            f"the engine takes no items of shape {_shown(item)}; its profiles take "
-            f"{_items(profiles)}; cut or fill them up to that, or build the engine with other "
-            "profiles"
-        )
+    fitting = [
+        profile
+        for profile in profiles
+        if profile.length is None or (length is not None and length in profile.length)
+    ]
+    # Where none fits, the whole batch is the piece that is refused below.
+    largest = max((profile.batch.most for profile in fitting), default=max(rows, 1))
     pieces = []
     for start in range(0, rows, largest):
         count = min(largest, rows - start)
-        profile = choose_profile(profiles, (count, *item))
-        if profile is None:
-            raise InvalidInput(
-                f"the engine takes no batch of {count} items of shape {_shown(item)}; its profiles "
-                f"take batches of {_rows(profiles)}; build it with a profile that begins at 1"
-            )
-        pieces.append(Piece(start, count, profile))
+        pieces.append(Piece(start, count, pick_profile(profiles, count, length)))
     return pieces
 
 
@@ -124,26 +63,9 @@ def in_turn(pieces: int, lanes: int) -> Iterator[tuple[Literal["begin", "collect
     Yields:
         What to do, the piece's number, and its lane.
     """
-    for piece in range(pieces + lanes):
-        if lanes <= piece < pieces + lanes and piece - lanes < pieces:
-            yield "collect", piece - lanes, (piece - lanes) % lanes
-        if piece < pieces:
-            yield "begin", piece, piece % lanes
-
-
-def _shown(shape: Shape) -> str:
-    return "×".join(map(str, shape)) or "()"
-
-
-def _items(profiles: Sequence[ShapeRange]) -> str:
-    spans = (_span(profile.least[1:], profile.most[1:]) for profile in profiles)
-    return ", ".join(dict.fromkeys(spans))
-
-
-def _rows(profiles: Sequence[ShapeRange]) -> str:
-    spans = (_span(profile.least[:1], profile.most[:1]) for profile in profiles)
-    return ", ".join(dict.fromkeys(spans))
-
-
-def _span(least: Shape, most: Shape) -> str:
-    return _shown(least) if least == most else f"{_shown(least)} to {_shown(most)}"
+    for turn in range(pieces + lanes):
+        done = turn - lanes
+        if 0 <= done < pieces:
+            yield "collect", done, done % lanes
+        if turn < pieces:
+            yield "begin", turn, turn % lanes

@@ -87,18 +87,6 @@ class Cuda:
         """CUDA that the bindings are made for."""
         return _version(self.call("cudaRuntimeGetVersion"))
 
-    @property
-    def name(self) -> str:
-        """The GPU's name, ``NVIDIA L4`` for instance."""
-        name = self.call("cudaGetDeviceProperties", self.device).name
-        return str(name.decode() if isinstance(name, bytes) else name).rstrip("\0")
-
-    @property
-    def compute_capability(self) -> tuple[int, int]:
-        """Architecture of the GPU: (8, 9) for an L4."""
-        properties = self.call("cudaGetDeviceProperties", self.device)
-        return int(properties.major), int(properties.minor)
-
     def select(self) -> None:
         """Makes the GPU the one that this thread's calls go to."""
         self.call("cudaSetDevice", self.device)
@@ -213,18 +201,17 @@ class PinnedBuffer:
         self._cuda, self.size = cuda, size
         self.pointer = int(cuda.call("cudaHostAlloc", size, cuda.pinned))
 
-    def array(self, shape: tuple[int, ...], dtype: type[T] | np.dtype[T]) -> NDArray[T]:
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[T]) -> NDArray[T]:
         """The first bytes as an array; not to be used after ``close``.
 
         Raises:
             ValueError: the buffer is smaller.
         """
-        wanted = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * wanted.itemsize
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if not 0 <= size <= self.size or not self.pointer:
             raise ValueError(f"{size} bytes were asked for of a buffer of {self.size}")
-        content = (ctypes.c_uint8 * size).from_address(self.pointer)
-        return np.frombuffer(content, dtype=wanted).reshape(shape)
+        content = memoryview((ctypes.c_uint8 * size).from_address(self.pointer))
+        return np.frombuffer(content, dtype=dtype).reshape(shape)
 
     def close(self) -> None:
         """Frees it."""
