@@ -67,8 +67,8 @@ class Lane:
     def upload(self, rows: Inputs) -> None:
         """Begins to copy an array of the host to the input."""
         # What is copied from must stay as it is until the copy is done; the caller's array may not.
-        sent: Inputs = self.sent.array(rows.shape, rows.dtype)  # type: ignore[arg-type]
-        sent[...] = rows
+        dtype: np.dtype[Any] = rows.dtype
+        self.sent.array(rows.shape, dtype)[...] = rows
         self.stream.upload(self.input.pointer, self.sent.pointer, rows.nbytes)
 
     def take(self, array: DeviceArray, piece: Piece) -> None:
