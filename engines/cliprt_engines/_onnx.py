@@ -8,17 +8,30 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._errors import BundleError
+from cliprt._errors import BundleError, DeploymentError
 from cliprt._external import external_files, locations
 from cliprt._extras import require
+from cliprt_engines._providers import (
+    ProviderKind,
+    check_available,
+    check_used,
+    load_libraries,
+    provider_options,
+)
 from cliprt_engines._tower import Inputs, TowerInfo
 
 
 class OnnxTower:
-    """One tower of a bundle, computed by ONNX Runtime on the CPU."""
+    """One tower of a bundle, computed by ONNX Runtime."""
 
     def __init__(
-        self, model: Path | bytes, *, threads: int | None = None, fuse_quantised: bool = True
+        self,
+        model: Path | bytes,
+        *,
+        threads: int | None = None,
+        fuse_quantised: bool = True,
+        provider: ProviderKind = "cpu",
+        device: int = 0,
     ) -> None:
         """Loads a tower.
 
@@ -28,12 +41,18 @@ class OnnxTower:
             fuse_quantised: whether products between DequantizeLinear and QuantizeLinear become
                 products of integers; ONNX Runtime has none for float8 and refuses such graphs
                 unless this is False.
+            provider: what computes: ``cpu``, ``cuda``, or ``tensorrt`` inside ONNX Runtime.
+            device: which GPU, as CUDA counts them.
 
         Raises:
+            DeploymentError: ONNX Runtime cannot use the provider.
             MissingExtra: onnxruntime is not installed.
             BundleError: ONNX Runtime cannot load the graph, or its weights lie outside its folder.
         """
         onnxruntime = require("onnxruntime", extra="engines")
+        providers = provider_options(provider, device=device)
+        check_available(onnxruntime, provider)
+        load_libraries(onnxruntime, provider)
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -50,13 +69,18 @@ class OnnxTower:
         source = model if isinstance(model, bytes) else str(model)
         try:
             self._session = onnxruntime.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
+                source, options, providers=providers, enable_fallback=0
             )
         except Exception as error:  # noqa: BLE001 - the library raises many types
+            if provider != "cpu":
+                raise DeploymentError(
+                    f"ONNX Runtime cannot load the tower with {provider}: {error}"
+                ) from None
             raise BundleError(f"ONNX Runtime cannot load the tower: {error}") from None
+        check_used(self._session, provider)
         (self._input,) = self._session.get_inputs()
         (self._output,) = self._session.get_outputs()
-        self._version = str(onnxruntime.__version__)
+        self._runtime = f"onnxruntime {onnxruntime.__version__} {provider.upper()}"
 
     @property
     def info(self) -> TowerInfo:
@@ -70,7 +94,7 @@ class OnnxTower:
             dim=self._output.shape[-1],
             max_batch=None,
             max_length=None,
-            runtime=f"onnxruntime {self._version} CPU",
+            runtime=self._runtime,
         )
 
     def run(self, batch: Inputs) -> NDArray[np.float32]:
