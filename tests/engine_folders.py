@@ -81,6 +81,8 @@ def write_engine(
         input=TensorEntry(name=info.input, dtype=info.dtype, shape=info.shape),
         output=TensorEntry(name="embedding", dtype="float32", shape=(info.dim,)),
         products={},
+        widened={},
+        fused_attentions=None,
         inspected="network",
         built_at="2026-11-21T00:00:00Z",
     )

@@ -11,6 +11,7 @@ from cliprt_engines._manifest import (
 )
 from cliprt_engines._onnx import OnnxTower
 from cliprt_engines._profiles import Profile, Span
+from cliprt_engines._tensorrt import TensorRtTower
 from cliprt_engines._tower import Tower, TowerInfo
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "OpenedEngine",
     "Profile",
     "Span",
+    "TensorRtTower",
     "Tower",
     "TowerInfo",
     "build_engines",

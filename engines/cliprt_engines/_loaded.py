@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cliprt._errors import EngineError
 from cliprt_engines._cuda import Cuda
 from cliprt_engines._flavor import Toolkit
 from cliprt_engines._jit_cache import JitCache
+from cliprt_engines._log import collected_errors, tensorrt_logger
 from cliprt_engines._manifest import OpenedEngine, TensorEntry
 
 _DTYPES = {"UINT8": "uint8", "INT32": "int32", "FLOAT": "float32"}
@@ -46,15 +48,13 @@ class LoadedPlan:
         self.dynamic = None in manifest.input.shape
         self.captures_itself = toolkit.flavor == "tensorrt-rtx"
         self._api, self._engine_path = toolkit.api, opened.engine.path
-        self._complaints: deque[str] = deque(maxlen=_COMPLAINTS)
-        # TensorRT keeps no reference of its own to its logger.
-        self._logger = _logger(toolkit.api, self._complaints)
-        runtime = toolkit.api.Runtime(self._logger)
         cuda.select()
-        self._engine = runtime.deserialize_cuda_engine(opened.plan)
-        if self._engine is None:
-            raise self._failure(f"refuses the plan{_verdict(toolkit.api, runtime, opened.plan)}")
-        self._runtime = runtime
+        self._runtime = toolkit.api.Runtime(tensorrt_logger(toolkit.api))
+        with self._named("deserialise the plan") as errors:
+            self._engine = self._runtime.deserialize_cuda_engine(opened.plan)
+            if self._engine is None:
+                errors.extend(_verdict(toolkit.api, self._runtime, opened.plan))
+                raise _Refused
         self._check()
         self._config: Any = None
         self._jit: JitCache | None = None
@@ -84,13 +84,14 @@ class LoadedPlan:
         Raises:
             EngineError: TensorRT makes none, for want of memory for instance.
         """
-        if self.captures_itself:
-            context = self._engine.create_execution_context(self._config)
-        else:
-            user_managed = self._api.ExecutionContextAllocationStrategy.USER_MANAGED
-            context = self._engine.create_execution_context(user_managed)
-        if context is None:
-            raise self._failure("makes no execution context")
+        with self._named("make an execution context"):
+            if self.captures_itself:
+                context = self._engine.create_execution_context(self._config)
+            else:
+                user_managed = self._api.ExecutionContextAllocationStrategy.USER_MANAGED
+                context = self._engine.create_execution_context(user_managed)
+            if context is None:
+                raise _Refused
         if self.shared_memory_bytes:
             context.set_device_memory(memory, self.shared_memory_bytes)
         return context
@@ -115,15 +116,16 @@ class LoadedPlan:
         Raises:
             EngineError: TensorRT refuses.
         """
-        if profile is not None and not context.set_optimization_profile_async(profile, stream):
-            raise self._failure(f"refuses profile {profile}")
-        if shape is not None and not context.set_input_shape(self.input.name, shape):
-            raise self._failure(f"refuses an input of {shape}")
-        for tensor, address in zip((self.input, self.output), addresses, strict=True):
-            if not context.set_tensor_address(tensor.name, address):
-                raise self._failure(f"refuses the address of {tensor.name}")
-        if not context.execute_async_v3(stream):
-            raise self._failure("failed to begin a run")
+        with self._named(f"run profile {profile} with an input of {shape}"):
+            if profile is not None and not context.set_optimization_profile_async(profile, stream):
+                raise _Refused
+            if shape is not None and not context.set_input_shape(self.input.name, shape):
+                raise _Refused
+            for tensor, address in zip((self.input, self.output), addresses, strict=True):
+                if not context.set_tensor_address(tensor.name, address):
+                    raise _Refused
+            if not context.execute_async_v3(stream):
+                raise _Refused
 
     def close(self) -> None:
         """Keeps what TensorRT-RTX has compiled, and lets the engine go. Contexts go before it."""
@@ -163,28 +165,28 @@ class LoadedPlan:
             f"{wanted} and are {found}"
         )
 
-    def _failure(self, what: str) -> EngineError:
-        said = "; ".join(self._complaints) or "it does not say why"
-        self._complaints.clear()
-        return EngineError(f"TensorRT {what} of {self._engine_path}: {said}")
+    @contextmanager
+    def _named(self, what: str) -> Iterator[list[str]]:
+        """Turns a refusal into an error that says what TensorRT logged."""
+        with collected_errors() as errors:
+            try:
+                yield errors
+            except _Refused:
+                said = "; ".join(errors[:_COMPLAINTS]) or "it does not say why"
+                raise EngineError(
+                    f"TensorRT cannot {what}, for {self._engine_path}: {said}"
+                ) from None
 
 
-def _logger(api: Any, complaints: deque[str]) -> Any:
-    """What TensorRT tells its errors."""
-
-    class Logger(api.ILogger):  # type: ignore[misc]
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (api.ILogger.Severity.ERROR, api.ILogger.Severity.INTERNAL_ERROR):
-                complaints.append(message.strip())
-
-    return Logger()
+class _Refused(Exception):
+    """TensorRT answered that something did not work."""
 
 
-def _verdict(api: Any, runtime: Any, plan: bytes) -> str:
-    """What TensorRT-RTX finds wrong with a plan by its header; empty for plain TensorRT."""
+def _verdict(api: Any, runtime: Any, plan: bytes) -> list[str]:
+    """What TensorRT-RTX finds wrong with a plan by its header; nothing with plain TensorRT."""
     if not hasattr(runtime, "get_engine_validity"):
-        return ""
+        return []
     validity, diagnostics = runtime.get_engine_validity(plan)
     kinds = api.EngineInvalidityDiagnostics.__members__
     found = [name.lower() for name, bit in kinds.items() if int(diagnostics) & int(bit)]
-    return f" ({', '.join([validity.name.lower(), *found])})"
+    return [f"by its header the plan is {', '.join([validity.name.lower(), *found])}"]
