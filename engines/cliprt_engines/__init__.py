@@ -1,6 +1,7 @@
 """Towers in this process, and TensorRT engines: building, keeping and vouching for them."""
 
 from cliprt_engines._build import BuildProgress, build_engines
+from cliprt_engines._device import Device, device_at_hand
 from cliprt_engines._manifest import (
     BuilderOptions,
     Engine,
@@ -17,6 +18,7 @@ from cliprt_engines._tower import Tower, TowerInfo
 __all__ = [
     "BuildProgress",
     "BuilderOptions",
+    "Device",
     "Engine",
     "Manifest",
     "OnnxTower",
@@ -27,6 +29,7 @@ __all__ = [
     "Tower",
     "TowerInfo",
     "build_engines",
+    "device_at_hand",
     "find_engines",
     "open_engine",
 ]

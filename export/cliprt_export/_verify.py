@@ -215,11 +215,11 @@ class _Rows:
 
     def measure(self, tower: str, precisions: list[PrecisionName], plan: Plan) -> None:
         """Adds the rows of one tower."""
-        feed = _feed(self._bundle, tower)
+        feed = feed_of_bundle(self._bundle, tower)
         original = None if self._model is None else self._model.sides()[tower]
         recorded = self._certificate.measured_on[tower]
         calibrated = frozenset(self._certificate.calibrated_on)
-        samples = feed.samples(replace(plan, calibrated=calibrated), _count(plan, recorded.items))
+        samples = feed.samples(replace(plan, calibrated=calibrated), count_of(plan, recorded.items))
         same = measured_on(samples).digest == recorded.digest and original is not None
         run: Run = OnnxTower(self._file(tower, "fp32")).run
         if original is not None:
@@ -233,7 +233,7 @@ class _Rows:
             path = self._file(tower, precision)
             found_by = tower_to_measure(path, precision).run
             if original is None:
-                known, answers = _known_answers(self._bundle, tower, feed)
+                known, answers = known_answers_of(self._bundle, tower, feed)
                 self._add(tower, precision, KNOWN, measure(found_by, known, answers))
             found = embed_samples(found_by, samples, self._told(f"{tower}: {precision}"))
             if prompts is not None:
@@ -286,14 +286,14 @@ class _Rows:
         return lambda done: self._on_step(f"{what}, {done}")
 
 
-def _count(plan: Plan, certified: int) -> Count:
+def count_of(plan: Plan, certified: int) -> Count:
     """As many items as the certificate has, unless the plan says otherwise."""
     if plan.samples is None:
         return Count(certified, least=min(certified, 40))
     return Count(plan.samples, least=min(plan.samples, 40), labelled=plan.samples)
 
 
-def _feed(bundle: Bundle, tower: str) -> Feed:
+def feed_of_bundle(bundle: Bundle, tower: str) -> Feed:
     """How the items of a bundle's tower are made, by its card."""
     card = bundle.card
     if tower == "image":
@@ -304,7 +304,7 @@ def _feed(bundle: Bundle, tower: str) -> Feed:
     return Feed(card.text, TextTokenizer(content, card.text, LIMITS))
 
 
-def _known_answers(bundle: Bundle, tower: str, feed: Feed) -> tuple[Samples, Floats]:
+def known_answers_of(bundle: Bundle, tower: str, feed: Feed) -> tuple[Samples, Floats]:
     """Inputs and answers of the original weights that the bundle keeps."""
     with np.load(bundle.file(GOLDEN)) as golden:
         inputs = golden["pixels" if tower == "image" else "tokens"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import click
 import msgspec
 
 from cliprt._console import out, print_table, steps
+from cliprt_export._engine_verify import holds_engines
+from cliprt_export._engine_verify_cli import verify_engines_command
 from cliprt_export._families import FAMILIES
 from cliprt_export._options import (
     COLUMNS,
@@ -21,7 +24,12 @@ from cliprt_export._verify import STEPS, Row, Verification, verify_bundle
 
 
 @click.command()
-@click.argument("bundle", type=click.Path())
+@click.argument("measured", metavar="BUNDLE|ENGINES", type=click.Path())
+@click.option(
+    "--bundle",
+    type=click.Path(),
+    help="With ENGINES: the bundle that they were built from.  [default: the one beside them]",
+)
 @click.option(
     "--checkpoint",
     metavar="SOURCE",
@@ -52,7 +60,8 @@ from cliprt_export._verify import STEPS, Row, Verification, verify_bundle
 @click.pass_context
 def verify(
     context: click.Context,
-    bundle: str,
+    measured: str,
+    bundle: str | None,
     checkpoint: str | None,
     revision: str | None,
     family: str | None,
@@ -67,15 +76,48 @@ def verify(
     layers: bool,
     as_json: bool,
 ) -> None:
-    """Measure the towers of BUNDLE again, on this machine.
+    """Measure the towers of BUNDLE again, or its ENGINES, on this machine.
 
     The figures stand beside those of the certificate. 8-bit towers may answer otherwise on another
     processor, which this shows. The exit status is 1 if a bar is missed; the bars are those of the
     export unless options say otherwise.
+
+    ENGINES is a folder that `cliprt build` filled, or one engine of it. They run on the GPU at hand
+    and are compared with the bundle's known answers and fp32 tower; inputs that take turns under
+    CUDA graphs, the edges of every profile, an item alone and in the greatest batch, and extreme
+    inputs beside others are checked as well. A certificate is written beside each engine.
     """
+    demanded = partial(
+        changed, min_cosines=min_cosines, min_overlap=min_overlap, max_top1_loss=max_top1_loss
+    )
+    if holds_engines(measured):
+        original = {
+            "--checkpoint": checkpoint,
+            "--revision": revision,
+            "--family": family,
+            "--calibrate": calibrate,
+            "--evaluate": evaluate,
+            "--max-top1-loss": max_top1_loss,
+            "--layers": layers or None,
+        }
+        for option, value in original.items():
+            if value is not None:
+                raise click.UsageError(f"{option} is for a BUNDLE; {measured} holds engines")
+        verify_engines_command(
+            context,
+            Path(measured),
+            bundle=bundle,
+            samples=samples,
+            precisions=precisions,
+            bars=demanded,
+            as_json=as_json,
+        )
+        return
+    if bundle is not None:
+        raise click.UsageError(f"--bundle is for ENGINES; {measured} holds none")
     with steps(STEPS) as on_step:
         result = verify_bundle(
-            bundle,
+            measured,
             checkpoint=checkpoint,
             revision=revision,
             family=family,
@@ -85,12 +127,7 @@ def verify(
             samples=samples,
             precisions=precisions,
             layers=layers,
-            bars=partial(
-                changed,
-                min_cosines=min_cosines,
-                min_overlap=min_overlap,
-                max_top1_loss=max_top1_loss,
-            ),
+            bars=demanded,
             on_step=on_step,
         )
     if as_json:

@@ -19,13 +19,14 @@ PUBLIC = {
     },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {
-        "BuildProgress", "BuilderOptions", "Engine", "Manifest", "OnnxTower", "OpenedEngine",
-        "Profile", "Span", "Tower", "TowerInfo", "build_engines", "find_engines", "open_engine",
+        "BuildProgress", "BuilderOptions", "Device", "Engine", "Manifest", "OnnxTower",
+        "OpenedEngine", "Profile", "Span", "TensorRtTower", "Tower", "TowerInfo", "build_engines",
+        "device_at_hand", "find_engines", "open_engine",
     },
     "cliprt_export": {
-        "Bars", "Certificate", "Fidelity", "MeasuredOn", "Verification", "export_checkpoint",
-        "export_random",
-        "read_certificate", "verify_bundle",
+        "Bars", "Certificate", "Check", "EngineCertificate", "EngineRow", "EngineVerification",
+        "Fidelity", "MeasuredOn", "Verification", "export_checkpoint", "export_random",
+        "read_certificate", "read_engine_certificate", "verify_bundle", "verify_engines",
     },
     "cliprt_triton": {"Batching", "TritonServer", "write_repository"},
 }  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cliprt_engines._cuda import Cuda, DeviceBuffer
 from cliprt_engines._device import device_at_hand
 from cliprt_engines._flavor import find_toolkit
 from cliprt_engines._tensorrt import TensorRtTower
+from cliprt_export import verify_engines
 
 pytestmark = pytest.mark.gpu
 
@@ -225,3 +227,18 @@ def test_onnx_runtime_on_cuda_answers_like_the_processor(
     tower = OnnxTower(path, provider="cuda")
     assert tower.info.runtime.endswith("CUDA")
     assert_close(tower.run(tokens), reference["text"].run(tokens))
+
+
+def test_every_check_passes_on_real_engines(
+    engines: dict[str, Engine], small_bundle: Bundle
+) -> None:
+    result = verify_engines(
+        engines["text"].path.parent,
+        bundle=small_bundle.path,
+        samples=40,
+        bars=lambda bars: replace(bars, min_cosine={"fp32": LEAST_COSINE}, max_batch_effect={}),
+    )
+    for row in result.rows:
+        assert row.refused is None
+        assert row.certificate is not None
+        assert row.certificate.missed == []
