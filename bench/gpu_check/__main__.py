@@ -1,0 +1,201 @@
+"""One command for a machine with a GPU and no network: builds, verifies and times; writes cards.
+
+    python3 bench/gpu_check --wheels PARTS [--wheels MORE] [--out bench/cards]
+
+1. joins the parts of wheels (see parts.py) and installs them into a folder of its own, for this
+   interpreter, beside what it has already; nothing is fetched and nothing else is changed;
+2. runs every stage in a process of its own: one that fails, crashes or takes too long is reported
+   with its reason, and the others go on;
+3. writes what was found as JSON and Markdown, with the date and all versions, after every stage.
+
+With --cpu-rehearsal the stages that need no GPU run on the processor, small: it shows that the
+command works, the card says so, and no figure of it is one of a GPU. Needs Python alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from parts import join
+
+from card import write_card
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGES = ("client", "export", "engines", "triton_models", "bench")
+MODELS = ("ViT-B-32", "ViT-L-14")
+TAIL = 2000
+"""Characters of a failed stage's output that are kept."""
+
+
+@dataclass
+class Outcome:
+    """What became of a stage.
+
+    Attributes:
+        stage: its name, and the model it was about.
+        status: ``done``, ``failed`` or ``not run``.
+        seconds: how long it took.
+        reason: why it failed or was not run; empty if it is done.
+        found: its result.
+    """
+
+    stage: str
+    status: str
+    seconds: float = 0.0
+    reason: str = ""
+    found: dict[str, Any] = field(default_factory=dict)
+
+
+def stages(models: list[str]) -> list[tuple[str, str]]:
+    """Stages with their models, what matters most first."""
+    order = [("machine", ""), ("ceiling", "")]
+    for model in models:
+        order += [(stage, model) for stage in ("export", "onnxruntime", "torch")]
+    order += [(stage, models[0]) for stage in ("engines", "verify", "engine-speed", "rtx-older")]
+    for model in models[1:]:
+        order += [(stage, model) for stage in ("engines", "verify", "engine-speed")]
+    return order
+
+
+def main() -> None:
+    """Runs the check."""
+    options = _options()
+    options.work.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    outcomes: list[Outcome] = []
+    site = _installed(options, outcomes)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_paths(site))}
+    environment["CLIPRT_HOME"] = str(options.work / "home")
+    about = {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "commit": _commit(),
+        "rehearsal": options.cpu_rehearsal,
+        "batches": options.batches,
+        "samples": options.samples,
+    }
+    for stage, model in stages(options.models):
+        left = options.limit_s - (time.monotonic() - started)
+        outcomes.append(_run(stage, model, options, environment, min(left, options.stage_limit_s)))
+        latest = outcomes[-1]
+        print(f"{latest.stage}: {latest.status} {latest.seconds:.0f} s {latest.reason}", flush=True)
+        written = write_card(options.out, about, [asdict(outcome) for outcome in outcomes])
+    print(f"written: {written[0]} and {written[1].name}")
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    sys.exit(1 if failed else 0)
+
+
+def _run(
+    stage: str, model: str, options: argparse.Namespace, environment: dict[str, str], limit_s: float
+) -> Outcome:
+    name = f"{stage} {model}".strip()
+    if limit_s < 5:
+        return Outcome(name, "not run", reason="no time was left (--limit-s)")
+    result = options.work / f"{name.replace(' ', '.')}.json"
+    result.unlink(missing_ok=True)
+    command = [
+        sys.executable, str(Path(__file__).parent / "stages.py"), stage,
+        "--model", model, "--work", str(options.work), "--result", str(result),
+        "--batches", *map(str, options.batches), "--samples", str(options.samples),
+    ]  # fmt: skip
+    if options.cpu_rehearsal:
+        command.append("--cpu")
+    start = time.monotonic()
+    log = options.work / f"{result.stem}.log"
+    try:
+        with log.open("w", encoding="utf-8") as output:
+            ended = subprocess.run(
+                command, env=environment, stdout=output, stderr=output, timeout=limit_s, check=False
+            )
+        said = log.read_text(encoding="utf-8", errors="replace")[-TAIL:].strip()
+        reason = "" if ended.returncode == 0 else f"ended with status {ended.returncode}: {said}"
+    except subprocess.TimeoutExpired:
+        reason = f"took longer than {limit_s:.0f} s"
+    seconds = time.monotonic() - start
+    found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    if reason:
+        return Outcome(name, "failed", seconds, reason, found)
+    if "not_run" in found:
+        return Outcome(name, "not run", seconds, found["not_run"])
+    return Outcome(name, "done", seconds, found=found)
+
+
+def _installed(options: argparse.Namespace, outcomes: list[Outcome]) -> Path:
+    """Joins and installs the wheels; what fails here is an outcome like any other."""
+    site = options.work / "site"
+    start = time.monotonic()
+    if not options.wheels:
+        outcomes.append(Outcome("wheels", "not run", reason="none were given (--wheels)"))
+        return Path(site)
+    try:
+        wheels = [
+            path for path in join(options.wheels, options.work / "wheels") if path.suffix == ".whl"
+        ]
+        # --no-deps: what is not given stays what this interpreter has.
+        subprocess.run(
+            [
+                sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps",
+                "--no-compile", "--upgrade", "--disable-pip-version-check",
+                "--target", str(site), *map(str, wheels),
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error))[-TAIL:].strip()
+        outcomes.append(Outcome("wheels", "failed", time.monotonic() - start, reason))
+        return Path(site)
+    names = sorted(path.name for path in wheels)
+    outcomes.append(Outcome("wheels", "done", time.monotonic() - start, found={"wheels": names}))
+    return Path(site)
+
+
+def _paths(site: Path) -> list[str]:
+    """Where Python looks first: this tree, then the wheels that came along."""
+    return [*(str(ROOT / package) for package in PACKAGES), str(site)]
+
+
+def _commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="gpu_check", description="Check a GPU and write cards.")
+    parser.add_argument("--wheels", type=Path, action="append", default=[], help="folder of parts")
+    parser.add_argument("--out", type=Path, help="folder of cards (bench/cards)")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/cliprt-gpu-check"))
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64, 256])
+    parser.add_argument("--samples", type=int, default=50, help="timed calls of each figure (50)")
+    parser.add_argument("--stage-limit-s", type=float, default=420)
+    parser.add_argument("--limit-s", type=float, default=24 * 3600, help="of everything")
+    parser.add_argument("--cpu-rehearsal", action="store_true", help="no GPU: show that it works")
+    options = parser.parse_args()
+    if options.out is None:
+        options.out = options.work if options.cpu_rehearsal else ROOT / "bench" / "cards"
+    options.work = options.work.resolve()
+    return options
+
+
+if __name__ == "__main__":
+    main()
