@@ -34,6 +34,10 @@ from card import write_card
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("client", "export", "engines", "triton_models", "bench")
 MODELS = ("ViT-B-32", "ViT-L-14")
+STAGES = (
+    "machine", "ceiling", "export", "onnxruntime", "torch", "engines", "verify", "engine-speed",
+    "rtx-older",
+)  # fmt: skip
 TAIL = 2000
 """Characters of a failed stage's output that are kept."""
 
@@ -73,8 +77,10 @@ def main() -> None:
     options = _options()
     options.work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    outcomes: list[Outcome] = []
-    site = _installed(options, outcomes)
+    kept = options.work / "outcomes.json"
+    outcomes = {each.stage: each for each in _former(kept) if options.only}
+    site, wheels = _installed(options)
+    outcomes[wheels.stage] = wheels
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_paths(site))}
     environment["CLIPRT_HOME"] = str(options.work / "home")
     about = {
@@ -84,15 +90,28 @@ def main() -> None:
         "batches": options.batches,
         "samples": options.samples,
     }
+    # Only the machine is asked again: a card without it would not say what it is about.
+    wanted = {*(options.only or STAGES), "machine"}
     for stage, model in stages(options.models):
+        if stage not in wanted:
+            continue
         left = options.limit_s - (time.monotonic() - started)
-        outcomes.append(_run(stage, model, options, environment, min(left, options.stage_limit_s)))
-        latest = outcomes[-1]
+        latest = _run(stage, model, options, environment, min(left, options.stage_limit_s))
+        outcomes[latest.stage] = latest
         print(f"{latest.stage}: {latest.status} {latest.seconds:.0f} s {latest.reason}", flush=True)
-        written = write_card(options.out, about, [asdict(outcome) for outcome in outcomes])
+        all_so_far = [asdict(outcome) for outcome in outcomes.values()]
+        kept.write_text(json.dumps(all_so_far), encoding="utf-8")
+        written = write_card(options.out, about, all_so_far)
     print(f"written: {written[0]} and {written[1].name}")
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    failed = [outcome for outcome in outcomes.values() if outcome.status == "failed"]
     sys.exit(1 if failed else 0)
+
+
+def _former(kept: Path) -> list[Outcome]:
+    """What earlier commands with the same working folder found."""
+    if not kept.is_file():
+        return []
+    return [Outcome(**each) for each in json.loads(kept.read_text(encoding="utf-8"))]
 
 
 def _run(
@@ -130,17 +149,15 @@ def _run(
     return Outcome(name, "done", seconds, found=found)
 
 
-def _installed(options: argparse.Namespace, outcomes: list[Outcome]) -> Path:
+def _installed(options: argparse.Namespace) -> tuple[Path, Outcome]:
     """Joins and installs the wheels; what fails here is an outcome like any other."""
     site = options.work / "site"
     start = time.monotonic()
     if not options.wheels:
-        outcomes.append(Outcome("wheels", "not run", reason="none were given (--wheels)"))
-        return Path(site)
+        return site, Outcome("wheels", "not run", reason="none were given (--wheels)")
     try:
-        wheels = [
-            path for path in join(options.wheels, options.work / "wheels") if path.suffix == ".whl"
-        ]
+        whole = join(options.wheels, options.work / "wheels")
+        wheels = [path for path in whole if path.suffix == ".whl"]
         # --no-deps: what is not given stays what this interpreter has.
         subprocess.run(
             [
@@ -154,11 +171,9 @@ def _installed(options: argparse.Namespace, outcomes: list[Outcome]) -> Path:
         )  # fmt: skip
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error))[-TAIL:].strip()
-        outcomes.append(Outcome("wheels", "failed", time.monotonic() - start, reason))
-        return Path(site)
-    names = sorted(path.name for path in wheels)
-    outcomes.append(Outcome("wheels", "done", time.monotonic() - start, found={"wheels": names}))
-    return Path(site)
+        return site, Outcome("wheels", "failed", time.monotonic() - start, reason)
+    found = {"wheels": sorted(path.name for path in wheels)}
+    return site, Outcome("wheels", "done", time.monotonic() - start, found=found)
 
 
 def _paths(site: Path) -> list[str]:
@@ -186,6 +201,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("/tmp/cliprt-gpu-check"))
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64, 256])
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=STAGES,
+        help="these stages, beside what former commands with the same --work found",
+    )
     parser.add_argument("--samples", type=int, default=50, help="timed calls of each figure (50)")
     parser.add_argument("--stage-limit-s", type=float, default=420)
     parser.add_argument("--limit-s", type=float, default=24 * 3600, help="of everything")

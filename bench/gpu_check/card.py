@@ -53,10 +53,10 @@ def _markdown(
         reason = " ".join(each["reason"].split())[-300:].replace("|", "/")
         lines.append(f"| {each['stage']} | {each['status']} | {each['seconds']:.0f} | {reason} |")
     for each in outcomes:
-        stage, found = each["stage"], each["found"]
-        if found and not stage.startswith(("machine", "wheels")) and "speed" not in found:
-            lines += ["", f"### {stage}", "", "| what | found |", "|---|---|"]
-            lines += [f"| {name} | {value} |" for name, value in _flat(found)]
+        rows = _flat({name: value for name, value in each["found"].items() if name != "speed"})
+        if rows and each["stage"] != "machine":
+            lines += ["", f"### {each['stage']}", "", "| what | found |", "|---|---|"]
+            lines += [f"| {name} | {value} |" for name, value in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -75,7 +75,8 @@ class Stage:
         per_s = batch / latency.p50_ms * 1e3
         ceiling = self.work / "ceiling.json"
         share = None
-        if ceiling.is_file():
+        # A rehearsal's ceiling is that of one small product.
+        if ceiling.is_file() and not self.cpu:
             greatest = json.loads(ceiling.read_text(encoding="utf-8")).get("teraflops")
             work = operations(self.fp32)
             share = per_s * work / greatest / 1e12 if greatest else None
