@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gate test-oracle full-size check bench golden lock clean
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench golden lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ demo: $(VENV)/ready ## Export, serve and query the demo model, and check its ans
 
 test: $(VENV)/ready ## Run the tests (no torch, no GPU)
 	@$(VENV)/bin/python -m pytest -q
+
+test-gpu: $(VENV)/ready ## Run the tests that need an NVIDIA GPU
+	@$(VENV)/bin/python -m pytest -q -m gpu
 
 gate: $(VENV)/ready ## Build engines of full size ahead of time and inspect them (no GPU)
 	@PYTHONPATH=demo $(VENV)/bin/python tests/gate.py

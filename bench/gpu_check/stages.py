@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from cliprt_engines import (
     device_at_hand,
     find_engines,
 )
+from cliprt_engines._flavor import find_toolkit
 from cliprt_export import export_random, verify_engines
 
 VERSIONS = (
@@ -158,27 +160,28 @@ def export(stage: Stage) -> None:
     if (stage.bundle / "card.json").is_file():
         stage.note("bundle", "was there")
         return
-    precisions = ("fp32",) if stage.cpu else ("fp32", "fp16")
-    export_random(stage.model, stage.bundle, precisions=precisions, samples=8)
-    stage.note("bundle", f"{', '.join(precisions)} with drawn weights")
+    if stage.cpu:
+        export_random(stage.model, stage.bundle, precisions=("fp32",), samples=8)
+    else:
+        export_random(stage.model, stage.bundle, precisions=("fp32", "fp16"), samples=8)
+    stage.note("bundle", f"fp32 and {stage.precision}, with drawn weights")
 
 
 def onnxruntime_stage(stage: Stage) -> None:
     """ONNX Runtime on this GPU."""
     graph = open_bundle(stage.bundle).file(f"image.{stage.precision}.onnx")
-    provider = "cpu" if stage.cpu else "cuda"
-    tower = OnnxTower(graph, provider=provider)
+    tower = OnnxTower(graph, provider="cpu" if stage.cpu else "cuda")
     stage.note("runtime", tower.info.runtime)
     some = pictures(tower.info, 4)
     reference = OnnxTower(stage.fp32).run(some)
     stage.note("least cosine to float32", 1 - largest_error(reference, tower.run(some)))
-    name = f"onnxruntime {provider} {stage.precision}"
+    name = f"onnxruntime {_place(stage)} {stage.precision}"
     for batch in stage.batches:
         if not stage.cpu:
             bound = Bound(graph, pictures(tower.info, batch), graphs=False)
             stage.note_speed(name, batch, bound.run)
         host = pictures(tower.info, batch)
-        stage.note_speed(f"{name}, pictures on the host", batch, lambda host=host: tower.run(host))
+        stage.note_speed(f"{name}, pictures on the host", batch, partial(tower.run, host))
     if not stage.cpu:
         try:
             bound = Bound(graph, pictures(tower.info, 1), graphs=True)
@@ -221,14 +224,11 @@ def torch_stage(stage: Stage) -> None:
 
 def engines(stage: Stage) -> None:
     """Builds what can be built for this GPU."""
-    ahead = {"targets": ["sm89"], "flavor": "tensorrt-rtx", "profiles": SMALL_PROFILES}
+    ahead: dict[str, Any] = {}
+    if stage.cpu:
+        ahead = {"targets": ["sm89"], "flavor": "tensorrt-rtx", "profiles": SMALL_PROFILES}
     try:
-        built = build_engines(
-            stage.bundle,
-            stage.engines,
-            precisions=[stage.precision],
-            **(ahead if stage.cpu else {}),
-        )
+        built = build_engines(stage.bundle, stage.engines, precisions=[stage.precision], **ahead)
     except CliprtError as error:
         raise NotRunError(f"nothing can be built here: {error}") from None
     for engine in built:
@@ -264,18 +264,15 @@ def engine_speed(stage: Stage) -> None:
                 name = f"{tower.info.runtime.partition(' NVIDIA')[0]} fp16, {form}, on the host"
                 for batch in stage.batches if graphs else [1]:
                     host = pictures(tower.info, batch)
-                    stage.note_speed(name, batch, lambda host=host, tower=tower: tower.run(host))
+                    stage.note_speed(name, batch, partial(tower.run, host))
 
 
 def rtx_older(stage: Stage) -> None:
     """Whether TensorRT-RTX engines for other architectures run on this GPU at all."""
     try:
-        from cliprt_engines._flavor import find_toolkit
-
         targets = find_toolkit("tensorrt-rtx").targets
     except CliprtError as error:
         raise NotRunError(str(error)) from None
-    some = None
     for target in targets[:2] if stage.cpu else targets:
         try:
             (engine,) = build_engines(
@@ -287,13 +284,15 @@ def rtx_older(stage: Stage) -> None:
                 targets=[target],
                 profiles=SMALL_PROFILES,
             )
-            stage.note(target, "built, not run: there is no GPU")
             if device_at_hand() is None:
+                stage.note(target, "built, not run: there is no GPU")
                 continue
+            # What stays if this very process ends while it runs.
+            stage.note(target, "built; running it ended the process")
             with TensorRtTower(engine.path, any_device=True) as tower:
                 some = pictures(tower.info, 4)
-                error = largest_error(OnnxTower(stage.fp32).run(some), tower.run(some))
-                stage.note(target, f"runs, least cosine to float32 {1 - error:.6f}")
+                apart = largest_error(OnnxTower(stage.fp32).run(some), tower.run(some))
+                stage.note(target, f"runs, least cosine to float32 {1 - apart:.6f}")
         except CliprtError as error:
             stage.note(target, f"does not run: {error}"[:500])
 
