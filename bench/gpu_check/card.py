@@ -24,7 +24,9 @@ def write_card(
         outcomes: the stages so far, as dictionaries.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    machine = next((each["found"] for each in outcomes if each["stage"] == "machine"), {})
+    machine: dict[str, Any] = next(
+        (each["found"] for each in outcomes if each["stage"] == "machine"), {}
+    )
     gpu = machine.get("gpu") or "no-gpu"
     kind = "rehearsal-on-a-processor" if about["rehearsal"] else re.sub(r"\W+", "-", gpu.lower())
     stem = f"{about['date'][:10]}.{kind}"

@@ -89,10 +89,10 @@ def join(sources: Sequence[Path], target: Path) -> list[Path]:
         if numbers != list(range(len(parts))):
             raise ValueError(f"{name} came in the parts {numbers}; some are missing or twice there")
         path = target / name
-        with path.open("wb") as file:
+        with path.open("wb") as joined:
             for _, part_path in sorted(parts):
                 with part_path.open("rb") as content:
-                    shutil.copyfileobj(content, file)
+                    shutil.copyfileobj(content, joined)
         if name in sums and _sha256(path) != sums[name]:
             raise ValueError(f"{name} is not the file that was cut: its SHA-256 differs")
         made.append(path)
