@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from cuda_stand_in import StandInCuda
 
-from cliprt import Bundle, DeploymentError, EngineError
-from cliprt_engines import build_engines, open_engine
+from cliprt import DeploymentError, EngineError, MissingExtra
+from cliprt_engines import Engine, open_engine
 from cliprt_engines._cuda import Cuda, PinnedBuffer
 from cliprt_engines._device import device_at_hand
-from cliprt_engines._flavor import find_toolkit
+from cliprt_engines._flavor import Toolkit
 from cliprt_engines._loaded import LoadedPlan
 from cliprt_engines._tensorrt import TensorRtTower
 
@@ -104,22 +104,21 @@ def test_the_real_module_says_why_there_is_no_gpu() -> None:
         Cuda()
 
 
-def test_tensorrt_rtx_says_why_it_cannot_load_a_plan(small_bundle: Bundle, tmp_path: Path) -> None:
+def test_tensorrt_rtx_says_why_it_cannot_load_a_plan(built: Engine, rtx: Toolkit) -> None:
     """A real plan in the real library, as far as they go without a GPU."""
     if device_at_hand() is not None:
         pytest.skip("there is a GPU, which may load the plan")
-    (engine,) = build_engines(
-        small_bundle,
-        tmp_path,
-        precisions=["fp32"],
-        towers=["text"],
-        flavor="tensorrt-rtx",
-        targets=["sm89"],
-        profiles={"text": "1:1:2x2:8:8"},
-    )
-    toolkit, cuda = find_toolkit("tensorrt-rtx"), Cuda(runtime=StandInCuda())
+    cuda = Cuda(runtime=StandInCuda())
     with pytest.raises(EngineError, match=r"cannot deserialise .*driver version is insufficient"):
-        LoadedPlan(open_engine(engine.path), toolkit, cuda, graphs=True)
-    if find_spec("cuda"):
+        LoadedPlan(open_engine(built.path), rtx, cuda, graphs=True)
+
+
+def test_a_tower_without_a_driver_says_so(built: Engine) -> None:
+    if device_at_hand() is not None:
+        pytest.skip("there is a GPU")
+    if find_spec("cuda") is None:
+        with pytest.raises(MissingExtra, match=r"pip install 'cliprt\[gpu\]'"):
+            TensorRtTower(built.path)
+    else:
         with pytest.raises(DeploymentError, match="no NVIDIA driver was found"):
-            TensorRtTower(engine.path)
+            TensorRtTower(built.path)
