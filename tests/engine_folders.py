@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from cliprt import Bundle, FileEntry
-from cliprt_engines import OnnxTower
+from cliprt_engines import OnnxTower, TensorRtTower
+from cliprt_engines._flavor import FlavorName
 from cliprt_engines._manifest import (
     MANIFEST,
     PLAN,
@@ -21,6 +25,9 @@ from cliprt_engines._manifest import (
     TensorEntry,
 )
 from cliprt_engines._profiles import Profile, Span
+
+Load = Callable[..., TensorRtTower]
+"""Loads an engine's folder with the stand-ins, see the fixture."""
 
 PROFILES = {
     "image": (Profile(batch=Span(1, 3, 6)), Profile(batch=Span(1, 1, 2))),
@@ -40,6 +47,7 @@ def write_engine(
     precision: str = "fp32",
     profiles: Sequence[Profile] | None = None,
     plan_profiles: Sequence[Profile] | None = None,
+    flavor: FlavorName = "tensorrt",
 ) -> Path:
     """A folder such as ``cliprt build`` makes, with a plan for the stand-in.
 
@@ -51,6 +59,7 @@ def write_engine(
         precision: of the tower.
         profiles: of the manifest.
         plan_profiles: of the plan, if they are others.
+        flavor: of TensorRT.
     """
     graph = f"{tower}.{precision}.onnx"
     info = OnnxTower(bundle.file(graph), threads=1).info
@@ -67,7 +76,7 @@ def write_engine(
         precision=precision,
         files={graph: bundle.card.files[graph]},
         profiles=profiles,
-        flavor="tensorrt",
+        flavor=flavor,
         version="11.0.0",
         architectures=("sm89",),
         built_on=None,
@@ -91,3 +100,14 @@ def write_engine(
     (engine / PLAN).write_bytes(plan)
     (engine / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     return engine
+
+
+def some_tokens(rows: int, length: int = 7, seed: int = 0) -> NDArray[np.int32]:
+    tokens = np.random.default_rng(seed).integers(1, 49406, (rows, length), dtype=np.int32)
+    tokens[:, -1] = 49407
+    return tokens
+
+
+def expected(bundle: Bundle, batch: NDArray[Any]) -> NDArray[np.float32]:
+    tower = "text" if batch.dtype == np.int32 else "image"
+    return OnnxTower(bundle.file(f"{tower}.fp32.onnx"), threads=1).run(batch)

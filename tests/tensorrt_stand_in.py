@@ -36,6 +36,40 @@ class ILogger:
         WARNING = 2
 
 
+class CudaGraphStrategy(enum.Enum):
+    DISABLED = 0
+    WHOLE_GRAPH_CAPTURE = 1
+
+
+class RuntimeCache:
+    """Of TensorRT-RTX: holds what it was given, and one kernel for every context made with it."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.content = bytes(blob)
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
+class RuntimeConfig:
+    """Of TensorRT-RTX."""
+
+    def __init__(self) -> None:
+        self.cuda_graph_strategy = CudaGraphStrategy.DISABLED
+        self.cache: RuntimeCache | None = None
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
 class Context:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.profile = engine, 0
@@ -118,9 +152,20 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         return [tuple(shape) for shape in self.plan["profiles"][profile_index]]
 
-    def create_execution_context(self, strategy: Any) -> Context:
-        assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
-        return Context(self)
+    def create_runtime_config(self) -> RuntimeConfig:
+        self.config = RuntimeConfig()
+        return self.config
+
+    def create_execution_context(self, how: Any) -> Context:
+        context = Context(self)
+        if isinstance(how, RuntimeConfig):
+            assert how.cache is not None
+            how.cache.content += b"kernel "
+            # Contexts of RTX bring their own memory.
+            context.memory = id(context)
+        else:
+            assert how is ExecutionContextAllocationStrategy.USER_MANAGED
+        return context
 
 
 def stand_in_tensorrt(cuda: StandInCuda) -> ModuleType:
@@ -141,6 +186,7 @@ def stand_in_tensorrt(cuda: StandInCuda) -> ModuleType:
     for name, value in {
         "ILogger": ILogger,
         "Runtime": Runtime,
+        "CudaGraphStrategy": CudaGraphStrategy,
         "TensorIOMode": TensorIOMode,
         "ExecutionContextAllocationStrategy": ExecutionContextAllocationStrategy,
     }.items():

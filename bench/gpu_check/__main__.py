@@ -98,7 +98,8 @@ def main() -> None:
         left = options.limit_s - (time.monotonic() - started)
         latest = _run(stage, model, options, environment, min(left, options.stage_limit_s))
         outcomes[latest.stage] = latest
-        print(f"{latest.stage}: {latest.status} {latest.seconds:.0f} s {latest.reason}", flush=True)
+        why = latest.reason.rpartition("\n")[2]
+        print(f"{latest.stage}: {latest.status} {latest.seconds:.0f} s {why}", flush=True)
         all_so_far = [asdict(outcome) for outcome in outcomes.values()]
         kept.write_text(json.dumps(all_so_far), encoding="utf-8")
         written = write_card(options.out, about, all_so_far)

@@ -6,9 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cuda_stand_in import StandInCuda
+from engine_folders import Load, write_engine
+from tensorrt_stand_in import stand_in_tensorrt
 
 from cliprt import Bundle
-from cliprt_engines import Engine, build_engines, find_engines
+from cliprt_engines import Engine, TensorRtTower, _tensorrt, build_engines, find_engines
+from cliprt_engines._cuda import Cuda
 from cliprt_engines._flavor import Toolkit, find_toolkit
 from cliprt_export import export_checkpoint
 
@@ -45,3 +49,23 @@ def engine(built: Engine, tmp_path: Path) -> Engine:
     """A copy of it, to damage."""
     (copy,) = find_engines(shutil.copytree(built.path, tmp_path / "engines" / built.path.name))
     return copy
+
+
+@pytest.fixture
+def cuda() -> StandInCuda:
+    return StandInCuda()
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, cuda: StandInCuda) -> Load:
+    """Loads an engine's folder with the stand-ins in place of the libraries."""
+    api = stand_in_tensorrt(cuda)
+    monkeypatch.setattr(_tensorrt, "find_toolkit", lambda flavor: Toolkit(flavor, "11.0.0", api))
+    monkeypatch.setattr(_tensorrt, "device_at_hand", lambda device: None)
+    monkeypatch.setattr(_tensorrt, "Cuda", lambda device: Cuda(device, runtime=cuda))
+    return lambda folder, **options: TensorRtTower(folder, any_device=True, **options)
+
+
+@pytest.fixture
+def text_engine(small_bundle: Bundle, tmp_path: Path) -> Path:
+    return write_engine(tmp_path, small_bundle, "text")

@@ -6,56 +6,16 @@ What a GPU answers is tested in test_on_gpu.py.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cuda_stand_in import StandInCuda
-from engine_folders import write_engine
-from numpy.typing import NDArray
-from tensorrt_stand_in import stand_in_tensorrt
+from engine_folders import Load, expected, some_tokens, write_engine
 
 from cliprt import Bundle, ClosedError, DeploymentError, EngineError, InvalidInput
-from cliprt_engines import OnnxTower, _tensorrt
-from cliprt_engines._cuda import Cuda
-from cliprt_engines._flavor import Toolkit
 from cliprt_engines._profiles import Profile, Span
-from cliprt_engines._tensorrt import TensorRtTower
-
-Load = Callable[..., TensorRtTower]
-
-
-@pytest.fixture
-def cuda() -> StandInCuda:
-    return StandInCuda()
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch, cuda: StandInCuda) -> Load:
-    """Loads an engine's folder with the stand-ins in place of the libraries."""
-    toolkit = Toolkit("tensorrt", "11.0.0", stand_in_tensorrt(cuda))
-    monkeypatch.setattr(_tensorrt, "find_toolkit", lambda flavor: toolkit)
-    monkeypatch.setattr(_tensorrt, "device_at_hand", lambda device: None)
-    monkeypatch.setattr(_tensorrt, "Cuda", lambda device: Cuda(device, runtime=cuda))
-    return lambda folder, **options: TensorRtTower(folder, any_device=True, **options)
-
-
-@pytest.fixture
-def text_engine(small_bundle: Bundle, tmp_path: Path) -> Path:
-    return write_engine(tmp_path, small_bundle, "text")
-
-
-def some_tokens(rows: int, length: int = 7, seed: int = 0) -> NDArray[np.int32]:
-    tokens = np.random.default_rng(seed).integers(1, 49406, (rows, length), dtype=np.int32)
-    tokens[:, -1] = 49407
-    return tokens
-
-
-def expected(bundle: Bundle, batch: NDArray[Any]) -> NDArray[np.float32]:
-    tower = "text" if batch.dtype == np.int32 else "image"
-    return OnnxTower(bundle.file(f"{tower}.fp32.onnx"), threads=1).run(batch)
 
 
 def test_it_says_what_it_takes(load: Load, text_engine: Path, small_bundle: Bundle) -> None:
@@ -238,78 +198,6 @@ def test_closing_lets_waiting_threads_go(load: Load, text_engine: Path) -> None:
         assert not thread.is_alive()
 
 
-class OnGpu:
-    """An array in the stand-in's device memory."""
-
-    def __init__(self, cuda: StandInCuda, values: NDArray[Any], **changes: object) -> None:
-        _, self.pointer = cuda.cudaMalloc(values.nbytes)
-        cuda.array(self.pointer, values.shape, values.dtype)[...] = values
-        self.interface = {
-            "shape": values.shape,
-            "typestr": values.dtype.str,
-            "data": (self.pointer, False),
-            "strides": None,
-            "version": 3,
-            "stream": 1,
-            **changes,
-        }
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return self.interface
-
-
-@pytest.mark.parametrize("with_bundle", [False, True])
-def test_arrays_on_the_gpu_are_taken(
-    with_bundle: bool, load: Load, text_engine: Path, cuda: StandInCuda, small_bundle: Bundle
-) -> None:
-    tokens = some_tokens(11)
-    bundle = small_bundle if with_bundle else None
-    with load(text_engine, bundle=bundle) as tower:
-        for _ in range(3):
-            found = tower.run(OnGpu(cuda, tokens))
-            np.testing.assert_allclose(found, expected(small_bundle, tokens), atol=1e-5)
-
-
-def test_an_array_that_is_not_ready_is_waited_for(
-    load: Load, text_engine: Path, cuda: StandInCuda, small_bundle: Bundle
-) -> None:
-    tokens = some_tokens(2)
-    _, stream = cuda.cudaStreamCreateWithFlags(1)
-    array = OnGpu(cuda, np.ones_like(tokens), stream=stream.number)
-
-    def produce() -> None:
-        cuda.array(array.pointer, tokens.shape, tokens.dtype)[...] = tokens
-
-    stream.queue.append(("do", produce))
-    with load(text_engine) as tower:
-        np.testing.assert_allclose(tower.run(array), expected(small_bundle, tokens), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"mask": object()}, "is masked"),
-        ({"strides": (4, 8)}, "not contiguous"),
-        ({"stream": 0}, "names stream 0"),
-        ({"shape": "x"}, "does not describe itself"),
-        ({"typestr": "<i8"}, "takes int32 tokens, got int64"),
-    ],
-)
-def test_arrays_on_the_gpu_that_are_refused(
-    changes: dict[str, object], message: str, load: Load, text_engine: Path, cuda: StandInCuda
-) -> None:
-    with load(text_engine) as tower, pytest.raises(InvalidInput, match=message):
-        tower.run(OnGpu(cuda, some_tokens(2), **changes))
-
-
-def test_an_array_elsewhere_is_refused(load: Load, text_engine: Path, cuda: StandInCuda) -> None:
-    tokens = some_tokens(2)
-    array = OnGpu(cuda, tokens, data=(tokens.ctypes.data, False))
-    with load(text_engine) as tower, pytest.raises(InvalidInput, match="not a GPU's"):
-        tower.run(array)
-
-
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
@@ -324,21 +212,6 @@ def test_an_array_elsewhere_is_refused(load: Load, text_engine: Path, cuda: Stan
 def test_batches_that_are_refused(batch: Any, message: str, load: Load, text_engine: Path) -> None:
     with load(text_engine) as tower, pytest.raises(InvalidInput, match=message):
         tower.run(batch)
-
-
-@pytest.mark.parametrize("bad", [-1, 49408, 2**31 - 1])
-@pytest.mark.parametrize("on_gpu", [False, True])
-def test_ids_that_the_tower_does_not_have_never_reach_the_gpu(
-    bad: int, on_gpu: bool, load: Load, text_engine: Path, small_bundle: Bundle, cuda: StandInCuda
-) -> None:
-    tokens = some_tokens(3)
-    tokens[1, 2] = bad
-    batch = OnGpu(cuda, tokens) if on_gpu else tokens
-    with load(text_engine, bundle=small_bundle) as tower:
-        cuda.calls.clear()
-        with pytest.raises(InvalidInput, match=f"item 1: a token id is {bad}; .* 0 to 49407"):
-            tower.run(batch)
-        assert "cudaMemcpyAsync" not in cuda.calls
 
 
 def test_a_failing_run_leaves_the_tower_usable(
@@ -380,3 +253,46 @@ def test_contexts_and_graphs_must_be_sensible(load: Load, text_engine: Path) -> 
         load(text_engine, contexts=0)
     with pytest.raises(ValueError, match="must not be negative, got -1"):
         load(text_engine, graphs=-1)
+
+
+@pytest.mark.parametrize("graphs", [0, 4])
+def test_tensorrt_rtx_captures_by_itself(
+    graphs: int, load: Load, cuda: StandInCuda, small_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = write_engine(tmp_path, small_bundle, "text", flavor="tensorrt-rtx")
+    tokens = some_tokens(19)
+    with load(folder, graphs=graphs) as tower:
+        wanted = "WHOLE_GRAPH_CAPTURE" if graphs else "DISABLED"
+        assert tower._plan._engine.config.cuda_graph_strategy.name == wanted
+        for _ in range(4):
+            np.testing.assert_allclose(tower.run(tokens), expected(small_bundle, tokens), atol=1e-5)
+        assert tower.graphs == 0
+    assert "cudaStreamBeginCapture" not in cuda.calls
+    assert not cuda.memory
+
+
+def test_what_tensorrt_rtx_compiled_is_kept(
+    load: Load, small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPRT_HOME", str(tmp_path / "home"))
+    folder = write_engine(tmp_path, small_bundle, "text", flavor="tensorrt-rtx")
+    load(folder).close()
+    (kept,) = (tmp_path / "home" / "rtx").iterdir()
+    assert kept.read_bytes() == b"kernel " * 2
+    assert kept.stat().st_mode & 0o077 == 0
+    with load(folder) as tower:
+        assert tower._plan._engine.config.cache.content.startswith(b"kernel " * 2)
+        # What others may write to is no code to run.
+        kept.chmod(0o666)
+        with load(folder) as other:
+            assert other._plan._engine.config.cache.content == b"kernel " * 2
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    load: Load, small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("a file where a folder should be")
+    monkeypatch.setenv("CLIPRT_HOME", str(tmp_path / "home"))
+    folder = write_engine(tmp_path, small_bundle, "text", flavor="tensorrt-rtx")
+    with load(folder) as tower:
+        assert tower.run(some_tokens(1)).shape == (1, tower.info.dim)
