@@ -245,8 +245,10 @@ def verify(stage: Stage) -> None:
         raise NotRunError("there is no GPU")
     result = verify_engines(stage.engines, bundle=stage.bundle, samples=40)
     for row in result.rows:
-        missed = [row.refused] if row.certificate is None else row.certificate.missed
-        stage.note(row.engine, "; ".join(map(str, missed)) or "passed")
+        wrong = [f"not run: {row.refused}"] if row.refused else []
+        wrong += [f"failed: {row.failed}"] if row.failed else []
+        wrong += row.certificate.missed if row.certificate else []
+        stage.note(row.engine, "; ".join(wrong) or "passed")
     if not result.passed:
         raise RuntimeError("a bar was missed, see what was found")
 

@@ -35,13 +35,17 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         engine: name of its folder.
-        certificate: what was measured, or None if it could not be run.
-        refused: why it could not be run, or None.
+        certificate: what was measured, or None.
+        refused: why it is not for this machine, or None if it is.
+        failed: what ended its checks, or None if they came to an end.
+        unsaved: why the certificate could not be written beside the engine, or None.
     """
 
     engine: str
-    certificate: EngineCertificate | None
-    refused: str | None
+    certificate: EngineCertificate | None = None
+    refused: str | None = None
+    failed: str | None = None
+    unsaved: str | None = None
 
 
 class EngineVerification(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,9 +61,11 @@ class EngineVerification(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether some engine was run and none of those that were misses anything."""
-        run = [row.certificate for row in self.rows if row.certificate is not None]
-        return bool(run) and not any(certificate.missed for certificate in run)
+        """Whether some engine was run and none of those that were fails or misses anything."""
+        run = [row for row in self.rows if row.refused is None]
+        return bool(run) and not any(
+            row.certificate is None or row.certificate.missed for row in run
+        )
 
 
 def holds_engines(folder: str | Path) -> bool:
@@ -71,7 +77,7 @@ def holds_engines(folder: str | Path) -> bool:
         find_engines(path)
     except EngineError:
         # An engine that is damaged is one all the same.
-        return any(path.glob("**/*.plan"))
+        return any((*path.glob("*.plan"), *path.glob("*/*.plan")))
     return True
 
 
@@ -108,7 +114,7 @@ def verify_engines(
         on_step: called as each of STEPS begins, and as it goes on.
 
     Raises:
-        EngineError: there are no engines, none can be run here, or a certificate cannot be written.
+        EngineError: there are no engines, or none can be run here.
         BundleError: the bundle cannot be found or is damaged.
     """
     require("onnxruntime", extra="export")
@@ -127,18 +133,22 @@ def verify_engines(
     for engine in engines:
         name, tower_name = engine.path.name, engine.manifest.recipe.tower
         try:
-            with closing(load(engine, opened)) as tower:
+            tower = load(engine, opened)
+        except CliprtError as error:
+            rows.append(EngineRow(engine=name, refused=str(error)))
+            continue
+        with closing(tower):
+            try:
                 if tower_name not in references:
                     on_step(f"reference: {tower_name}")
                     references[tower_name] = _Reference(opened, tower_name, samples)
                 told = partial(_tell, on_step, name)
                 certificate = references[tower_name].certify(engine, tower, demanded, told)
-        except CliprtError as error:
-            rows.append(EngineRow(engine=name, certificate=None, refused=str(error)))
-            continue
-        save_engine_certificate(engine, certificate)
-        rows.append(EngineRow(engine=name, certificate=certificate, refused=None))
-    if all(row.certificate is None for row in rows):
+            except CliprtError as error:
+                rows.append(EngineRow(engine=name, failed=str(error)))
+                continue
+        rows.append(_saved(engine, certificate))
+    if all(row.refused is not None for row in rows):
         raise EngineError(f"no engine of {folder} can be run here: {rows[0].refused}")
     return EngineVerification(space=opened.card.space, rows=rows)
 
@@ -189,6 +199,16 @@ class _Reference:
         )
 
 
+def _saved(engine: Engine, certificate: EngineCertificate) -> EngineRow:
+    """Writes the certificate; where that is not allowed, what was measured is not lost."""
+    unsaved = None
+    try:
+        save_engine_certificate(engine, certificate)
+    except EngineError as error:
+        unsaved = str(error)
+    return EngineRow(engine=engine.path.name, certificate=certificate, unsaved=unsaved)
+
+
 def _missed(
     precision: str, against: dict[str, Fidelity], checks: list[Check], bars: Bars
 ) -> list[str]:
@@ -208,7 +228,10 @@ def _bundle_beside(folder: Path, engines: Sequence[Engine]) -> Path:
     """The bundle of that space in or beside the folder that holds the engines."""
     space = engines[0].manifest.recipe.space
     around = folder.resolve().parent
-    nearby = [around, *sorted(entry for entry in around.iterdir() if entry.is_dir())]
+    try:
+        nearby = [around, *sorted(entry for entry in around.iterdir() if entry.is_dir())]
+    except OSError:
+        nearby = [around]
     for candidate in nearby:
         card = candidate / CARD
         try:

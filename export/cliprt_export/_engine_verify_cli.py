@@ -50,6 +50,10 @@ def _print(result: EngineVerification) -> None:
     run = [row.certificate for row in result.rows if row.certificate is not None]
     for runtime in dict.fromkeys(certificate.runtime for certificate in run):
         console.print(f"here       {runtime}")
+    if not run:
+        for row in result.rows:
+            _print_problems(row)
+        return
     console.print(f"reference  {run[0].reference_runtime}, and answers of the original weights")
     print_table(
         ("tower", "precision", "against", *COLUMNS),
@@ -83,8 +87,11 @@ def _checks(certificate: EngineCertificate) -> list[list[str]]:
 
 def _print_problems(row: EngineRow) -> None:
     console = out()
-    if row.certificate is None:
+    if row.refused is not None:
         console.print(f"not run: {row.engine}: {row.refused}")
-        return
-    for missed in row.certificate.missed:
+    if row.failed is not None:
+        console.print(f"failed: {row.engine}: {row.failed}")
+    if row.unsaved is not None:
+        console.print(f"not written: {row.unsaved}")
+    for missed in row.certificate.missed if row.certificate else ():
         console.print(f"missed: {row.engine}: {missed}")

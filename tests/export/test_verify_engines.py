@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from engine_folders import PROFILES, write_engine
 from numpy.typing import NDArray
 
-from cliprt import Bundle, EngineError, InvalidInput
+from cliprt import Bundle, DeploymentError, EngineError, InvalidInput
 from cliprt_engines import Engine, OnnxTower, TowerInfo, find_engines
 from cliprt_export import verify_engines
 from cliprt_export._engine_certificate import read_engine_certificate
@@ -251,6 +251,35 @@ def test_an_engine_that_cannot_run_here_does_not_hide_the_others(
     assert (image.certificate, image.refused) == (None, "its architecture is sm80, here it is sm90")
     assert text.certificate is not None
     assert result.passed
+
+
+def test_an_engine_that_fails_during_its_checks_does_not_pass(
+    engines: Path, small_bundle: Bundle
+) -> None:
+    class Failing(Sound):
+        def run(self, batch: NDArray[Any]) -> Floats:
+            if batch.dtype == np.int32 and len(batch) == self.most:
+                raise DeploymentError("cudaGraphLaunch failed on GPU 0")
+            return super().run(batch)
+
+    result = verify_engines(engines, bundle=small_bundle.path, samples=8, load=Failing)
+    image, text = result.rows
+    assert image.certificate is not None
+    assert text.failed == "cudaGraphLaunch failed on GPU 0"
+    assert not result.passed
+
+
+def test_what_cannot_be_written_is_still_told(small_bundle: Bundle, tmp_path: Path) -> None:
+    folder = write_engine(tmp_path / "engines", small_bundle, "image")
+    (folder / "certificate.json").mkdir()
+    (folder / "certificate.json" / "in the way").touch()
+    result = verify_engines(folder, bundle=small_bundle.path, samples=8, load=Sound)
+    (row,) = result.rows
+    assert row.certificate is not None
+    assert "certificate.json cannot be written" in (row.unsaved or "")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "certificate.json", "engine.plan", "manifest.json",
+    ]  # fmt: skip
 
 
 def test_without_any_engine_that_runs_nothing_passes(engines: Path, small_bundle: Bundle) -> None:
