@@ -17,9 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -132,15 +134,21 @@ def _run(
         command.append("--cpu")
     start = time.monotonic()
     log = options.work / f"{result.stem}.log"
-    try:
-        with log.open("w", encoding="utf-8") as output:
-            ended = subprocess.run(
-                command, env=environment, stdout=output, stderr=output, timeout=limit_s, check=False
-            )
-        said = log.read_text(encoding="utf-8", errors="replace")[-TAIL:].strip()
-        reason = "" if ended.returncode == 0 else f"ended with status {ended.returncode}: {said}"
-    except subprocess.TimeoutExpired:
-        reason = f"took longer than {limit_s:.0f} s"
+    with log.open("w", encoding="utf-8") as output:
+        # A session of its own: a stage's compilers end with it.
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            status = process.wait(limit_s)
+            said = log.read_text(encoding="utf-8", errors="replace")[-TAIL:].strip()
+            reason = "" if status == 0 else f"ended with status {status}: {said}"
+        except subprocess.TimeoutExpired:
+            reason = f"took longer than {limit_s:.0f} s"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     seconds = time.monotonic() - start
     found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
     if reason:

@@ -52,7 +52,11 @@ def device_array(array: OnDevice) -> DeviceArray:
     Raises:
         InvalidInput: it is masked or not contiguous, or does not describe itself as it should.
     """
-    found = array.__cuda_array_interface__
+    try:
+        found = array.__cuda_array_interface__
+    except AttributeError:
+        # Those of torch on the host have the property, and no value for it.
+        raise InvalidInput("the array does not lie on a GPU; pass it as a NumPy array") from None
     try:
         shape = tuple(int(size) for size in found["shape"])
         dtype = np.dtype(found["typestr"])

@@ -35,6 +35,8 @@ from cliprt_engines._tower import Inputs
 LANES = 2
 """One computes while the other copies."""
 
+_UNKNOWN = -1
+
 Shape = tuple[int, ...]
 _Key = tuple[int, int, Shape]
 
@@ -102,18 +104,21 @@ class Bound:
         """
         self._plan, self._context = plan, plan.context(memory.pointer)
         self._addresses = (lane.input.pointer, lane.output.pointer)
-        # A new context is under profile 0.
+        # A new context is under profile 0, and has neither shape nor addresses.
         self._profile, self._shape = 0, Shape()
 
     def enqueue(self, profile: int, shape: Shape, stream: Stream) -> None:
         """Begins a computation."""
-        changed = profile != self._profile
+        changed, new = profile != self._profile, not self._shape
+        reshaped = changed or shape != self._shape
+        # What a refused run leaves behind is not known; the next one sets everything.
+        self._profile, self._shape = _UNKNOWN, Shape()
         self._plan.enqueue(
             self._context,
             profile if changed else None,
-            # A change of profile forgets the shape.
-            shape if changed or shape != self._shape else None,
-            self._addresses,
+            # A change of profile forgets what was set for the one before.
+            shape if reshaped else None,
+            self._addresses if changed or new else None,
             int(stream.handle),
         )
         self._profile, self._shape = profile, shape

@@ -101,7 +101,7 @@ class LoadedPlan:
         context: Any,
         profile: int | None,
         shape: tuple[int, ...] | None,
-        addresses: tuple[int, int],
+        addresses: tuple[int, int] | None,
         stream: int,
     ) -> None:
         """Begins a run of a context.
@@ -110,7 +110,7 @@ class LoadedPlan:
             context: one of this plan's.
             profile: number of the profile to change to; None stays.
             shape: of the input; None is the one before.
-            addresses: of input and output on the GPU.
+            addresses: of input and output on the GPU; None are those before.
             stream: number of the stream.
 
         Raises:
@@ -121,7 +121,7 @@ class LoadedPlan:
                 raise _Refused
             if shape is not None and not context.set_input_shape(self.input.name, shape):
                 raise _Refused
-            for tensor, address in zip((self.input, self.output), addresses, strict=True):
+            for tensor, address in zip((self.input, self.output), addresses or (), strict=False):
                 if not context.set_tensor_address(tensor.name, address):
                     raise _Refused
             if not context.execute_async_v3(stream):

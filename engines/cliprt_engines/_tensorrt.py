@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from math import prod
@@ -107,7 +108,10 @@ class TensorRtTower:
                 held.callback(worker.close)
                 self._workers.append(worker)
                 self._idle.put(worker)
-            self._held = held.pop_all()
+            # A tower that nobody closed gives its memory back when it goes. At the end of the
+            # process CUDA may have gone before.
+            self._give_back = weakref.finalize(self, held.pop_all().close)
+            self._give_back.atexit = False
 
     @property
     def info(self) -> TowerInfo:
@@ -158,7 +162,7 @@ class TensorRtTower:
                 self._idle.get()
             self._idle.put(None)
             self._cuda.select()
-            self._held.close()
+            self._give_back()
             self._workers = []
 
     def __enter__(self) -> TensorRtTower:

@@ -123,6 +123,17 @@ def test_stages_that_fail_do_not_lose_the_others(tmp_path: Path) -> None:
     assert stages["wheels"]["reason"] == "none were given (--wheels)"
 
 
+def test_a_stage_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    command = [
+        sys.executable, str(CHECK), "--cpu-rehearsal", "--work", str(tmp_path / "work"),
+        "--models", "ViT-L-14", "--only", "export", "--stage-limit-s", "6",
+    ]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert "export ViT-L-14: failed" in ended.stdout
+    assert "took longer than 6 s" in ended.stdout
+
+
 def test_work_is_counted_as_published(vit_b_32: Any) -> None:
     from timing import operations
 

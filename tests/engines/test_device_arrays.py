@@ -79,6 +79,18 @@ def test_arrays_on_the_gpu_that_are_refused(
         tower.run(OnGpu(cuda, some_tokens(2), **changes))
 
 
+def test_an_array_that_says_it_is_not_on_a_gpu_is_refused(load: Load, text_engine: Path) -> None:
+    """As torch's on the host do."""
+
+    class OnHost:
+        @property
+        def __cuda_array_interface__(self) -> dict[str, Any]:
+            raise AttributeError("use tensor.cpu()")
+
+    with load(text_engine) as tower, pytest.raises(InvalidInput, match="on a GPU|on the GPU"):
+        tower.run(OnHost())
+
+
 def test_an_array_elsewhere_is_refused(load: Load, text_engine: Path, cuda: StandInCuda) -> None:
     tokens = some_tokens(2)
     array = OnGpu(cuda, tokens, data=(tokens.ctypes.data, False))

@@ -5,6 +5,7 @@ What a GPU answers is tested in test_on_gpu.py.
 
 from __future__ import annotations
 
+import gc
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from cuda_stand_in import StandInCuda
 from engine_folders import Load, expected, some_tokens, write_engine
+from numpy.typing import NDArray
+from tensorrt_stand_in import Context
 
 from cliprt import Bundle, ClosedError, DeploymentError, EngineError, InvalidInput
 from cliprt_engines._profiles import Profile, Span
@@ -139,6 +142,17 @@ def test_everything_is_given_back(load: Load, text_engine: Path, cuda: StandInCu
         tower.run(some_tokens(1))
 
 
+def test_a_tower_that_nobody_closed_gives_its_memory_back(
+    load: Load, text_engine: Path, cuda: StandInCuda
+) -> None:
+    tower = load(text_engine)
+    tower.run(some_tokens(2))
+    assert cuda.memory
+    del tower
+    gc.collect()
+    assert not cuda.memory
+
+
 def test_it_can_be_opened_again(load: Load, text_engine: Path, small_bundle: Bundle) -> None:
     for _ in range(2):
         with load(text_engine) as tower:
@@ -218,16 +232,38 @@ def test_a_failing_run_leaves_the_tower_usable(
     load: Load, text_engine: Path, cuda: StandInCuda, small_bundle: Bundle
 ) -> None:
     tokens = some_tokens(16)
-    with load(text_engine, graphs=0) as tower:
-        tower.run(some_tokens(1))
-        (worker,) = tower._workers
-        broken = worker._bound[1]
-        right, broken._addresses = broken._addresses, (0, 0)
-        with pytest.raises(AssertionError, match="left the memory"):
-            tower.run(tokens)
-        broken._addresses = right
-        for _ in range(2):
+    with load(text_engine) as tower:
+        engine = tower._plan._engine
+        working, runs = engine.tower, []
+
+        class Failing:
+            def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+                runs.append(len(batch))
+                raise DeploymentError("the kernel of this piece fails")
+
+        for _ in range(4):
+            engine.tower = Failing()
+            with pytest.raises(DeploymentError, match="of this piece fails"):
+                tower.run(tokens)
+            engine.tower = working
             np.testing.assert_allclose(tower.run(tokens), expected(small_bundle, tokens), atol=1e-5)
+        # Both pieces were waited for, whatever became of the first.
+        assert runs[:2] == [8, 8]
+
+
+def test_a_refused_run_leaves_the_context_usable(
+    load: Load, text_engine: Path, small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, refused = some_tokens(2, 30), some_tokens(2, 40)
+    with load(text_engine) as tower:
+        tower.run(before)
+        with monkeypatch.context() as patch:
+            # The context has the new shape by then.
+            patch.setattr(Context, "execute_async_v3", lambda self, stream: False)
+            with pytest.raises(EngineError, match=r"cannot run .* with an input of \(2, 40\)"):
+                tower.run(refused)
+        for batch in (before, refused, before):
+            np.testing.assert_allclose(tower.run(batch), expected(small_bundle, batch), atol=1e-5)
 
 
 def test_a_plan_with_other_profiles_than_its_manifest_is_refused(
