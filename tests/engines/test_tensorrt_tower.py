@@ -255,7 +255,7 @@ def test_a_refused_run_leaves_the_context_usable(
     load: Load, text_engine: Path, small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, refused = some_tokens(2, 30), some_tokens(2, 40)
-    with load(text_engine) as tower:
+    with load(text_engine, graphs=0) as tower:
         tower.run(before)
         with monkeypatch.context() as patch:
             # The context has the new shape by then.
