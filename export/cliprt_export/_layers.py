@@ -35,6 +35,7 @@ class Layers:
         self.graph = graph
         self.tensors = tensors
         self.precision = precision
+        self._rounded: dict[Value, Value] = {}
 
     def weight(self, name: str, array: NDArray[Any], dtype: DType) -> Value:
         """A weight in the given type."""
@@ -80,7 +81,10 @@ class Layers:
         if scope is None:
             stored = self.weight(f"{name}.weight", weight.T, dtype)
         else:
-            x = self.quantised(x, scope, f"{name}.in", dtype)
+            # Once, however many products take it.
+            if x not in self._rounded:
+                self._rounded[x] = self.quantised(x, scope, f"{name}.in", dtype)
+            x = self._rounded[x]
             stored = self.quantised_weight(weight.T, 1, name, dtype)
         x = self.graph.op("MatMul", x, stored, name=product)
         if bias is None:
@@ -264,7 +268,26 @@ class Layers:
     def _project(
         self, x: Value, spec: TransformerSpec, block: str, roles: tuple[str, ...], dtype: DType
     ) -> list[Value]:
-        """Queries, keys or values in one matrix product, as [batch, heads, length, head width]."""
+        """Queries, keys or values, as [batch, heads, length, head width]."""
+        name = f"{block}.attention"
+        if not self.precision.joins_projections:
+            split = [self._joined(x, spec, block, (role,), dtype) for role in roles]
+        elif len(roles) == 1:
+            split = [self._joined(x, spec, block, roles, dtype)]
+        else:
+            joined = self._joined(x, spec, block, roles, dtype)
+            split = self.graph.ops(
+                "Split", len(roles), joined, name=f"{joined}.split", axis=-1, num_outputs=len(roles)
+            )
+        return [
+            self.heads(part, spec.width, spec.heads, f"{name}.{role}", key=role == "key")
+            for role, part in zip(roles, split, strict=True)
+        ]
+
+    def _joined(
+        self, x: Value, spec: TransformerSpec, block: str, roles: tuple[str, ...], dtype: DType
+    ) -> Value:
+        """Queries, keys or values in one matrix product, [batch, length, roles x width]."""
         name = f"{block}.attention"
         parts = {"weight": [], "bias": []}  # type: dict[str, list[NDArray[np.float32]]]
         for role in roles:
@@ -273,17 +296,7 @@ class Layers:
             for kind, collected in parts.items():
                 collected.append(self.tensors(f"{name}.{role}.{kind}") * scale)
         weight, bias = (np.concatenate(parts[kind]) for kind in ("weight", "bias"))
-        joined = f"{name}.{'_'.join(roles)}"
-        x = self.linear(x, weight, bias, joined, dtype, f"{block}.norm1")
-        split = [x]
-        if (count := len(roles)) > 1:
-            split = self.graph.ops(
-                "Split", count, x, name=f"{joined}.split", axis=-1, num_outputs=count
-            )
-        return [
-            self.heads(part, spec.width, spec.heads, f"{name}.{role}", key=role == "key")
-            for role, part in zip(roles, split, strict=True)
-        ]
+        return self.linear(x, weight, bias, f"{name}.{'_'.join(roles)}", dtype, f"{block}.norm1")
 
 
 def _laid_out(array: NDArray[Any], dtype: DType) -> NDArray[Any]:

@@ -111,6 +111,15 @@ class Precision:
         return np.rint(x) if self.stored is np.int8 else x.astype(self.stored).astype(np.float32)
 
     @property
+    def joins_projections(self) -> bool:
+        """Whether queries, keys and values of a block come from one product.
+
+        One wide product is faster. But TensorRT-RTX 1.7 computes the joined one in float16 where it
+        was quantised, and separate ones in 8 bits, so those are what its precisions get.
+        """
+        return self.name not in ("int8", "fp8")
+
+    @property
     def residual(self) -> type[np.generic]:
         """Type of the residual stream."""
         stream = (name for name in self.peaks if _in_stream(name))
