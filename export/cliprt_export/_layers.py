@@ -98,6 +98,17 @@ class Layers:
         For TensorRT int8 or fp8 with zero point 0; for ONNX Runtime on x86 uint8, which its kernels
         want.
         """
+        factor, offset = self._steps(scope, name, dtype)
+        x = self.graph.op("QuantizeLinear", x, factor, offset, name=f"{name}.quantize")
+        return self.graph.op("DequantizeLinear", x, factor, offset, name=f"{name}.dequantize")
+
+    def dequantised(self, x: Value, scope: Range, name: str, dtype: DType) -> Value:
+        """What 8-bit values stand for: DequantizeLinear alone."""
+        factor, offset = self._steps(scope, name, dtype)
+        return self.graph.op("DequantizeLinear", x, factor, offset, name=f"{name}.dequantize")
+
+    def _steps(self, scope: Range, name: str, dtype: DType) -> tuple[Value, Value]:
+        """Scale and zero point of a range."""
         if self.precision.name == "int8-cpu":
             scale, point = scope.asymmetric()
             zero = np.array(point, dtype=np.uint8)
@@ -105,9 +116,7 @@ class Layers:
             zero = np.zeros((), dtype=self.precision.stored)
             scale = scope.magnitude / self.precision.levels
         factor = self.weight(f"{name}.scale", np.array(scale), dtype)
-        offset = self.graph.weight(f"{name}.zero_point", zero)
-        x = self.graph.op("QuantizeLinear", x, factor, offset, name=f"{name}.quantize")
-        return self.graph.op("DequantizeLinear", x, factor, offset, name=f"{name}.dequantize")
+        return factor, self.graph.weight(f"{name}.zero_point", zero)
 
     def quantised_weight(
         self, weight: NDArray[np.float32], axis: int, name: str, dtype: DType

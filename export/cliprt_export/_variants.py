@@ -12,7 +12,7 @@ from cliprt import __version__
 from cliprt_export._calibration import Calibration
 from cliprt_export._model import ImageSide, TextSide
 from cliprt_export._precision import QUANTISED, Precision, PrecisionName
-from cliprt_export._quantise import Choice, choose
+from cliprt_export._quantise import Choice, choose, choose_pixels
 from cliprt_export._samples import Inputs, Samples
 from cliprt_export._towers import write_tower
 
@@ -70,6 +70,7 @@ def write_variants(
         if wanted in QUANTISED:
             assert calibration is not None, "quantised variants are calibrated"
             quantisation = choose(calibration, side.tensors, wanted)
+            quantisation.choices.update(choose_pixels(side.tower, side.tensors, wanted))
             choices, tensors = quantisation.choices, quantisation.smoothed(side.tensors)
             precision = Precision(wanted, peaks=peaks, ranges=quantisation.ranges())
         path = folder / f"{name}.{wanted}.onnx"
