@@ -19,8 +19,9 @@ PUBLIC = {
     },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {
-        "BuildProgress", "BuilderOptions", "Engine", "Manifest", "OnnxTower", "OpenedEngine",
-        "Profile", "Span", "Tower", "TowerInfo", "build_engines", "find_engines", "open_engine",
+        "BuildProgress", "BuilderOptions", "CpuSettings", "Engine", "LocalClip", "Manifest",
+        "OnnxTower", "OpenVinoTower", "OpenedEngine", "Profile", "Span", "Tower", "TowerInfo",
+        "build_engines", "find_engines", "open_engine",
     },
     "cliprt_export": {
         "Bars", "Certificate", "Fidelity", "MeasuredOn", "Verification", "export_checkpoint",
