@@ -129,37 +129,23 @@ def choose(calibration: Calibration, tensors: Tensors, name: PrecisionName) -> Q
     return Quantisation(choices, factors, calibration.products)
 
 
-def choose_pixels(tower: Tower, tensors: Tensors, name: PrecisionName) -> dict[str, Choice]:
-    """Decides whether bytes meet 8-bit weights in the patch convolution, under ``PIXELS``.
+def pixel_range(tower: Tower, name: PrecisionName) -> dict[str, Range]:
+    """The range of ``PIXELS`` where the patch convolution is a product of integers.
 
-    Pixels are bytes already, so that their rounding costs nothing: ONNX Runtime on x86 multiplies
-    them as they are. The middle of their range is the mean that the tower subtracts, so that the
-    weights' errors multiply centred values. TensorRT takes no bytes beyond its border.
+    Pixels are bytes already, so that nothing is rounded: ONNX Runtime on x86 multiplies them as
+    they are. The middle of their range is the mean that the tower subtracts, so that what the
+    weights lose to rounding multiplies centred values. TensorRT takes no bytes beyond its border.
 
     Args:
         tower: any; other than a ViT whose patches cover the picture it has no such product.
-        tensors: its weights.
         name: int8, int8-cpu or fp8.
     """
     if name != "int8-cpu" or not isinstance(tower, VitTower):
         return {}
     if tower.height % tower.patch or tower.width % tower.patch:
         return {}
-    precision = Precision(name)
-    weight = _flat(tensors("patch.weight"))
-    scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True), 1e-9) / precision.levels
-    rounding = weight - precision.rounded(weight / scale) * scale
-    error = float(np.linalg.norm(rounding) / max(float(np.linalg.norm(weight)), 1e-30))
     middle = int(np.clip(round(float(np.mean(tower.mean)) / tower.rescale), 0, 255))
-    choice = Choice(
-        quantised=error <= MAX_ERROR,
-        low=float(-middle),
-        high=float(255 - middle),
-        clip=1.0,
-        smoothing=0.0,
-        error=error,
-    )
-    return {PIXELS: choice}
+    return {PIXELS: Range(float(-middle), float(255 - middle))}
 
 
 def _best_range(rows: Floats, weight: Floats, precision: Precision, strength: float) -> Choice:

@@ -193,7 +193,7 @@ def _patches(layers: Layers, tower: VitTower) -> Value:
 
 
 def _patches_of_bytes(layers: Layers, tower: VitTower, scope: Range) -> Value:
-    """The same where bytes meet 8-bit weights: a convolution of patches is a matrix product."""
+    """The same by products of integers: a convolution of patches is a matrix product."""
     graph, side = layers.graph, tower.patch
     rows, columns = tower.height // side, tower.width // side
     weight, bias = fold_normalisation(tower, layers.tensors("patch.weight"))
@@ -211,7 +211,7 @@ def _patches_of_bytes(layers: Layers, tower: VitTower, scope: Range) -> Value:
     x = layers.dequantised(x, scope, "patch.in", np.float32)
     # Rows, columns, channels, as the bytes of a patch lie in memory.
     stored = weight.transpose(2, 3, 1, 0).reshape(-1, len(weight))
-    x = graph.op("MatMul", x, layers.quantised_weight(stored, 1, "patch", np.float32))
+    x = layers.twice_quantised(x, np.ascontiguousarray(stored), "patch")
     return graph.op("Add", x, layers.weight("patch.bias", wide, np.float32), name="patch")
 
 
