@@ -39,6 +39,9 @@ _RUN_S = 1.0
 # A candidate that is this much slower than the best one at its first try gets no other.
 _HOPELESS = 0.75
 
+# Two that differ by less than this take turns once more.
+_CLOSE = 0.87
+
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was seen of one candidate.
@@ -150,6 +153,13 @@ class _Trial:
         most = max(1, int(_RUN_S / item_s))
         sized = msgspec.structs.replace(settings, batch=min(settings.batch, most))
         found = self._timed(loaded, sized, cosine)
+        best = self._best
+        if best and self._loaded and _CLOSE < found.items_per_s / best.items_per_s < 1 / _CLOSE:
+            # What else ran on the machine may have met one of the two alone.
+            again = self._timed(self._loaded, best.settings, best.min_cosine)
+            self._best = max(best, again, key=lambda seen: seen.items_per_s)
+            again = self._timed(loaded, sized, cosine)
+            found = max(found, again, key=lambda seen: seen.items_per_s)
         if self._best is None or found.items_per_s > self._best.items_per_s:
             self.close()
             self._best, self._most, self._loaded = found, most, loaded
@@ -214,7 +224,7 @@ def _worst_cosine(bundle: Bundle, tower: str, loaded: Tower) -> tuple[float, int
 
 def _bar(bundle: Bundle, tower: str, precision: str) -> float:
     """What is asked of known answers: no more than the certificate promises."""
-    return min(_MIN_COSINE[precision], certified(bundle, tower)[precision])
+    return min(_MIN_COSINE[precision], certified(bundle, tower).get(precision, 1.0))
 
 
 def certified(bundle: Bundle, tower: str) -> dict[str, float]:

@@ -307,17 +307,16 @@ class _Lane:
         self._tower = tower
         self._computing = threading.BoundedSemaphore(settings.workers)
         # Each thread prepares a batch and computes it, so that no more of them are busy than there
-        # are cores. Where one batch occupies all cores, another thread prepares the next one.
-        spare = settings.workers < usable_cores()
-        self._pool = ThreadPoolExecutor(
-            settings.workers + spare, thread_name_prefix=f"cliprt-{name}"
-        )
+        # are cores. Where one batch occupies several cores, other threads prepare the next ones.
+        cores = usable_cores()
+        threads = settings.workers + (cores if settings.workers < cores else 0)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"cliprt-{name}")
         self.embedder = Embedder(
             card,
             limits,
             names={name: self._name},
             batches={name: settings.batch},
-            in_flight=2 * settings.workers + 1,
+            in_flight=threads + settings.workers,
             parts=settings.workers,
         )
 
