@@ -288,6 +288,14 @@ def check(folder: Path, rounds: int) -> dict[str, Any]:
         ),
         "LocalClip fp32": LocalClip(bundle, precision="fp32"),
     }
+    if version("openvino"):
+        half = re.search(r"\b(avx512_bf16|amx_bf16)\b", Path("/proc/cpuinfo").read_text())
+        settings = CpuSettings(
+            runtime="openvino", workers=usable_cores(), bfloat16=half is not None
+        )
+        locals_["LocalClip int8-cpu, OpenVINO"] = LocalClip(
+            bundle, precision="int8-cpu", settings=settings
+        )
     homes = {
         "transformers float32": Transformers(checkpoint, torch.float32),
         "transformers bfloat16": Transformers(checkpoint, torch.bfloat16),
