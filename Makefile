@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench golden lock clean
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench cpu-check golden lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ check: $(VENV)/ready ## Lint and check types
 
 bench: $(VENV)/ready ## Time the hot paths
 	@$(VENV)/bin/python -m pytest -q bench/hot_paths.py --benchmark-columns=min,median,iqr,rounds
+
+cpu-check: $(ORACLE)/ready ## Compare the speed of LocalClip with transformers on this CPU
+	@PYTHONPATH=tests:demo $(ORACLE)/bin/python -W ignore bench/cpu_check.py $(ARGS)
 
 golden: $(ORACLE)/ready ## Make the tests' golden files again from transformers
 	@$(ORACLE)/bin/python tests/oracle/make_golden.py

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from typing import TypeVar
 
 from cliprt._errors import InvalidInput
@@ -28,15 +27,6 @@ def iterate(items: Iterable[_T], what: str) -> Iterator[_T]:
         yield item
     if empty:
         raise InvalidInput(f"the batch is empty; pass at least one of the {what}")
-
-
-def batched(items: Iterable[_T], size: int) -> Iterator[tuple[int, list[_T]]]:
-    """Cuts items into batches, each with the index of its first item."""
-    iterator = iter(items)
-    first = 0
-    while batch := list(islice(iterator, size)):
-        yield first, batch
-        first += len(batch)
 
 
 def checked_timeout(timeout_s: float) -> float:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,15 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._arguments import batched, checked_address, checked_timeout, iterate
+from cliprt._arguments import checked_address, checked_timeout, iterate
 from cliprt._card import Card, ImageSpec, TextSpec, decode_card
-from cliprt._errors import ClosedError, InvalidInput, ModelUnavailable, ServerError
-from cliprt._images import ImageInput, is_single_image, preprocess
+from cliprt._embedder import Embedder, Prepare, closed
+from cliprt._errors import InvalidInput, ModelUnavailable
+from cliprt._images import ImageInput
 from cliprt._limits import Limits
 from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames
 from cliprt._texts import TextTokenizer
 from cliprt._tokenizer_cache import load_tokenizer_json
-from cliprt._zero_shot import probabilities
 
 if TYPE_CHECKING:
     from cliprt._grpc import PendingTensor, TritonChannel
@@ -40,8 +39,7 @@ _IN_FLIGHT = 3
 # The server joins requests to larger batches by itself.
 _REQUEST_ITEMS = 32
 
-# How far the length of an embedding may be from 1: far above rounding, far below a broken tower.
-_NORM_TOLERANCE = 1e-3
+_INPUTS = {"image": PIXELS, "text": TOKENS}
 
 
 class Client:
@@ -85,6 +83,7 @@ class Client:
         self._limits = limits or Limits()
         self._address = checked_address(address)
         self._names = ModelNames(model)
+        self._models = {"image": self._names.image, "text": self._names.text}
         self._closed = False
         self._close_lock = threading.Lock()
         self._tokenizer_lock = threading.Lock()
@@ -95,6 +94,14 @@ class Client:
         self._channel = _connect(self._address)
         try:
             self._card, self._batches = self._read_models()
+            self._embedder = Embedder(
+                self._card,
+                self._limits,
+                names={tower: f"{name} at {self._address}" for tower, name in self._models.items()},
+                batches=self._batches,
+                in_flight=_IN_FLIGHT,
+                pool=self._pool,
+            )
         except BaseException:
             self.close()
             raise
@@ -128,13 +135,10 @@ class Client:
             RetryableError: the server is gone, full or late.
             ServerError: the server failed or sent an answer that cannot be right.
         """
+        self._open_channel()
         spec = self._served_spec(self._card.image, "image")
-        items: Iterable[ImageInput] = [images] if is_single_image(images) else images  # type: ignore[list-item, assignment]
-        batches = (
-            (PIXELS, self._prepare_images(spec, first, batch))
-            for first, batch in batched(iterate(items, "images"), self._batches["image"])
-        )
-        return self._embed(self._names.image, batches, timeout_s)
+        start = partial(self._start, self._deadline(timeout_s))
+        return self._embedder.encode_image(spec, images, start)
 
     def encode_text(
         self, texts: str | Iterable[str], *, truncate: bool = True, timeout_s: float | None = None
@@ -158,19 +162,12 @@ class Client:
         """
         self._open_channel()
         spec = self._served_spec(self._card.text, "text")
+        deadline = self._deadline(timeout_s)
+        # What is no list of texts is refused before anything is fetched.
         items = [texts] if isinstance(texts, str) else list(iterate(texts, "texts"))
-        tokenizer = self._tokenizer(spec, self._deadline(timeout_s))
-        ids = tokenizer(items, truncate=truncate)
-        # Texts of similar length share a request, so that short ones are not padded to long ones.
-        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        batches = (
-            (TOKENS, tokenizer.pad([ids[index] for index in batch]))
-            for _, batch in batched(order, self._batches["text"])
-        )
-        embeddings = self._embed(self._names.text, batches, timeout_s)
-        restored = np.empty_like(embeddings)
-        restored[order] = embeddings
-        return restored
+        tokenizer = self._tokenizer(spec, deadline)
+        start = partial(self._start, deadline)
+        return self._embedder.encode_text(tokenizer, items, start, truncate=truncate)
 
     def classify(
         self,
@@ -204,18 +201,11 @@ class Client:
         self._open_channel()
         self._served_spec(self._card.image, "image")
         self._served_spec(self._card.text, "text")
-        if (scale := self._card.logit_scale) is None:
-            raise ModelUnavailable(
-                f"{self._card.name} has no logit scale, so that similarities cannot be turned into "
-                "probabilities; serve a checkpoint of both towers"
-            )
-        try:
-            texts = self.encode_text(labels, timeout_s=timeout_s)
-        except InvalidInput as error:
-            # Two lists go in: the index alone would not say which one is meant.
-            raise type(error)(error.reason, index=error.index, what="label") from None
-        pictures = self.encode_image(images, timeout_s=timeout_s)
-        return probabilities(pictures, texts, scale, self._card.logit_bias)
+        return self._embedder.classify(
+            labels,
+            lambda texts: self.encode_text(texts, timeout_s=timeout_s),
+            lambda: self.encode_image(images, timeout_s=timeout_s),
+        )
 
     def close(self) -> None:
         """Closes the connection. A second call does nothing."""
@@ -237,77 +227,12 @@ class Client:
     ) -> None:
         self.close()
 
-    def _embed(
-        self,
-        model: str,
-        batches: Iterable[tuple[str, NDArray[Any]]],
-        timeout_s: float | None,
-    ) -> NDArray[np.float32]:
-        """Sends batches, a few at once, and returns their answers in order."""
-        deadline = self._deadline(timeout_s)
-        channel = self._open_channel()
-        pending: deque[tuple[int, PendingTensor]] = deque()
-        answers: list[NDArray[np.float32]] = []
-        try:
-            for name, array in batches:
-                if len(pending) == _IN_FLIGHT:
-                    answers.append(self._checked_answer(model, *pending[0]))
-                    pending.popleft()
-                # The server answers the requests of one call one after the other.
-                patience = deadline * (len(pending) + 1)
-                sent = channel.infer(model, {name: array}, EMBEDDING, patience)
-                pending.append((len(array), sent))
-            while pending:
-                answers.append(self._checked_answer(model, *pending[0]))
-                pending.popleft()
-        finally:
-            for _, request in pending:
-                request.cancel()
-        return np.concatenate(answers)
-
-    def _checked_answer(self, model: str, rows: int, answer: PendingTensor) -> NDArray[np.float32]:
-        """An answer that can be right: its shape fits and every row is finite and of length 1."""
-        embeddings = answer.result()
-        if embeddings.shape != (rows, self._card.dim) or embeddings.dtype != np.float32:
-            raise ServerError(
-                f"{model} at {self._address} answered {embeddings.dtype} {list(embeddings.shape)}, "
-                f"expected float32 {[rows, self._card.dim]}"
-            )
-        lengths = np.linalg.norm(embeddings, axis=1)
-        if not np.all(np.abs(lengths - 1) <= _NORM_TOLERANCE):
-            raise ServerError(
-                f"{model} at {self._address} answered embeddings that are not of length 1 "
-                f"(from {lengths.min():g} to {lengths.max():g}); check the server's model"
-            )
-        return embeddings
-
-    def _prepare_images(
-        self, spec: ImageSpec, first: int, images: Sequence[ImageInput]
-    ) -> NDArray[np.uint8]:
-        """Preprocesses a batch on several threads; Pillow computes without the interpreter lock."""
-        limits = self._limits
-
-        def prepare(indexed: tuple[int, ImageInput]) -> NDArray[np.uint8]:
-            index, image = indexed
-            try:
-                return preprocess(image, spec, limits)
-            except InvalidInput as error:
-                raise type(error)(error.reason, index=index) from None
-
-        jobs = list(enumerate(images, start=first))
-        if len(jobs) == 1:
-            return prepare(jobs[0])[None]
-        try:
-            futures = [self._pool.submit(prepare, job) for job in jobs]
-        except RuntimeError:  # the pool was shut down by close() in another thread
-            raise _closed() from None
-        try:
-            return np.stack([future.result() for future in futures])
-        except CancelledError:
-            raise _closed() from None
-        finally:
-            for future in futures:
-                future.cancel()
+    def _start(self, deadline: float, tower: str, prepare: Prepare, behind: int) -> PendingTensor:
+        """Sends a batch."""
+        channel, model = self._open_channel(), self._models[tower]
+        # The server answers the requests of one call one after the other.
+        patience = deadline * (behind + 1)
+        return channel.infer(model, {_INPUTS[tower]: prepare()}, EMBEDDING, patience)
 
     def _deadline(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
@@ -344,7 +269,7 @@ class Client:
         """The card, and for each tower that is served how many items a request to it holds."""
         found: dict[str, tuple[Card, int]] = {}
         missing: list[ModelUnavailable] = []
-        for tower, name in (("image", self._names.image), ("text", self._names.text)):
+        for tower, name in self._models.items():
             try:
                 config = self._channel.model_config(name, self._timeout_s)
             except ModelUnavailable as error:
@@ -374,7 +299,7 @@ class Client:
 
     def _open_channel(self) -> TritonChannel:
         if self._closed:
-            raise _closed()
+            raise closed()
         return self._channel
 
 
@@ -382,7 +307,3 @@ def _connect(address: str) -> TritonChannel:
     from cliprt._grpc import TritonChannel  # gRPC takes a while to import
 
     return TritonChannel(address)
-
-
-def _closed() -> ClosedError:
-    return ClosedError("the client is closed; make a new one")

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -90,3 +90,20 @@ def _exchange(one: Path, other: Path) -> bool:
     here = ctypes.c_int(_AT_FDCWD)
     names = [ctypes.c_char_p(os.fsencode(path)) for path in (one, other)]
     return bool(renameat2(here, names[0], here, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that other processes see all of it or nothing; its folder is made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -12,6 +12,7 @@ from pathlib import Path
 from cliprt._bundle import TOKENIZER
 from cliprt._card import Card
 from cliprt._errors import ModelUnavailable, ServerError
+from cliprt._folders import write_whole
 
 
 def cache_home() -> Path:
@@ -54,21 +55,8 @@ def load_tokenizer_json(card: Card, fetch: Callable[[str], bytes]) -> str:
             f"the server sent a {TOKENIZER} that is not the one of its card; restart the server"
         )
     with contextlib.suppress(OSError):
-        _write(cached, content)
+        write_whole(cached, content)
     return content.decode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file so that other processes see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _sha256(content: bytes) -> str:

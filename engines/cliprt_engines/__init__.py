@@ -1,7 +1,9 @@
 """Towers in this process, and TensorRT engines: building, keeping and vouching for them."""
 
 from cliprt_engines._build import BuildProgress, build_engines
+from cliprt_engines._cpu_settings import CpuSettings
 from cliprt_engines._device import Device, device_at_hand
+from cliprt_engines._local import LocalClip
 from cliprt_engines._manifest import (
     BuilderOptions,
     Engine,
@@ -11,6 +13,7 @@ from cliprt_engines._manifest import (
     open_engine,
 )
 from cliprt_engines._onnx import OnnxTower
+from cliprt_engines._openvino import OpenVinoTower
 from cliprt_engines._profiles import Profile, Span
 from cliprt_engines._tensorrt import TensorRtTower
 from cliprt_engines._tower import Tower, TowerInfo
@@ -18,10 +21,13 @@ from cliprt_engines._tower import Tower, TowerInfo
 __all__ = [
     "BuildProgress",
     "BuilderOptions",
+    "CpuSettings",
     "Device",
     "Engine",
+    "LocalClip",
     "Manifest",
     "OnnxTower",
+    "OpenVinoTower",
     "OpenedEngine",
     "Profile",
     "Span",

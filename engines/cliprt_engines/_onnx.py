@@ -22,13 +22,14 @@ from cliprt_engines._tower import Inputs, TowerInfo
 
 
 class OnnxTower:
-    """One tower of a bundle, computed by ONNX Runtime."""
+    """One tower of a bundle, computed by ONNX Runtime. Many threads may run it."""
 
     def __init__(
         self,
         model: Path | bytes,
         *,
         threads: int | None = None,
+        spinning: bool = True,
         fuse_quantised: bool = True,
         provider: ProviderKind = "cpu",
         device: int = 0,
@@ -38,6 +39,8 @@ class OnnxTower:
         Args:
             model: an ONNX file, or the content of one that holds its weights itself.
             threads: threads of one computation; None leaves the choice to ONNX Runtime.
+            spinning: whether threads wait for the next piece of work in a busy loop. It is quicker
+                where they have a core each, and takes that core from everything else.
             fuse_quantised: whether products between DequantizeLinear and QuantizeLinear become
                 products of integers; ONNX Runtime has none for float8 and refuses such graphs
                 unless this is False.
@@ -56,6 +59,8 @@ class OnnxTower:
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
+        if not spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not fuse_quantised:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         # Not every version of ONNX Runtime refuses graphs that open files somewhere else.

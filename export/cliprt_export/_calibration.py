@@ -1,8 +1,9 @@
 """What can be quantised in a tower, and what its inputs look like.
 
 Quantised are the matrix products of a transformer's blocks and the convolutions of a ResNet's
-stages: nearly all the arithmetic. Left alone are the patch embedding or stem, attention's own
-products and softmax, LayerNorms, residual additions, pooling and the last projection.
+stages: nearly all the arithmetic. Left alone are the stem, attention's own products and softmax,
+LayerNorms, residual additions, pooling and the last projection; and the patch embedding, whose
+input needs no calibration (``_quantise.pixel_range``).
 """
 
 from __future__ import annotations

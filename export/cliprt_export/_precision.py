@@ -8,7 +8,8 @@ fp16      float16                float16                        normalisation of
                                                                 the last LayerNorm, projection and
                                                                 division by the length
 int8      float16                int8 x int8, explicit Q/DQ     as fp16
-int8-cpu  float32                uint8 x int8, explicit Q/DQ    everything else
+int8-cpu  float32                uint8 x int8, explicit Q/DQ;   everything else
+                                 patches: bytes x 2 x int8
 ========= ====================== ============================== ==================================
 
 Why these islands: a half has 11 bits and ends at 65,504. Squares in a LayerNorm leave that range

@@ -23,9 +23,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cliprt._names import PIXELS
 from cliprt_export._calibration import Calibration, Product
 from cliprt_export._precision import Precision, PrecisionName, Range
-from cliprt_export._specs import Tensors
+from cliprt_export._specs import Tensors, Tower, VitTower
 
 Floats = NDArray[np.float32]
 
@@ -126,6 +127,25 @@ def choose(calibration: Calibration, tensors: Tensors, name: PrecisionName) -> Q
         assert best is not None
         choices[product.input] = best
     return Quantisation(choices, factors, calibration.products)
+
+
+def pixel_range(tower: Tower, name: PrecisionName) -> dict[str, Range]:
+    """The range of ``PIXELS`` where the patch convolution is a product of integers.
+
+    Pixels are bytes already, so that nothing is rounded: ONNX Runtime on x86 multiplies them as
+    they are. The middle of their range is the mean that the tower subtracts, so that what the
+    weights lose to rounding multiplies centred values. TensorRT takes no bytes beyond its border.
+
+    Args:
+        tower: any; other than a ViT whose patches cover the picture it has no such product.
+        name: int8, int8-cpu or fp8.
+    """
+    if name != "int8-cpu" or not isinstance(tower, VitTower):
+        return {}
+    if tower.height % tower.patch or tower.width % tower.patch:
+        return {}
+    middle = int(np.clip(round(float(np.mean(tower.mean)) / tower.rescale), 0, 255))
+    return {PIXELS: Range(float(-middle), float(255 - middle))}
 
 
 def _best_range(rows: Floats, weight: Floats, precision: Precision, strength: float) -> Choice:

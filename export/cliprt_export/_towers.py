@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cliprt._names import EMBEDDING, PIXELS, TOKENS
 from cliprt_export._graph import MAX_BYTES, Graph, Value
 from cliprt_export._layers import Layers
-from cliprt_export._precision import FP32, Precision
+from cliprt_export._precision import FP32, Precision, Range
 from cliprt_export._resnet import resnet
 from cliprt_export._specs import ResNetTower, Tensors, TextTower, Tower, VitTower
 
@@ -166,6 +166,8 @@ def _pixels(layers: Layers, tower: VitTower | ResNetTower, *, normalise: bool = 
 def _patches(layers: Layers, tower: VitTower) -> Value:
     """One state per patch, [batch, patches, width] in the type of the residual stream."""
     graph, precision = layers.graph, layers.precision
+    if PIXELS in precision.ranges:
+        return _patches_of_bytes(layers, tower, precision.ranges[PIXELS])
     weight, dtype = layers.tensors("patch.weight"), precision.compute
     x = _pixels(layers, tower, normalise=precision.half)
     if precision.half:
@@ -188,6 +190,29 @@ def _patches(layers: Layers, tower: VitTower) -> Value:
     x = graph.op("Reshape", x, shape, name="patch.flat")
     x = graph.op("Transpose", x, name="patch", perm=[0, 2, 1])
     return layers.cast(x, dtype, precision.residual, "patch")
+
+
+def _patches_of_bytes(layers: Layers, tower: VitTower, scope: Range) -> Value:
+    """The same by products of integers: a convolution of patches is a matrix product."""
+    graph, side = layers.graph, tower.patch
+    rows, columns = tower.height // side, tower.width // side
+    weight, bias = fold_normalisation(tower, layers.tensors("patch.weight"))
+    # What is taken off the bytes to centre them comes back here, by the weights as they were.
+    _, middle = scope.asymmetric()
+    wide = bias.astype(np.float64) + middle * weight.astype(np.float64).sum(axis=(1, 2, 3))
+    if tower.patch_bias:
+        wide = wide + layers.tensors("patch.bias")
+    x = graph.input(PIXELS, "uint8", ["batch", tower.height, tower.width, 3])
+    split = graph.constant([0, rows, side, columns, side * 3])
+    x = graph.op("Reshape", x, split, name="patch.rows")
+    x = graph.op("Transpose", x, name="patch.gathered", perm=[0, 1, 3, 2, 4])
+    flat = graph.constant([0, rows * columns, side * side * 3])
+    x = graph.op("Reshape", x, flat, name="patch.bytes")
+    x = layers.dequantised(x, scope, "patch.in", np.float32)
+    # Rows, columns, channels, as the bytes of a patch lie in memory.
+    stored = weight.transpose(2, 3, 1, 0).reshape(-1, len(weight))
+    x = layers.twice_quantised(x, np.ascontiguousarray(stored), "patch")
+    return graph.op("Add", x, layers.weight("patch.bias", wide, np.float32), name="patch")
 
 
 def _class_tokens(layers: Layers, x: Value, position: NDArray[np.float32]) -> Value:

@@ -12,7 +12,7 @@ from cliprt import __version__
 from cliprt_export._calibration import Calibration
 from cliprt_export._model import ImageSide, TextSide
 from cliprt_export._precision import QUANTISED, Precision, PrecisionName
-from cliprt_export._quantise import Choice, choose
+from cliprt_export._quantise import Choice, choose, pixel_range
 from cliprt_export._samples import Inputs, Samples
 from cliprt_export._towers import write_tower
 
@@ -71,7 +71,8 @@ def write_variants(
             assert calibration is not None, "quantised variants are calibrated"
             quantisation = choose(calibration, side.tensors, wanted)
             choices, tensors = quantisation.choices, quantisation.smoothed(side.tensors)
-            precision = Precision(wanted, peaks=peaks, ranges=quantisation.ranges())
+            ranges = quantisation.ranges() | pixel_range(side.tower, wanted)
+            precision = Precision(wanted, peaks=peaks, ranges=ranges)
         path = folder / f"{name}.{wanted}.onnx"
         write_tower(path, side.tower, tensors, __version__, precision)
         decisions[wanted] = Decisions(islands=precision.islands(), products=choices)

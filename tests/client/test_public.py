@@ -19,9 +19,10 @@ PUBLIC = {
     },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {
-        "BuildProgress", "BuilderOptions", "Device", "Engine", "Manifest", "OnnxTower",
-        "OpenedEngine", "Profile", "Span", "TensorRtTower", "Tower", "TowerInfo", "build_engines",
-        "device_at_hand", "find_engines", "open_engine",
+        "BuildProgress", "BuilderOptions", "CpuSettings", "Device", "Engine", "LocalClip",
+        "Manifest", "OnnxTower", "OpenVinoTower", "OpenedEngine", "Profile", "Span",
+        "TensorRtTower", "Tower", "TowerInfo", "build_engines", "device_at_hand", "find_engines",
+        "open_engine",
     },
     "cliprt_export": {
         "Bars", "Certificate", "Check", "EngineCertificate", "EngineRow", "EngineVerification",

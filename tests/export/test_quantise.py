@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from PIL import Image
 from towers import TOWERS, drawn_inputs, drawn_tensors
 
 from cliprt._errors import CheckpointError
+from cliprt_engines import OnnxTower
 from cliprt_export import export_checkpoint
 from cliprt_export._calibration import Calibration, products_of
 from cliprt_export._emulation import tower_to_measure
 from cliprt_export._precision import QUANTISED, Precision, PrecisionName
-from cliprt_export._quantise import Quantisation, choose
+from cliprt_export._quantise import Quantisation, choose, pixel_range
 from cliprt_export._reference import embed
-from cliprt_export._specs import Tensors, Tower
+from cliprt_export._specs import Tensors, Tower, VitTower
 from cliprt_export._towers import write_tower
 from pictures import pixels
 
@@ -187,3 +189,32 @@ def _whole_ranges(calibration: Calibration) -> dict[str, object]:
         )
         for product in calibration.products
     }
+
+
+VITS = [kind for kind, tower in TOWERS.items() if isinstance(tower, VitTower)]
+
+
+@pytest.mark.parametrize("kind", VITS)
+def test_patches_by_products_of_integers_lose_nothing(kind: str, tmp_path: Path) -> None:
+    tower = TOWERS[kind]
+    assert isinstance(tower, VitTower)
+    tensors, inputs = drawn_tensors(tower), drawn_inputs(tower, 8)
+    ranges = pixel_range(tower, "int8-cpu")
+    assert ranges, "its patches cover the picture"
+    precision = Precision("int8-cpu", ranges=ranges)
+    write_tower(tmp_path / "tower.onnx", tower, tensors, "0", precision)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "tower.onnx").graph.node}
+    assert "Conv" not in kinds
+    found = OnnxTower(tmp_path / "tower.onnx", threads=1).run(inputs)
+    np.testing.assert_allclose(found, embed(tower, tensors, inputs), atol=2e-4)
+
+
+def test_patches_stay_a_convolution_where_bytes_cannot_be_multiplied() -> None:
+    tower = TOWERS[VITS[0]]
+    assert isinstance(tower, VitTower)
+    for name in ("fp32", "fp16", "int8", "fp8"):
+        assert pixel_range(tower, name) == {}  # type: ignore[arg-type]
+    uneven = dataclasses.replace(tower, height=tower.height + 1)
+    assert pixel_range(uneven, "int8-cpu") == {}
+    resnets = [tower for tower in TOWERS.values() if not isinstance(tower, VitTower)]
+    assert all(pixel_range(tower, "int8-cpu") == {} for tower in resnets)

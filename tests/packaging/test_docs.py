@@ -52,13 +52,18 @@ def test_the_readme_from_export_to_embeddings(tmp_path: Path) -> None:
             assert server.stdout is not None
             server.stdout.readline()
             address = server.stdout.readline().split()[1]
-            (code,) = blocks("python")
-            ran = subprocess.run(
-                [sys.executable, "-c", code.replace("localhost:8001", address)],
-                cwd=ROOT,
-                check=True,
-                capture_output=True,
-                text=True,
+            ran, alone = (
+                subprocess.run(
+                    [sys.executable, "-c", code],
+                    cwd=ROOT,
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                )
+                for code in (
+                    block.replace("localhost:8001", address).replace("/tmp/", f"{tmp_path}/")
+                    for block in blocks("python")
+                )
             )
         finally:
             server.terminate()
@@ -67,6 +72,7 @@ def test_the_readme_from_export_to_embeddings(tmp_path: Path) -> None:
     assert right > wrong
     star, ring = (float(number) for number in chances.strip("[]").split())
     assert star > ring
+    assert alone.stdout.strip() == chances
 
 
 def test_make_help_lists_every_target() -> None:
