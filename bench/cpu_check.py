@@ -5,7 +5,7 @@ checkpoint), the same pictures and captions; systems take turns, so that what el
 machine meets all of them. LocalClip starts from uint8 pictures and strings; transformers gets its
 tensors ready made, in the batch that suits it best, texts filled up to 77 tokens as usual.
 
-The ceiling is the rate of int8 matrix products of the image tower's own shapes by the quickest
+The ceiling is the best rate of int8 matrix products of the image tower's own shapes by the quickest
 library at hand. The share counts the tower's 8-bit products alone.
 """
 
@@ -52,6 +52,8 @@ SHAPES = (
     (ROWS, WIDTH, HIDDEN),
     (ROWS, HIDDEN, WIDTH),
 )
+# How often in a row: some tenths of a second, so that it is no peak of an instant.
+BURST = 16
 PAUSE_S = 0.25
 
 # `--processor-time` puts another one here.
@@ -181,24 +183,25 @@ def ceilings() -> dict[str, Callable[[], float]]:
     operations = sum(2 * rows * inner * outer for rows, inner, outer in SHAPES)
 
     def torch_products() -> None:
-        for _ in range(2):
+        for _ in range(BURST):
             for a, b in zip(left, right, strict=True):
                 torch._int_mm(a, b)
 
     def joined() -> float:
-        return 2 * operations / timed(torch_products)
+        torch_products()
+        return BURST * operations / timed(torch_products)
 
     def apart() -> float:
         with one_thread(), ThreadPoolExecutor(cores) as pool:
             run = lambda: list(pool.map(lambda _: torch_products(), range(cores)))  # noqa: E731
             run()
-            return 2 * operations * cores / timed(run)
+            return BURST * operations * cores / timed(run)
 
     sessions = [onnx_product(shape) for shape in SHAPES]
     inputs = [tensor.numpy().view(np.uint8) for tensor in left]
 
     def onnx_products() -> None:
-        for _ in range(2):
+        for _ in range(BURST):
             for session, x in zip(sessions, inputs, strict=True):
                 session.run(None, {"x": x})
 
@@ -206,7 +209,7 @@ def ceilings() -> dict[str, Callable[[], float]]:
         with ThreadPoolExecutor(cores) as pool:
             run = lambda: list(pool.map(lambda _: onnx_products(), range(cores)))  # noqa: E731
             run()
-            return 2 * operations * cores / timed(run)
+            return BURST * operations * cores / timed(run)
 
     return {
         "oneDNN by torch, all cores on one product": joined,
@@ -366,10 +369,13 @@ def version(package: str) -> str | None:
 
 
 def figures(seen: dict[str, Any]) -> dict[str, float]:
-    """The figures that are promised, from what was seen: ratios of medians."""
+    """The figures that are promised, from what was seen: ratios of medians.
+
+    A ceiling is the best round of the best library, since whatever else happens only lowers it.
+    """
     rows = {row["system"]: Row(**row) for row in seen["rows"]}
     ours, base = rows["LocalClip int8-cpu"], rows["transformers float32"]
-    ceiling = max(statistics.median(rates) for rates in seen["ceilings"].values())
+    ceiling = max(max(rates) for rates in seen["ceilings"].values())
     return {
         "images, int8-cpu / transformers float32": ours.images / base.images,
         "images, int8-cpu / transformers bfloat16": ours.images
@@ -404,7 +410,8 @@ def table(seen: dict[str, Any]) -> str:
         )
     lines.append("")
     for name, rates in seen["ceilings"].items():
-        lines.append(f"int8 products, {name}: {statistics.median(rates) / 1e9:.0f} GOP/s")
+        best, middle = max(rates) / 1e9, statistics.median(rates) / 1e9
+        lines.append(f"int8 products, {name}: {middle:.0f} GOP/s, {best:.0f} at best")
     for name, clip in seen["settings"].items():
         for tower, settings in clip.items():
             lines.append(f"{name}, {tower}: {CpuSettings(**settings)}")

@@ -262,8 +262,7 @@ def find_checkpoint(
 
 def _download(repository: str, revision: str | None, family: str | None) -> Checkpoint:
     # Many repositories hold the same weights in both forms, gigabytes each; one is enough.
-    stems = _STEMS[1:] if family == "openclip" else _STEMS
-    for stem in stems:
+    for stem in reversed(_STEMS) if family == "openclip" else _STEMS:
         folder = _snapshot(repository, revision, stem)
         if _holds_weights(folder, stem):
             break
@@ -282,6 +281,11 @@ def _snapshot(repository: str, revision: str | None, stem: str) -> Path:
 
 
 def _holds_weights(folder: Path, stem: str) -> bool:
-    """Whether a form is there whole: transformers' weights say nothing without its config.json."""
-    described = stem != _STEMS[0] or (folder / "config.json").is_file()
-    return described and any((folder / f"{stem}{end}").is_file() for end in (SUFFIX, INDEX_SUFFIX))
+    """Whether a form is there whole.
+
+    transformers' weights say nothing without its config.json, and other libraries have a file of
+    that name too, but none with a model_type in it.
+    """
+    if not any((folder / f"{stem}{ending}").is_file() for ending in (SUFFIX, INDEX_SUFFIX)):
+        return False
+    return stem != _STEMS[0] or "model_type" in Checkpoint(folder, folder.name).config()

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from openclip_checkpoints import PLAIN, write_openclip
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
@@ -21,11 +22,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub(httpserver: HTTPServer, small_checkpoint: Path) -> HTTPServer:
-    """Serves one repository the way the hub does."""
     files = {path.name: path.read_bytes() for path in small_checkpoint.iterdir()}
     files["pytorch_model.bin"] = b"never wanted"
     files["open_clip_model.safetensors"] = b"the same weights in another form"
     files["open_clip_config.json"] = json.dumps({"model_cfg": {}, "preprocess_cfg": {}}).encode()
+    return serve(httpserver, files)
+
+
+def serve(httpserver: HTTPServer, files: dict[str, bytes]) -> HTTPServer:
+    """Serves one repository the way the hub does."""
     info = {
         "id": "someone/small",
         "sha": COMMIT,
@@ -112,3 +117,20 @@ def test_a_repository_that_is_not_there(hub: HTTPServer, tmp_path: Path) -> None
     assert run.returncode == 1
     assert run.stderr.startswith("Error: nobody/nothing cannot be downloaded: ")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--family", "openclip")])
+@pytest.mark.parametrize("weights", ["open_clip_model.safetensors", "model.safetensors"])
+def test_openclip_beside_the_files_of_another_library(
+    weights: str, options: tuple[str, ...], httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    """timm writes a config.json of its own, and calls its weights like transformers."""
+    folder = write_openclip(tmp_path / "open_clip", PLAIN)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    content = files.pop("open_clip_model.safetensors")
+    files["config.json"] = json.dumps({"architecture": "vit_base_patch16_clip_224"}).encode()
+    files["model.safetensors"] = b"weights of timm"
+    files[weights] = content
+    run = export(serve(httpserver, files), tmp_path, "someone/small", *options)
+    assert run.returncode == 0, run.stderr
+    assert open_bundle(tmp_path / "bundle").card.family == "openclip"
