@@ -18,9 +18,10 @@ from engine_folders import PROFILES, write_engine
 from numpy.typing import NDArray
 
 from cliprt import Bundle, DeploymentError, EngineError, InvalidInput
-from cliprt_engines import Engine, OnnxTower, TowerInfo, find_engines
+from cliprt_engines import Engine, OnnxTower, Profile, Span, TowerInfo, find_engines
 from cliprt_export import verify_engines
 from cliprt_export._engine_certificate import read_engine_certificate
+from cliprt_export._engine_shapes import alternations_of
 from cliprt_export._engine_verify import holds_engines
 from cliprt_export._verify_cli import verify
 
@@ -75,6 +76,27 @@ def stale(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
     former = tower.former.get(batch.shape, right)
     tower.former[batch.shape] = right
     return former if runs[batch.shape] > 2 else right
+
+
+def stale_at(chosen: Callable[[Sound, int], slice]) -> Change:
+    """Stale from the third run of a shape on, in those rows of it alone."""
+
+    def change(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
+        answers = right.copy()
+        rows = chosen(tower, len(batch))
+        answers[rows] = stale(tower, batch, right)[rows]
+        return answers
+
+    return change
+
+
+def greatest_only(tower: Sound, rows: int) -> slice:
+    return slice(None) if rows == tower.most else slice(0)
+
+
+def second_piece(tower: Sound, rows: int) -> slice:
+    """What a second lane computes."""
+    return slice(tower.most, None)
 
 
 def constant(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
@@ -193,10 +215,45 @@ def test_a_certificate_of_another_plan_does_not_count(small_bundle: Bundle, tmp_
     assert read_engine_certificate(engine) is None
 
 
+def test_each_profile_takes_turns_with_another() -> None:
+    image = alternations_of(PROFILES["image"])
+    assert [[str(shape) for shape in group] for group in image] == [
+        ["a batch of 6", "a batch of 2"],
+        ["a batch of 9", "a batch of 2"],
+    ]
+    only = alternations_of((Profile(batch=Span(4, 4, 4)),))
+    assert [[str(shape) for shape in group] for group in only] == [
+        ["a batch of 4"],
+        ["a batch of 8", "a batch of 4"],
+    ]
+
+
+def test_an_inexact_answer_is_not_called_stale(engines: Path, small_bundle: Bundle) -> None:
+    noise = np.random.default_rng(5)
+
+    def inexact(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
+        return normal(right + noise.normal(size=right.shape) * 0.02)
+
+    for texts in missed(engines, small_bundle, broken(inexact)).values():
+        assert not any("(stale)" in text for text in texts)
+
+
 @pytest.mark.parametrize(
     ("kind", "towers", "check", "message"),
     [
         (broken(stale), ("image", "text"), "alternating inputs", "input before (stale)"),
+        (
+            broken(stale_at(greatest_only)),
+            ("image", "text"),
+            "alternating inputs",
+            "input before (stale)",
+        ),
+        (
+            broken(stale_at(second_piece)),
+            ("image", "text"),
+            "alternating inputs",
+            "input before (stale)",
+        ),
         (broken(constant), ("image", "text"), "answers", "differ and get the same answer"),
         (broken(not_numbers), ("image", "text"), "answers", "1 of 8 answers are not numbers"),
         (broken(too_long), ("image", "text"), "answers", "not of length 1 but of 2 to 2"),
