@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from math import prod
 from pathlib import Path
 from queue import LifoQueue
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._bundle import Bundle
-from cliprt._errors import ClosedError, InvalidInput
+from cliprt._errors import ClosedError, DeploymentError, EngineError, EngineMismatch, InvalidInput
 from cliprt_engines._batches import cut
 from cliprt_engines._cuda import Cuda, Event, ForeignStream
 from cliprt_engines._device import device_at_hand
@@ -23,7 +23,7 @@ from cliprt_engines._device_arrays import DeviceArray, OnDevice, device_array
 from cliprt_engines._flavor import find_toolkit
 from cliprt_engines._lanes import Worker
 from cliprt_engines._loaded import LoadedPlan
-from cliprt_engines._manifest import open_engine, read_engine
+from cliprt_engines._manifest import check_engine, open_engine, read_engine
 from cliprt_engines._tower import Inputs, TowerInfo
 
 GRAPHS = 16
@@ -62,7 +62,8 @@ class TensorRtTower:
 
         Raises:
             ValueError: no contexts, or a negative number of graphs.
-            EngineError: the engine is not for this bundle, TensorRT or GPU.
+            EngineMismatch: the engine is for another TensorRT or GPU.
+            EngineError: it is not of this bundle, or damaged.
             DeploymentError: there is no GPU, no driver, or not enough memory.
             MissingExtra: TensorRT or cuda-bindings is not installed.
         """
@@ -70,10 +71,15 @@ class TensorRtTower:
             raise ValueError(f"a tower needs at least one context, got {contexts}")
         if graphs < 0:
             raise ValueError(f"the number of graphs must not be negative, got {graphs}")
-        recipe = read_engine(Path(engine)).manifest.recipe
-        toolkit = find_toolkit(recipe.flavor)
+        found = read_engine(Path(engine))
+        toolkit = find_toolkit(found.manifest.recipe.flavor)
         gpu = device_at_hand(device)
         self._cuda = cuda = Cuda(device)
+        # Before all else that may be wrong: what is not for this machine need not be damaged.
+        try:
+            check_engine(found, bundle=None, toolkit=toolkit, device=None if any_device else gpu)
+        except EngineError as error:
+            raise EngineMismatch(str(error)) from None
         opened = open_engine(
             engine, bundle=bundle, toolkit=toolkit, device=gpu, any_device=any_device
         )
@@ -161,9 +167,13 @@ class TensorRtTower:
             for _ in self._workers:
                 self._idle.get()
             self._idle.put(None)
-            self._cuda.select()
-            self._give_back()
-            self._workers = []
+            try:
+                # After an error of a kernel every call fails; memory of the host is freed even so.
+                with suppress(DeploymentError):
+                    self._cuda.select()
+            finally:
+                self._give_back()
+                self._workers = []
 
     def __enter__(self) -> TensorRtTower:
         """Itself; ``close`` follows."""

@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from engine_folders import PROFILES, write_engine
 from numpy.typing import NDArray
 
-from cliprt import Bundle, DeploymentError, EngineError, InvalidInput
+from cliprt import Bundle, DeploymentError, EngineError, EngineMismatch, InvalidInput
 from cliprt_engines import Engine, OnnxTower, Profile, Span, TowerInfo, find_engines
+from cliprt_engines._manifest import read_plan
 from cliprt_export import verify_engines
 from cliprt_export._engine_certificate import read_engine_certificate
 from cliprt_export._engine_shapes import alternations_of
@@ -300,7 +301,7 @@ def test_an_engine_that_cannot_run_here_does_not_hide_the_others(
 ) -> None:
     def load(engine: Engine, bundle: Bundle) -> Sound:
         if engine.manifest.recipe.tower == "image":
-            raise EngineError("its architecture is sm80, here it is sm90")
+            raise EngineMismatch("its architecture is sm80, here it is sm90")
         return Sound(engine, bundle)
 
     result = verify_engines(engines, bundle=small_bundle.path, samples=8, load=load)
@@ -308,6 +309,38 @@ def test_an_engine_that_cannot_run_here_does_not_hide_the_others(
     assert (image.certificate, image.refused) == (None, "its architecture is sm80, here it is sm90")
     assert text.certificate is not None
     assert result.passed
+
+
+def test_a_damaged_engine_does_not_pass(small_bundle: Bundle, tmp_path: Path) -> None:
+    """Beside a sound one: it was for this machine, and is not to be loaded."""
+    for tower in PROFILES:
+        write_engine(tmp_path, small_bundle, tower)
+    image, _ = find_engines(tmp_path)
+    (image.path / "engine.plan").write_bytes(b"\0" * image.manifest.plan.size)
+
+    def load(engine: Engine, bundle: Bundle) -> Sound:
+        read_plan(engine)
+        return Sound(engine, bundle)
+
+    result = verify_engines(tmp_path, bundle=small_bundle.path, samples=8, load=load)
+    damaged, sound = result.rows
+    assert damaged.refused is None
+    assert "its manifest vouches for" in (damaged.failed or "")
+    assert sound.certificate is not None
+    assert not result.passed
+
+
+def test_an_engine_without_the_memory_it_needs_does_not_pass(
+    engines: Path, small_bundle: Bundle
+) -> None:
+    def load(engine: Engine, bundle: Bundle) -> Sound:
+        if engine.manifest.recipe.tower == "image":
+            raise DeploymentError("cudaMalloc failed on GPU 0")
+        return Sound(engine, bundle)
+
+    result = verify_engines(engines, bundle=small_bundle.path, samples=8, load=load)
+    assert result.rows[0].failed == "cudaMalloc failed on GPU 0"
+    assert not result.passed
 
 
 def test_an_engine_that_fails_during_its_checks_does_not_pass(
@@ -341,7 +374,7 @@ def test_what_cannot_be_written_is_still_told(small_bundle: Bundle, tmp_path: Pa
 
 def test_without_any_engine_that_runs_nothing_passes(engines: Path, small_bundle: Bundle) -> None:
     def load(engine: Engine, bundle: Bundle) -> Sound:
-        raise EngineError("no GPU")
+        raise EngineMismatch("no GPU")
 
     with pytest.raises(EngineError, match="no engine of .* can be run here: no GPU"):
         verify_engines(engines, bundle=small_bundle.path, load=load)
