@@ -40,9 +40,9 @@ PACKAGES = ("client", "export", "engines", "triton_models", "bench")
 MODELS = ("ViT-B-32", "ViT-L-14")
 STAGES = (
     "machine", "ceiling", "export", "onnxruntime", "torch", "engines", "verify", "engine-speed",
-    "rtx-older",
+    "overlap", "rtx-older",
 )  # fmt: skip
-TIMED = frozenset({"onnxruntime", "torch", "engine-speed"})
+TIMED = frozenset({"onnxruntime", "torch", "engine-speed", "overlap"})
 TAIL = 2000
 """Characters of a failed stage's output that are kept."""
 
@@ -79,9 +79,12 @@ def stages(models: list[str]) -> list[tuple[str, str]]:
     order = [("machine", ""), ("ceiling", "")]
     for model in models:
         order += [(stage, model) for stage in ("export", "onnxruntime", "torch")]
-    order += [(stage, models[0]) for stage in ("engines", "verify", "engine-speed", "rtx-older")]
+    order += [
+        (stage, models[0])
+        for stage in ("engines", "verify", "engine-speed", "overlap", "rtx-older")
+    ]
     for model in models[1:]:
-        order += [(stage, model) for stage in ("engines", "verify", "engine-speed")]
+        order += [(stage, model) for stage in ("engines", "verify", "engine-speed", "overlap")]
     return order
 
 

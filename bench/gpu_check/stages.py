@@ -171,6 +171,17 @@ def engine_speed(stage: Stage) -> None:
                     stage.note_speed(name, host, partial(tower.run, host))
 
 
+def overlap(stage: Stage) -> None:
+    """The largest batch from the host, cut in two to overlap copies and computing, and whole."""
+    for engine in _image_engines(stage):
+        for cut, form in ((True, "cut in two"), (False, "whole")):
+            with TensorRtTower(engine.path, overlap=cut) as tower:
+                most = tower.info.max_batch or max(stage.batches)
+                host = pictures(tower.info, min(max(stage.batches), most))
+                name = f"{_name(engine, tower)}, {form}, on the host"
+                stage.note_speed(name, host, partial(tower.run, host))
+
+
 def rtx_older(stage: Stage) -> None:
     """Whether TensorRT-RTX engines for other architectures run on this GPU at all."""
     wrong = []
@@ -243,6 +254,7 @@ STAGES: dict[str, Callable[[Stage], None]] = {
     "engines": engines,
     "verify": verify,
     "engine-speed": engine_speed,
+    "overlap": overlap,
     "rtx-older": rtx_older,
 }
 

@@ -46,6 +46,7 @@ class TensorRtTower:
         device: int = 0,
         contexts: int = 1,
         graphs: int = GRAPHS,
+        overlap: bool = True,
         any_device: bool = False,
     ) -> None:
         """Loads an engine that its manifest vouches for.
@@ -58,6 +59,9 @@ class TensorRtTower:
             contexts: how many batches may run at once. Each takes memory for its own values.
             graphs: most CUDA graphs that a context captures, one for each shape that comes more
                 than once; 0 captures none.
+            overlap: whether 32 or more pictures that lie on the host are computed in two pieces, so
+                that the second is copied meanwhile. Tokens are too small, and what lies on the GPU
+                too near, for copies to matter.
             any_device: lets TensorRT alone say whether the plan runs on this GPU.
 
         Raises:
@@ -84,7 +88,7 @@ class TensorRtTower:
             engine, bundle=bundle, toolkit=toolkit, device=gpu, any_device=any_device
         )
         plan = LoadedPlan(opened, toolkit, cuda, graphs=graphs > 0)
-        self._plan, self._vocabulary = plan, _vocabulary(bundle)
+        self._plan, self._vocabulary, self._overlap = plan, _vocabulary(bundle), overlap
         widest = plan.profiles[0]
         self._dim = int(plan.output.shape[-1] or 0)
         self._info = TowerInfo(
@@ -150,7 +154,8 @@ class TensorRtTower:
         source = self._checked(batch)
         rows = int(source.shape[0])
         length = int(source.shape[1]) if self._plan.dynamic else None
-        pieces = cut(self._plan.profiles, rows, length)
+        copied = isinstance(source, np.ndarray) and self._info.input == "pixels"
+        pieces = cut(self._plan.profiles, rows, length, overlap=self._overlap and copied)
         answers = np.empty((rows, self._dim), dtype=np.float32)
         if pieces:
             with self._worker() as worker:

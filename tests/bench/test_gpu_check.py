@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
 from cliprt import Bundle
-from cliprt_engines import device_at_hand
+from cliprt_engines import OnnxTower, device_at_hand
 
 CHECK = ROOT / "bench" / "gpu_check"
 
@@ -254,6 +255,45 @@ def test_a_replay_that_goes_stale_is_not_a_figure(stage: Any) -> None:
     with pytest.raises(BarMissedError, match="batch 2, timed: 2 answers"):
         stage.note_speed("stale", some, call)
     assert not stage.found
+
+
+class Sound:
+    """A tower in an engine's place."""
+
+    made: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.made.append(options)
+        self.inner = OnnxTower(path / "image.fp32.onnx", threads=1)
+        self.info = replace(self.inner.info, max_batch=6)
+
+    def __enter__(self) -> Sound:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def run(self, batch: Any) -> Any:
+        return self.inner.run(batch)
+
+
+def test_the_largest_batch_is_timed_cut_and_whole(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stages
+
+    recipe = SimpleNamespace(tower="image", precision="fp32")
+    engine = SimpleNamespace(path=stage.bundle, manifest=SimpleNamespace(recipe=recipe))
+    stage.engines.mkdir()
+    monkeypatch.setattr(stages, "find_engines", lambda _: [engine])
+    monkeypatch.setattr(stages, "device_at_hand", lambda: "some GPU")
+    monkeypatch.setattr(stages, "TensorRtTower", Sound)
+    stages.overlap(stage)
+    assert Sound.made == [{"overlap": True}, {"overlap": False}]
+    one, other = json.loads(stage.result.read_text())["speed"]
+    assert (one["batch"], other["batch"]) == (6, 6)
+    assert "cut in two" in one["what"]
+    assert "whole" in other["what"]
 
 
 def test_an_older_engine_that_answers_wrong_fails_its_stage(

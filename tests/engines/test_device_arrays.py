@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_stand_in import StandInCuda
-from engine_folders import Load, expected, some_tokens
+from engine_folders import Load, expected, some_tokens, write_engine
 from numpy.typing import NDArray
 
 from cliprt import Bundle, InvalidInput
+from cliprt_engines._profiles import Profile, Span
 
 
 class OnGpu:
@@ -45,6 +46,24 @@ def test_arrays_on_the_gpu_are_taken(
         for _ in range(3):
             found = tower.run(OnGpu(cuda, tokens))
             np.testing.assert_allclose(found, expected(small_bundle, tokens), atol=1e-5)
+
+
+def test_large_batches_on_the_gpu_stay_whole(
+    load: Load, small_bundle: Bundle, tmp_path: Path, cuda: StandInCuda
+) -> None:
+    """There is no copy from the host that half of one could overlap."""
+    spec = small_bundle.card.image
+    assert spec is not None
+    size = (33, spec.height, spec.width, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    folder = write_engine(
+        tmp_path, small_bundle, "image", profiles=(Profile(batch=Span(1, 16, 40)),)
+    )
+    with load(folder) as tower:
+        for _ in range(3):
+            found = tower.run(OnGpu(cuda, pixels))
+            np.testing.assert_allclose(found, expected(small_bundle, pixels), atol=1e-5)
+        assert tower.graphs == 1
 
 
 def test_an_array_that_is_not_ready_is_waited_for(
