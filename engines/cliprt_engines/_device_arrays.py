@@ -60,7 +60,8 @@ def device_array(array: OnDevice) -> DeviceArray:
         raise InvalidInput("the array does not lie on a GPU; pass it as a NumPy array") from None
     try:
         shape = _whole_numbers(found["shape"])
-        dtype = np.dtype(found["typestr"])
+        # To NumPy no type at all is float64.
+        dtype = np.dtype(str(found["typestr"]))
         pointer, version = int(found["data"][0]), int(found["version"])
         strides = None if found.get("strides") is None else _whole_numbers(found["strides"])
         # Before version 3 arrays did not name it, whatever stands there.

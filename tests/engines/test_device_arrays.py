@@ -98,6 +98,8 @@ def test_an_array_that_is_not_ready_is_waited_for(
         ({"stream": -3}, "does not describe itself .*the stream is -3"),
         ({"data": None}, "does not describe itself"),
         ({"typestr": "nonsense"}, "does not describe itself"),
+        ({"typestr": None}, "does not describe itself"),
+        ({"typestr": ">i4"}, "takes int32 tokens, got >i4"),
         ({"typestr": "<i8"}, "takes int32 tokens, got int64"),
     ],
 )
