@@ -95,6 +95,9 @@ class StandInCuda:
         self.capturable = True
         self.live_graphs = 0
         self.allocations_left: int | None = None
+        # As after an illegal access by a kernel: from then on calls fail. What the process took is
+        # counted as given back when that is asked for, though CUDA itself would refuse that too.
+        self.broken = False
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("cuda") and name[4:5].isupper():
@@ -117,7 +120,7 @@ class StandInCuda:
         return OK, 13050
 
     def cudaSetDevice(self, device: int) -> tuple[Any, ...]:
-        return (OK,)
+        return (cudaError_t.cudaErrorIllegalAddress if self.broken else OK,)
 
     def cudaGetErrorName(self, error: Any) -> tuple[Any, ...]:
         return OK, cudaError_t(error).name.encode()
@@ -181,6 +184,8 @@ class StandInCuda:
         return (OK,)
 
     def cudaStreamSynchronize(self, stream: StandInStream) -> tuple[Any, ...]:
+        if self.broken:
+            return (cudaError_t.cudaErrorIllegalAddress,)
         if stream.captured is not None:
             return (cudaError_t.cudaErrorStreamCaptureUnsupported,)
         self._run(stream)

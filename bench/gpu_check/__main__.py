@@ -18,8 +18,10 @@ import argparse
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -38,8 +40,9 @@ PACKAGES = ("client", "export", "engines", "triton_models", "bench")
 MODELS = ("ViT-B-32", "ViT-L-14")
 STAGES = (
     "machine", "ceiling", "export", "onnxruntime", "torch", "engines", "verify", "engine-speed",
-    "rtx-older",
+    "overlap", "rtx-older",
 )  # fmt: skip
+TIMED = frozenset({"onnxruntime", "torch", "engine-speed", "overlap"})
 TAIL = 2000
 """Characters of a failed stage's output that are kept."""
 
@@ -54,6 +57,10 @@ class Outcome:
         seconds: how long it took.
         reason: why it failed or was not run; empty if it is done.
         found: its result.
+        date: when the command that ran it began.
+        commit: of the tree that it ran.
+        gpu: that the command found; None without one.
+        rehearsal: whether it was one.
     """
 
     stage: str
@@ -61,6 +68,10 @@ class Outcome:
     seconds: float = 0.0
     reason: str = ""
     found: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
+    commit: str | None = None
+    gpu: str | None = None
+    rehearsal: bool = False
 
 
 def stages(models: list[str]) -> list[tuple[str, str]]:
@@ -68,21 +79,24 @@ def stages(models: list[str]) -> list[tuple[str, str]]:
     order = [("machine", ""), ("ceiling", "")]
     for model in models:
         order += [(stage, model) for stage in ("export", "onnxruntime", "torch")]
-    order += [(stage, models[0]) for stage in ("engines", "verify", "engine-speed", "rtx-older")]
+    order += [
+        (stage, models[0])
+        for stage in ("engines", "verify", "engine-speed", "overlap", "rtx-older")
+    ]
     for model in models[1:]:
-        order += [(stage, model) for stage in ("engines", "verify", "engine-speed")]
+        order += [(stage, model) for stage in ("engines", "verify", "engine-speed", "overlap")]
     return order
 
 
 def main() -> None:
     """Runs the check."""
     options = _options()
-    options.work.mkdir(parents=True, exist_ok=True)
+    options.work = _work(options.work)
+    if options.out is None:
+        options.out = options.work if options.cpu_rehearsal else ROOT / "bench" / "cards"
     started = time.monotonic()
     kept = options.work / "outcomes.json"
-    outcomes = {each.stage: each for each in _former(kept) if options.only}
     site, wheels = _installed(options)
-    outcomes[wheels.stage] = wheels
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_paths(site))}
     environment["CLIPRT_HOME"] = str(options.work / "home")
     about = {
@@ -92,22 +106,63 @@ def main() -> None:
         "batches": options.batches,
         "samples": options.samples,
     }
-    # Only the machine is asked again: a card without it would not say what it is about.
-    wanted = {*(options.only or STAGES), "machine"}
+    machine = _run("machine", "", options, environment, options.stage_limit_s)
+    if machine.status != "done":
+        sys.exit(f"machine: {machine.status}: {machine.reason}")
+    gpu = machine.found["gpu"]
+    outcomes: dict[str, Outcome] = {}
+    for former in _former(kept) if options.only else []:
+        if (former.gpu, former.rehearsal) == (gpu, options.cpu_rehearsal):
+            outcomes[former.stage] = former
+        else:
+            how = " in a rehearsal" if former.rehearsal else ""
+            print(f"{former.stage}: left out, it is of {former.gpu or 'no GPU'}{how}")
+
+    def keep(outcome: Outcome) -> tuple[Path, Path]:
+        outcome.date, outcome.commit = about["date"], about["commit"]
+        outcome.gpu, outcome.rehearsal = gpu, options.cpu_rehearsal
+        outcomes[outcome.stage] = outcome
+        why = outcome.reason.rpartition("\n")[2]
+        print(f"{outcome.stage}: {outcome.status} {outcome.seconds:.0f} s {why}", flush=True)
+        all_so_far = [asdict(each) for each in outcomes.values()]
+        kept.write_text(json.dumps(all_so_far, allow_nan=False), encoding="utf-8")
+        return write_card(options.out, about, all_so_far)
+
+    keep(wheels)
+    written = keep(machine)
+    if missing := machine.found.get("missing modules"):
+        sys.exit(
+            f"this Python lacks {', '.join(missing)}, without which nothing can be checked; "
+            "give their wheels with --wheels"
+        )
+    wanted = set(options.only or STAGES)
+    if wanted & TIMED:
+        # Shares are those of the ceiling of the same run.
+        wanted.add("ceiling")
     for stage, model in stages(options.models):
-        if stage not in wanted:
-            continue
-        left = options.limit_s - (time.monotonic() - started)
-        latest = _run(stage, model, options, environment, min(left, options.stage_limit_s))
-        outcomes[latest.stage] = latest
-        why = latest.reason.rpartition("\n")[2]
-        print(f"{latest.stage}: {latest.status} {latest.seconds:.0f} s {why}", flush=True)
-        all_so_far = [asdict(outcome) for outcome in outcomes.values()]
-        kept.write_text(json.dumps(all_so_far), encoding="utf-8")
-        written = write_card(options.out, about, all_so_far)
+        if stage in wanted and stage != "machine":
+            left = options.limit_s - (time.monotonic() - started)
+            limit_s = min(left, options.stage_limit_s)
+            written = keep(_run(stage, model, options, environment, limit_s))
     print(f"written: {written[0]} and {written[1].name}")
     failed = [outcome for outcome in outcomes.values() if outcome.status == "failed"]
     sys.exit(1 if failed else 0)
+
+
+def _work(named: Path | None) -> Path:
+    """The working folder, in which nobody else may write: what lies in it is run."""
+    if named is None:
+        work = Path(tempfile.mkdtemp(prefix="cliprt-gpu-check-"))
+        print(f"working in {work}; --work keeps it for --only", flush=True)
+        return work.resolve()
+    named.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = named.stat()
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        sys.exit(
+            f"{named} is not yours alone to write, and code from it is run; name another --work, "
+            f"or: chown {os.getuid()} {named}; chmod go-w {named}"
+        )
+    return named.resolve()
 
 
 def _former(kept: Path) -> list[Outcome]:
@@ -125,13 +180,17 @@ def _run(
         return Outcome(name, "not run", reason="no time was left (--limit-s)")
     result = options.work / f"{name.replace(' ', '.')}.json"
     result.unlink(missing_ok=True)
-    command = [
-        sys.executable, str(Path(__file__).parent / "stages.py"), stage,
-        "--model", model, "--work", str(options.work), "--result", str(result),
-        "--batches", *map(str, options.batches), "--samples", str(options.samples),
-    ]  # fmt: skip
-    if options.cpu_rehearsal:
-        command.append("--cpu")
+    here = Path(__file__).parent
+    if stage == "machine":
+        command = [sys.executable, str(here / "machine.py"), "--result", str(result)]
+    else:
+        command = [
+            sys.executable, str(here / "stages.py"), stage,
+            "--model", model, "--work", str(options.work), "--result", str(result),
+            "--batches", *map(str, options.batches), "--samples", str(options.samples),
+        ]  # fmt: skip
+        if options.cpu_rehearsal:
+            command.append("--cpu")
     start = time.monotonic()
     log = options.work / f"{result.stem}.log"
     with log.open("w", encoding="utf-8") as output:
@@ -207,7 +266,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="gpu_check", description="Check a GPU and write cards.")
     parser.add_argument("--wheels", type=Path, action="append", default=[], help="folder of parts")
     parser.add_argument("--out", type=Path, help="folder of cards (bench/cards)")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/cliprt-gpu-check"))
+    parser.add_argument(
+        "--work", type=Path, help="folder of what is made, yours alone (a new one in TMPDIR)"
+    )
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64, 256])
     parser.add_argument(
@@ -221,9 +282,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=24 * 3600, help="of everything")
     parser.add_argument("--cpu-rehearsal", action="store_true", help="no GPU: show that it works")
     options = parser.parse_args()
-    if options.out is None:
-        options.out = options.work if options.cpu_rehearsal else ROOT / "bench" / "cards"
-    options.work = options.work.resolve()
+    if options.only and options.work is None:
+        parser.error("--only adds to what lies in the folder --work of a former command; name it")
     return options
 
 

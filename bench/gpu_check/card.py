@@ -31,7 +31,7 @@ def write_card(
     kind = "rehearsal-on-a-processor" if about["rehearsal"] else re.sub(r"\W+", "-", gpu.lower())
     stem = f"{about['date'][:10]}.{kind}"
     paths = folder / f"{stem}.json", folder / f"{stem}.md"
-    content = json.dumps({**about, "stages": outcomes}, indent=2) + "\n"
+    content = json.dumps({**about, "stages": outcomes}, indent=2, allow_nan=False) + "\n"
     for path, text in zip(paths, (content, _markdown(about, machine, outcomes)), strict=True):
         path.write_text(text, encoding="utf-8")
     return paths
@@ -45,6 +45,10 @@ def _markdown(
     if about["rehearsal"]:
         lines += [_REHEARSAL, ""]
     lines += [f"Taken {about['date']} at commit {about['commit'] or 'unknown'}.", ""]
+    for each in outcomes:
+        taken = each.get("date", about["date"]), each.get("commit", about["commit"])
+        if taken != (about["date"], about["commit"]):
+            lines += [f"{each['stage']}: taken {taken[0]} at commit {taken[1] or 'unknown'}.", ""]
     if machine:
         lines += ["| what | version |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in _flat(machine)]
@@ -72,16 +76,17 @@ def _speed(outcomes: list[dict[str, Any]]) -> list[str]:
         return ["Nothing was timed."]
     lines = [
         "Closed loop, one caller, pictures on the device already unless said otherwise; the share "
-        "is that of the greatest matrix product of the same run.",
+        "is that of the greatest matrix product of the same run, the cosine the least to float32.",
         "",
-        "| model | what | batch | p50 ms | p95 ms | images/s | share | samples |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | what | batch | p50 ms | p95 ms | images/s | share | cosine | samples |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for model, row in rows:
         share = "-" if row.get("share") is None else f"{row['share']:.2f}"
+        cosine = "-" if row.get("least_cosine") is None else f"{row['least_cosine']:.6f}"
         lines.append(
             f"| {model} | {row['what']} | {row['batch']} | {row['p50_ms']:.3f} | "
-            f"{row['p95_ms']:.3f} | {row['per_s']:.0f} | {share} | {row['samples']} |"
+            f"{row['p95_ms']:.3f} | {row['per_s']:.0f} | {share} | {cosine} | {row['samples']} |"
         )
     return lines
 

@@ -1,27 +1,27 @@
 """The stages of a check, each run in a process of its own by ``__main__.py``.
 
-Each writes what it found so far after every figure: what comes before a crash is kept.
+The first, which says what the machine is, lies in machine.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from timing import Bound, largest_error, operations, pictures, timed
+import numpy as np
+from numpy.typing import NDArray
+from stage import BarMissedError, NotRunError, Stage
+from timing import Bound, pictures, timed
 
 from cliprt import CliprtError, open_bundle
 from cliprt_engines import (
+    Engine,
     OnnxTower,
     TensorRtTower,
     build_engines,
@@ -30,108 +30,11 @@ from cliprt_engines import (
 )
 from cliprt_export import export_random, verify_engines
 
-VERSIONS = (
-    "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "triton", "cuda-bindings",
-    "tensorrt", "tensorrt_rtx_cu13_libs", "nvidia-cudnn-cu13",
-)  # fmt: skip
-
 # TensorRT-RTX keeps the shapes of these few profiles small, so that building takes seconds.
 SMALL_PROFILES = {"image": "1:8:8", "text": "1:8:8x2:16:77"}
 
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm80+sm86+sm89+sm120")
 """Architectures that TensorRT-RTX builds for ahead of time; Hopper is none of them."""
-
-
-class NotRunError(Exception):
-    """A stage that cannot be run here, with the reason."""
-
-
-@dataclass
-class Stage:
-    """What a stage is told, and where its findings go.
-
-    Attributes:
-        model: the architecture.
-        work: folder of bundles, engines and results.
-        batches: sizes to time.
-        samples: timed calls of each figure.
-        cpu: whether this is a rehearsal on the processor.
-        result: file of the findings.
-        found: the findings.
-    """
-
-    model: str
-    work: Path
-    batches: list[int]
-    samples: int
-    cpu: bool
-    result: Path
-    found: dict[str, Any] = field(default_factory=dict)
-
-    def note(self, name: str, value: Any) -> None:
-        """Keeps a finding."""
-        self.found[name] = value
-        self.result.write_text(json.dumps(self.found), encoding="utf-8")
-
-    def note_speed(self, what: str, batch: int, call: Callable[[], object]) -> None:
-        """Times a call that embeds pictures and returns when the answers are there."""
-        latency = timed(call, self.samples)
-        per_s = batch / latency.p50_ms * 1e3
-        ceiling = self.work / "ceiling.json"
-        share = None
-        # A rehearsal's ceiling is that of one small product.
-        if ceiling.is_file() and not self.cpu:
-            greatest = json.loads(ceiling.read_text(encoding="utf-8")).get("teraflops")
-            work = operations(self.fp32)
-            share = per_s * work / greatest / 1e12 if greatest else None
-        row = {
-            "what": what,
-            "batch": batch,
-            "p50_ms": latency.p50_ms,
-            "p95_ms": latency.p95_ms,
-            "samples": latency.samples,
-            "per_s": per_s,
-            "share": share,
-        }
-        self.note("speed", [*self.found.get("speed", []), row])
-
-    @property
-    def bundle(self) -> Path:
-        """The bundle of the model."""
-        return self.work / f"bundle-{self.model}"
-
-    @property
-    def engines(self) -> Path:
-        """The engines of the model."""
-        return self.work / f"engines-{self.model}"
-
-    @property
-    def fp32(self) -> Path:
-        """The float32 image tower of the model."""
-        return open_bundle(self.bundle).file("image.fp32.onnx")
-
-    @property
-    def precision(self) -> str:
-        """What is timed: halves, which processors do not compute."""
-        return "fp32" if self.cpu else "fp16"
-
-
-def machine(stage: Stage) -> None:
-    """What this machine is, and what is installed."""
-    device = device_at_hand()
-    stage.note("gpu", None if device is None else device.name)
-    if device is not None:
-        stage.note("architecture", device.architecture)
-        stage.note("memory GiB", round(device.memory_bytes / 2**30, 1))
-        stage.note("driver", device.driver)
-        stage.note("CUDA of the driver", device.cuda)
-    stage.note("processor", platform.processor() or platform.machine())
-    stage.note("python", platform.python_version())
-    for name in VERSIONS:
-        try:
-            stage.note(name, version(name))
-        except PackageNotFoundError:
-            stage.note(name, "not installed")
 
 
 def ceiling(stage: Stage) -> None:
@@ -174,20 +77,20 @@ def onnxruntime_stage(stage: Stage) -> None:
     graph = open_bundle(stage.bundle).file(f"image.{stage.precision}.onnx")
     tower = OnnxTower(graph, provider="cpu" if stage.cpu else "cuda")
     stage.note("runtime", tower.info.runtime)
-    some = pictures(tower.info, 4)
-    reference = OnnxTower(stage.fp32).run(some)
-    stage.note("least cosine to float32", 1 - largest_error(reference, tower.run(some)))
     name = f"onnxruntime {_place(stage)} {stage.precision}"
     for batch in stage.batches:
-        if not stage.cpu:
-            bound = Bound(graph, pictures(tower.info, batch), graphs=False)
-            stage.note_speed(name, batch, bound.run)
         host = pictures(tower.info, batch)
-        stage.note_speed(f"{name}, pictures on the host", batch, partial(tower.run, host))
+        if not stage.cpu:
+            bound = Bound(graph, host, graphs=False)
+            stage.note_speed(name, host, bound.run, bound.answers)
+        stage.note_speed(f"{name}, pictures on the host", host, partial(tower.run, host))
     if not stage.cpu:
         try:
-            bound = Bound(graph, pictures(tower.info, 1), graphs=True)
-            stage.note_speed(f"{name}, CUDA graph", 1, bound.run)
+            one = pictures(tower.info, 1)
+            bound = Bound(graph, one, graphs=True)
+            stage.note_speed(f"{name}, CUDA graph", one, bound.run, bound.answers)
+        except BarMissedError:
+            raise
         except Exception as error:  # noqa: BLE001 - a finding, and the library raises many types
             stage.note("CUDA graph", f"failed: {error}")
 
@@ -197,8 +100,7 @@ def torch_stage(stage: Stage) -> None:
     torch = _torch(stage)
     from torch_tower import image_tower
 
-    info = OnnxTower(stage.fp32).info
-    some = pictures(info, 4)
+    info = stage.reference.info
     tower = image_tower(stage.fp32, device=_place(stage), half=not stage.cpu)
     name = f"torch {stage.precision}"
     forms: list[tuple[str, Any, list[int]]] = [("SDPA eager", tower, stage.batches)]
@@ -207,19 +109,23 @@ def torch_stage(stage: Stage) -> None:
         replayed = torch.compile(tower, dynamic=False, mode="reduce-overhead")
         forms += [("compiled", compiled, stage.batches), ("compiled, CUDA graph", replayed, [1])]
     with torch.inference_mode():
-        found = tower(torch.from_numpy(some).to(_place(stage))).cpu().numpy()
-        reference = OnnxTower(stage.fp32).run(some)
-        stage.note("least cosine to float32", 1 - largest_error(reference, found))
         for form, model, batches in forms:
             for batch in batches:
-                pixels = torch.from_numpy(pictures(info, batch)).to(_place(stage))
+                host = pictures(info, batch)
+                pixels = torch.from_numpy(host).to(_place(stage))
 
                 def embed(model: Any = model, pixels: Any = pixels) -> None:
                     model(pixels)
                     _wait(stage, torch)
 
+                def answers(model: Any = model, pixels: Any = pixels) -> NDArray[np.float32]:
+                    found: NDArray[np.float32] = model(pixels).cpu().numpy()
+                    return found
+
                 try:
-                    stage.note_speed(f"{name}, {form}", batch, embed)
+                    stage.note_speed(f"{name}, {form}", host, embed, answers)
+                except BarMissedError:
+                    raise
                 except Exception as error:  # noqa: BLE001 - compilers raise many types
                     stage.note(f"{form}, batch {batch}", f"failed: {error}"[:500])
 
@@ -255,24 +161,30 @@ def verify(stage: Stage) -> None:
 
 def engine_speed(stage: Stage) -> None:
     """TensorRT engines on this GPU, with and without CUDA graphs."""
-    if not stage.engines.is_dir():
-        raise NotRunError("no engine was built")
-    if device_at_hand() is None:
-        raise NotRunError("there is no GPU")
-    for engine in find_engines(stage.engines):
-        if engine.manifest.recipe.tower != "image":
-            continue
+    for engine in _image_engines(stage):
         for graphs in (0, 16):
             with TensorRtTower(engine.path, graphs=graphs) as tower:
                 form = "CUDA graphs" if graphs else "no graphs"
-                name = f"{tower.info.runtime.partition(' NVIDIA')[0]} fp16, {form}, on the host"
                 for batch in stage.batches if graphs else [1]:
                     host = pictures(tower.info, batch)
-                    stage.note_speed(name, batch, partial(tower.run, host))
+                    name = f"{_name(engine, tower)}, {form}, on the host"
+                    stage.note_speed(name, host, partial(tower.run, host))
+
+
+def overlap(stage: Stage) -> None:
+    """The largest batch from the host, cut in two to overlap copies and computing, and whole."""
+    for engine in _image_engines(stage):
+        for cut, form in ((True, "cut in two"), (False, "whole")):
+            with TensorRtTower(engine.path, overlap=cut) as tower:
+                most = tower.info.max_batch or max(stage.batches)
+                host = pictures(tower.info, min(max(stage.batches), most))
+                name = f"{_name(engine, tower)}, {form}, on the host"
+                stage.note_speed(name, host, partial(tower.run, host))
 
 
 def rtx_older(stage: Stage) -> None:
     """Whether TensorRT-RTX engines for other architectures run on this GPU at all."""
+    wrong = []
     for target in RTX_TARGETS[1:3] if stage.cpu else RTX_TARGETS:
         try:
             (engine,) = build_engines(
@@ -291,10 +203,28 @@ def rtx_older(stage: Stage) -> None:
             stage.note(target, "built; running it ended the process")
             with TensorRtTower(engine.path, any_device=True) as tower:
                 some = pictures(tower.info, 4)
-                apart = largest_error(OnnxTower(stage.fp32).run(some), tower.run(some))
-                stage.note(target, f"runs, least cosine to float32 {1 - apart:.6f}")
+                cosine = stage.least_cosine(target, some, tower.run(some))
+                stage.note(target, f"runs, least cosine to float32 {cosine:.6f}")
+        except BarMissedError as error:
+            stage.note(target, f"runs and answers wrong: {error}")
+            wrong.append(target)
         except CliprtError as error:
             stage.note(target, f"does not build or run: {error}"[:500])
+    if wrong:
+        raise BarMissedError(f"engines for {', '.join(wrong)} run here and answer wrong")
+
+
+def _image_engines(stage: Stage) -> list[Engine]:
+    if not stage.engines.is_dir():
+        raise NotRunError("no engine was built")
+    if device_at_hand() is None:
+        raise NotRunError("there is no GPU")
+    return [each for each in find_engines(stage.engines) if each.manifest.recipe.tower == "image"]
+
+
+def _name(engine: Engine, tower: TensorRtTower) -> str:
+    runtime = tower.info.runtime.partition(" NVIDIA")[0]
+    return f"{runtime} {engine.manifest.recipe.precision}"
 
 
 def _torch(stage: Stage) -> Any:
@@ -317,7 +247,6 @@ def _wait(stage: Stage, torch: Any) -> None:
 
 
 STAGES: dict[str, Callable[[Stage], None]] = {
-    "machine": machine,
     "ceiling": ceiling,
     "export": export,
     "onnxruntime": onnxruntime_stage,
@@ -325,6 +254,7 @@ STAGES: dict[str, Callable[[Stage], None]] = {
     "engines": engines,
     "verify": verify,
     "engine-speed": engine_speed,
+    "overlap": overlap,
     "rtx-older": rtx_older,
 }
 
@@ -350,7 +280,7 @@ def main() -> None:
             raise
         stage.note("not_run", str(error))
     # A stage without findings has run all the same.
-    stage.result.write_text(json.dumps(stage.found), encoding="utf-8")
+    stage.save()
 
 
 if __name__ == "__main__":

@@ -97,3 +97,9 @@ class Bound:
         """Embeds the batch; returns when the answers are on the GPU."""
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
+
+    def answers(self) -> NDArray[np.float32]:
+        """Embeds the batch and fetches the answers, float32 [batch, dim]."""
+        self.run()
+        found: NDArray[np.float32] = self._output.numpy()
+        return found

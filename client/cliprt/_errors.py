@@ -15,6 +15,7 @@
     │   ├── ServerStartError              a tritonserver was not found or did not come up
     │   ├── BundleError                   a bundle is missing, damaged or from another version
     │   ├── EngineError                   an engine cannot be built, or must not be loaded here
+    │   │   └── EngineMismatch            it is for another GPU, driver or TensorRT than this one
     │   ├── CheckpointError               a checkpoint cannot be read or is of no supported kind
     │   ├── FidelityError                 an exported tower does not answer like the checkpoint
     │   └── MissingExtra (also ImportError)        an optional dependency is not installed
@@ -87,6 +88,10 @@ class BundleError(DeploymentError):
 
 class EngineError(DeploymentError):
     """A TensorRT engine cannot be built, or is missing, damaged, foreign or not vouched for."""
+
+
+class EngineMismatch(EngineError):
+    """An engine is for another GPU, driver or TensorRT; nothing says that it is damaged."""
 
 
 class CheckpointError(DeploymentError):

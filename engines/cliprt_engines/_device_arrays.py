@@ -6,6 +6,7 @@ https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -58,17 +59,27 @@ def device_array(array: OnDevice) -> DeviceArray:
         # Those of torch on the host have the property, and no value for it.
         raise InvalidInput("the array does not lie on a GPU; pass it as a NumPy array") from None
     try:
-        shape = tuple(int(size) for size in found["shape"])
-        dtype = np.dtype(found["typestr"])
+        shape = _whole_numbers(found["shape"])
+        # To NumPy no type at all is float64.
+        dtype = np.dtype(str(found["typestr"]))
         pointer, version = int(found["data"][0]), int(found["version"])
-        strides, mask, stream = found.get("strides"), found.get("mask"), found.get("stream")
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        strides = None if found.get("strides") is None else _whole_numbers(found["strides"])
+        # Before version 3 arrays did not name it, whatever stands there.
+        stream = _DEFAULT_STREAM if version < 3 else found.get("stream")
+        stream = None if stream is None else operator.index(stream)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"the shape is {shape}")
+        if strides is not None and len(strides) != len(shape):
+            raise ValueError(f"{len(strides)} strides for {len(shape)} sizes")
+        if stream is not None and stream < 0:
+            raise ValueError(f"the stream is {stream}")
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InvalidInput(
             f"the array on the GPU does not describe itself by __cuda_array_interface__: {error!r}"
         ) from None
-    if mask is not None:
+    if found.get("mask") is not None:
         raise InvalidInput("the array on the GPU is masked; pass one without a mask")
-    if strides is not None and not _contiguous(shape, tuple(strides), dtype.itemsize):
+    if strides is not None and not _contiguous(shape, strides, dtype.itemsize):
         raise InvalidInput(
             "the array on the GPU is not contiguous; pass a contiguous copy "
             "(cupy.ascontiguousarray, tensor.contiguous())"
@@ -78,9 +89,16 @@ def device_array(array: OnDevice) -> DeviceArray:
             "the array on the GPU names stream 0, which __cuda_array_interface__ rules out; "
             "1 is the default stream"
         )
-    if version < 3:
-        stream = _DEFAULT_STREAM
-    return DeviceArray(pointer, shape, dtype, None if stream is None else int(stream))
+    return DeviceArray(pointer, shape, dtype, stream)
+
+
+def _whole_numbers(sizes: Any) -> tuple[int, ...]:
+    """Sizes as integers; fractions and text are no sizes.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    return tuple(operator.index(size) for size in sizes)
 
 
 def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:

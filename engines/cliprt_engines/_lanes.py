@@ -247,12 +247,24 @@ class Worker:
             self._bound[number].enqueue(profile, shape, lane.stream)
 
     def _capture(self, key: _Key, lane: Lane) -> None:
-        """Runs a shape in a context of its own, and captures the same for later."""
-        _, profile, shape = key
-        bound = Bound(self._plan, self._memory, lane)
-        # The run before the capture gives this batch its answer, and settles in the context what
-        # depends on the shape.
-        bound.enqueue(profile, shape, lane.stream)
+        """Runs a shape in a context of its own, and captures the same for later.
+
+        Where that cannot be made or captured, the shape runs, and no graph of it is tried again.
+        """
+        number, profile, shape = key
+        with ExitStack() as held:
+            try:
+                bound = Bound(self._plan, self._memory, lane)
+                held.callback(bound.close)
+                # The run before the capture gives this batch its answer, and settles in the context
+                # what depends on the shape.
+                bound.enqueue(profile, shape, lane.stream)
+            except DeploymentError:
+                # For want of memory, say; the lane's own context runs the shape as before.
+                self._graphs.refuse(key)
+                self._bound[number].enqueue(profile, shape, lane.stream)
+                return
+            held.pop_all()
         # A graph that has to go for this one may be under way.
         for each in self._lanes:
             each.stream.synchronise()

@@ -6,14 +6,12 @@ many times slower and without an error. Here that is one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 from cliprt._errors import DeploymentError, InvalidInput
-from cliprt_engines._profiles import Profile
 
 ProviderKind: TypeAlias = Literal["cpu", "cuda", "tensorrt"]
 
@@ -27,23 +25,15 @@ PROVIDERS = tuple(_NAMES)
 Options: TypeAlias = list[tuple[str, dict[str, str]]]
 
 
-def provider_options(
-    kind: ProviderKind,
-    *,
-    device: int = 0,
-    profiles: Sequence[Profile] = (),
-    input_name: str = "",
-    shape: Sequence[int | None] = (),
-) -> Options:
+def provider_options(kind: ProviderKind, *, device: int = 0) -> Options:
     """What to tell a session: providers in the order of preference, each with its options.
+
+    TensorRT inside ONNX Runtime gets no profiles: it builds again for every shape beyond those that
+    came before. ``TensorRtTower`` is there for those who cannot wait.
 
     Args:
         kind: cpu, cuda or tensorrt.
         device: which GPU, as CUDA counts them.
-        profiles: with tensorrt, the shapes that it builds for; without any it builds again for
-            every shape beyond those that came before.
-        input_name: with profiles, the input's name.
-        shape: with profiles, the input's shape without the batch; None where the length may change.
 
     Raises:
         InvalidInput: there is no such provider.
@@ -67,12 +57,6 @@ def provider_options(
         # Its cache of engines tells them apart by the graph alone, not by GPU or version.
         "trt_engine_cache_enable": "False",
     }
-    for which, name in enumerate(("min", "opt", "max")):
-        shapes = [profile.shapes(shape)[which] for profile in profiles]
-        if shapes:
-            tensorrt[f"trt_profile_{name}_shapes"] = ",".join(
-                f"{input_name}:{'x'.join(map(str, sizes))}" for sizes in shapes
-            )
     return [(_NAMES["tensorrt"], tensorrt), *order]
 
 

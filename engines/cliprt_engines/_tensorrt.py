@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from math import prod
 from pathlib import Path
 from queue import LifoQueue
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._bundle import Bundle
-from cliprt._errors import ClosedError, InvalidInput
+from cliprt._errors import ClosedError, DeploymentError, EngineError, EngineMismatch, InvalidInput
 from cliprt_engines._batches import cut
 from cliprt_engines._cuda import Cuda, Event, ForeignStream
 from cliprt_engines._device import device_at_hand
@@ -23,7 +23,7 @@ from cliprt_engines._device_arrays import DeviceArray, OnDevice, device_array
 from cliprt_engines._flavor import find_toolkit
 from cliprt_engines._lanes import Worker
 from cliprt_engines._loaded import LoadedPlan
-from cliprt_engines._manifest import open_engine, read_engine
+from cliprt_engines._manifest import check_engine, open_engine, read_engine
 from cliprt_engines._tower import Inputs, TowerInfo
 
 GRAPHS = 16
@@ -46,6 +46,7 @@ class TensorRtTower:
         device: int = 0,
         contexts: int = 1,
         graphs: int = GRAPHS,
+        overlap: bool = True,
         any_device: bool = False,
     ) -> None:
         """Loads an engine that its manifest vouches for.
@@ -58,11 +59,15 @@ class TensorRtTower:
             contexts: how many batches may run at once. Each takes memory for its own values.
             graphs: most CUDA graphs that a context captures, one for each shape that comes more
                 than once; 0 captures none.
+            overlap: whether 32 or more pictures that lie on the host are computed in two pieces, so
+                that the second is copied meanwhile. Tokens are too small, and what lies on the GPU
+                too near, for copies to matter.
             any_device: lets TensorRT alone say whether the plan runs on this GPU.
 
         Raises:
             ValueError: no contexts, or a negative number of graphs.
-            EngineError: the engine is not for this bundle, TensorRT or GPU.
+            EngineMismatch: the engine is for another TensorRT or GPU.
+            EngineError: it is not of this bundle, or damaged.
             DeploymentError: there is no GPU, no driver, or not enough memory.
             MissingExtra: TensorRT or cuda-bindings is not installed.
         """
@@ -70,15 +75,20 @@ class TensorRtTower:
             raise ValueError(f"a tower needs at least one context, got {contexts}")
         if graphs < 0:
             raise ValueError(f"the number of graphs must not be negative, got {graphs}")
-        recipe = read_engine(Path(engine)).manifest.recipe
-        toolkit = find_toolkit(recipe.flavor)
+        found = read_engine(Path(engine))
+        toolkit = find_toolkit(found.manifest.recipe.flavor)
         gpu = device_at_hand(device)
         self._cuda = cuda = Cuda(device)
+        # Before all else that may be wrong: what is not for this machine need not be damaged.
+        try:
+            check_engine(found, bundle=None, toolkit=toolkit, device=None if any_device else gpu)
+        except EngineError as error:
+            raise EngineMismatch(str(error)) from None
         opened = open_engine(
             engine, bundle=bundle, toolkit=toolkit, device=gpu, any_device=any_device
         )
         plan = LoadedPlan(opened, toolkit, cuda, graphs=graphs > 0)
-        self._plan, self._vocabulary = plan, _vocabulary(bundle)
+        self._plan, self._vocabulary, self._overlap = plan, _vocabulary(bundle), overlap
         widest = plan.profiles[0]
         self._dim = int(plan.output.shape[-1] or 0)
         self._info = TowerInfo(
@@ -144,7 +154,8 @@ class TensorRtTower:
         source = self._checked(batch)
         rows = int(source.shape[0])
         length = int(source.shape[1]) if self._plan.dynamic else None
-        pieces = cut(self._plan.profiles, rows, length)
+        copied = isinstance(source, np.ndarray) and self._info.input == "pixels"
+        pieces = cut(self._plan.profiles, rows, length, overlap=self._overlap and copied)
         answers = np.empty((rows, self._dim), dtype=np.float32)
         if pieces:
             with self._worker() as worker:
@@ -161,9 +172,13 @@ class TensorRtTower:
             for _ in self._workers:
                 self._idle.get()
             self._idle.put(None)
-            self._cuda.select()
-            self._give_back()
-            self._workers = []
+            try:
+                # After an error of a kernel every call fails; memory of the host is freed even so.
+                with suppress(DeploymentError):
+                    self._cuda.select()
+            finally:
+                self._give_back()
+                self._workers = []
 
     def __enter__(self) -> TensorRtTower:
         """Itself; ``close`` follows."""

@@ -11,7 +11,7 @@ import msgspec
 
 from cliprt._bundle import CARD, Bundle, open_bundle
 from cliprt._card import decode_card
-from cliprt._errors import CliprtError, EngineError
+from cliprt._errors import CliprtError, EngineError, EngineMismatch, MissingExtra
 from cliprt._extras import require
 from cliprt_engines import Engine, OnnxTower, TensorRtTower, Tower, device_at_hand, find_engines
 from cliprt_export._certificate import Bars, MeasuredOn, measured_on, read_certificate
@@ -36,8 +36,9 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         engine: name of its folder.
         certificate: what was measured, or None.
-        refused: why it is not for this machine, or None if it is.
-        failed: what ended its checks, or None if they came to an end.
+        refused: why it is not for this machine, or None if it is: no GPU, another one, another
+            driver or TensorRT than it was built for, or none.
+        failed: what is wrong with it or ended its checks, or None if they came to an end.
         unsaved: why the certificate could not be written beside the engine, or None.
     """
 
@@ -61,7 +62,7 @@ class EngineVerification(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether some engine was run and none of those that were fails or misses anything."""
+        """Whether some engine is for this machine, and none of those fails or misses anything."""
         run = [row for row in self.rows if row.refused is None]
         return bool(run) and not any(
             row.certificate is None or row.certificate.missed for row in run
@@ -82,7 +83,15 @@ def holds_engines(folder: str | Path) -> bool:
 
 
 def load_engine(engine: Engine, bundle: Bundle) -> Tower:
-    """An engine on the GPU at hand, with CUDA graphs and the bundle's vocabulary."""
+    """An engine on the GPU at hand, with CUDA graphs and the bundle's vocabulary.
+
+    Raises:
+        EngineMismatch: there is no GPU, or the engine is for another GPU, driver or TensorRT.
+        MissingExtra: TensorRT or cuda-bindings is not installed.
+        DeploymentError: the engine is damaged or not of this bundle, or CUDA fails.
+    """
+    if device_at_hand() is None:
+        raise EngineMismatch("there is no NVIDIA GPU here, or no driver for it")
     return TensorRtTower(engine.path, bundle=bundle)
 
 
@@ -110,11 +119,12 @@ def verify_engines(
         samples: items to measure on; None takes the certificate's number.
         precisions: which engines; None takes all.
         bars: makes the bars from those that the bundle's certificate was held to.
-        load: opens an engine's tower.
+        load: opens an engine's tower; EngineMismatch or MissingExtra from it say that the engine
+            is not for this machine.
         on_step: called as each of STEPS begins, and as it goes on.
 
     Raises:
-        EngineError: there are no engines, or none can be run here.
+        EngineError: there are no engines, or none is for this machine.
         BundleError: the bundle cannot be found or is damaged.
     """
     require("onnxruntime", extra="export")
@@ -134,8 +144,11 @@ def verify_engines(
         name, tower_name = engine.path.name, engine.manifest.recipe.tower
         try:
             tower = load(engine, opened)
-        except CliprtError as error:
+        except (EngineMismatch, MissingExtra) as error:
             rows.append(EngineRow(engine=name, refused=str(error)))
+            continue
+        except CliprtError as error:
+            rows.append(EngineRow(engine=name, failed=str(error)))
             continue
         with closing(tower):
             try:

@@ -12,10 +12,10 @@ import cliprt
 PUBLIC = {
     "cliprt": {
         "Bundle", "BundleError", "Card", "CheckpointError", "Client", "CliprtError", "ClosedError",
-        "DeadlineExceeded", "DeploymentError", "EngineError", "FidelityError", "FileEntry",
-        "ImageInput", "ImageSpec", "ImageTooLarge", "InvalidInput", "Limits", "MissingExtra",
-        "ModelUnavailable", "Overloaded", "RetryableError", "ServerError", "ServerStartError",
-        "ServerUnavailable", "TextSpec", "__version__", "open_bundle",
+        "DeadlineExceeded", "DeploymentError", "EngineError", "EngineMismatch", "FidelityError",
+        "FileEntry", "ImageInput", "ImageSpec", "ImageTooLarge", "InvalidInput", "Limits",
+        "MissingExtra", "ModelUnavailable", "Overloaded", "RetryableError", "ServerError",
+        "ServerStartError", "ServerUnavailable", "TextSpec", "__version__", "open_bundle",
     },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {

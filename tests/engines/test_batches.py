@@ -47,6 +47,54 @@ def test_a_rest_too_small_for_every_profile_is_refused() -> None:
         cut((Profile(batch=Span(4, 8, 8)),), 10, None)
 
 
+@pytest.mark.parametrize(
+    ("rows", "pieces"),
+    [
+        (0, []),
+        (31, [31]),
+        (32, [16, 16]),
+        (33, [16, 17]),
+        (63, [16, 47]),
+        (64, [32, 32]),
+        # What is cut anyway overlaps anyway.
+        (65, [64, 1]),
+        (96, [64, 32]),
+    ],
+)
+def test_a_large_batch_is_cut_in_two_to_overlap(rows: int, pieces: list[int]) -> None:
+    found = cut((WIDE, NARROW), rows, None, overlap=True)
+    assert [piece.rows for piece in found] == pieces
+    assert [piece.start for piece in found] == [sum(pieces[:i]) for i in range(len(pieces))]
+
+
+def test_batches_of_every_size_share_few_shapes_on_the_first_lane() -> None:
+    profiles = (Profile(batch=Span(1, 128, 256)), NARROW)
+    first, second = set(), set()
+    for rows in range(32, 257):
+        one, other = cut(profiles, rows, None, overlap=True)
+        assert one.rows <= other.rows < one.rows + 32
+        assert one.profile == other.profile == 0
+        first.add(one.rows)
+        second.add(other.rows)
+    assert first == set(range(16, 129, 16))
+    assert len(second) < 225
+
+
+@pytest.mark.parametrize(
+    "profiles",
+    [
+        # Takes no halves.
+        (Profile(batch=Span(64, 64, 64)),),
+        (Profile(batch=Span(40, 64, 64)),),
+        # Tuned for the whole, while halves would run under the other.
+        (Profile(batch=Span(1, 32, 256)), Profile(batch=Span(64, 64, 64))),
+        (Profile(batch=Span(1, 32, 256)), Profile(batch=Span(1, 16, 32))),
+    ],
+)
+def test_halves_that_would_leave_the_profile_are_not_made(profiles: tuple[Profile, ...]) -> None:
+    assert [piece.rows for piece in cut(profiles, 64, None, overlap=True)] == [64]
+
+
 @pytest.mark.parametrize("pieces", range(7))
 def test_pieces_take_turns(pieces: int) -> None:
     began: list[int] = []

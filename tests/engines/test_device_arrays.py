@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_stand_in import StandInCuda
-from engine_folders import Load, expected, some_tokens
+from engine_folders import Load, expected, some_tokens, write_engine
 from numpy.typing import NDArray
 
 from cliprt import Bundle, InvalidInput
+from cliprt_engines._profiles import Profile, Span
 
 
 class OnGpu:
@@ -47,6 +48,24 @@ def test_arrays_on_the_gpu_are_taken(
             np.testing.assert_allclose(found, expected(small_bundle, tokens), atol=1e-5)
 
 
+def test_large_batches_on_the_gpu_stay_whole(
+    load: Load, small_bundle: Bundle, tmp_path: Path, cuda: StandInCuda
+) -> None:
+    """There is no copy from the host that half of one could overlap."""
+    spec = small_bundle.card.image
+    assert spec is not None
+    size = (33, spec.height, spec.width, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    folder = write_engine(
+        tmp_path, small_bundle, "image", profiles=(Profile(batch=Span(1, 16, 40)),)
+    )
+    with load(folder) as tower:
+        for _ in range(3):
+            found = tower.run(OnGpu(cuda, pixels))
+            np.testing.assert_allclose(found, expected(small_bundle, pixels), atol=1e-5)
+        assert tower.graphs == 1
+
+
 def test_an_array_that_is_not_ready_is_waited_for(
     load: Load, text_engine: Path, cuda: StandInCuda, small_bundle: Bundle
 ) -> None:
@@ -69,6 +88,18 @@ def test_an_array_that_is_not_ready_is_waited_for(
         ({"strides": (4, 8)}, "not contiguous"),
         ({"stream": 0}, "names stream 0"),
         ({"shape": "x"}, "does not describe itself"),
+        ({"shape": (-2, 7)}, r"does not describe itself .*the shape is \(-2, 7\)"),
+        ({"shape": (2.5, 7)}, "does not describe itself"),
+        ({"shape": 7}, "does not describe itself"),
+        ({"strides": (4,)}, "does not describe itself .*1 strides for 2 sizes"),
+        ({"strides": 5}, "does not describe itself"),
+        ({"strides": (28, "a")}, "does not describe itself"),
+        ({"stream": "x"}, "does not describe itself"),
+        ({"stream": -3}, "does not describe itself .*the stream is -3"),
+        ({"data": None}, "does not describe itself"),
+        ({"typestr": "nonsense"}, "does not describe itself"),
+        ({"typestr": None}, "does not describe itself"),
+        ({"typestr": ">i4"}, "takes int32 tokens, got >i4"),
         ({"typestr": "<i8"}, "takes int32 tokens, got int64"),
     ],
 )

@@ -5,6 +5,8 @@ Skipped where there is no GPU. Engines are built here, for the GPU at hand.
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -15,11 +17,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cliprt import Bundle, ClosedError, InvalidInput
+from cliprt import Bundle, ClosedError, EngineError, EngineMismatch, InvalidInput
 from cliprt_engines import Engine, OnnxTower, build_engines
 from cliprt_engines._cuda import Cuda, DeviceBuffer
 from cliprt_engines._device import device_at_hand
 from cliprt_engines._flavor import find_toolkit
+from cliprt_engines._loaded import LoadedPlan
 from cliprt_engines._tensorrt import TensorRtTower
 from cliprt_export import verify_engines
 
@@ -121,6 +124,56 @@ def test_pictures_beyond_the_greatest_batch(
         for rows in (1, 2, 6, 7, 20, 20, 20):
             pixels = some_pixels(tower, rows, rows)
             assert_close(tower.run(pixels), reference["image"].run(pixels))
+
+
+@pytest.fixture(scope="session")
+def large(
+    engines: dict[str, Engine], small_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Engine:
+    """An engine of pictures whose batches are large enough to be computed in two pieces."""
+    (engine,) = build_engines(
+        small_bundle,
+        tmp_path_factory.mktemp("large"),
+        precisions=["fp32"],
+        towers=["image"],
+        profiles={"image": "1:16:40,1:1:2"},
+    )
+    return engine
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_large_batches_in_two_pieces(
+    overlap: bool, large: Engine, reference: dict[str, OnnxTower]
+) -> None:
+    with TensorRtTower(large.path, overlap=overlap) as tower:
+        batches = [some_pixels(tower, rows, seed) for seed, rows in enumerate((33, 33, 40, 2))]
+        for _ in range(4):
+            for batch in batches:
+                assert_close(tower.run(batch), reference["image"].run(batch))
+
+
+def test_a_shape_still_runs_where_memory_for_its_graph_is_wanting(
+    text: TensorRtTower, reference: dict[str, OnnxTower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(plan: LoadedPlan, memory: int) -> Any:
+        raise EngineError("no memory for a context")
+
+    monkeypatch.setattr(LoadedPlan, "context", none_left)
+    tokens = some_tokens(2)
+    for _ in range(4):
+        assert_close(text.run(tokens), reference["text"].run(tokens))
+    assert text.graphs == 0
+
+
+def test_an_engine_for_another_gpu_is_told_from_a_damaged_one(
+    engines: dict[str, Engine], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(engines["text"].path, tmp_path / "engine")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["recipe"]["architectures"] = ["sm61"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EngineMismatch, match="its architecture is sm61"):
+        TensorRtTower(folder)
 
 
 def test_extreme_neighbours_change_nothing(engines: dict[str, Engine]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 
 import onnxruntime
@@ -9,7 +10,6 @@ import pytest
 
 from cliprt import Bundle, DeploymentError, InvalidInput
 from cliprt_engines import OnnxTower
-from cliprt_engines._profiles import Profile, Span
 from cliprt_engines._providers import check_used, provider_options
 
 
@@ -24,19 +24,15 @@ def test_cuda_keeps_float32_and_names_its_gpu() -> None:
     assert options["use_tf32"] == "0"
 
 
-def test_tensorrt_gets_all_profiles_and_no_cache_of_engines() -> None:
-    profiles = (
-        Profile(batch=Span(1, 32, 64), length=Span(2, 77, 77)),
-        Profile(batch=Span(1, 1, 8), length=Span(2, 16, 16)),
-    )
-    (name, options), *_ = provider_options(
-        "tensorrt", profiles=profiles, input_name="tokens", shape=(None,)
-    )
-    assert name == "TensorrtExecutionProvider"
-    assert options["trt_profile_min_shapes"] == "tokens:1x2,tokens:1x2"
-    assert options["trt_profile_opt_shapes"] == "tokens:32x77,tokens:1x16"
-    assert options["trt_profile_max_shapes"] == "tokens:64x77,tokens:8x16"
-    assert options["trt_engine_cache_enable"] == "False"
+def test_tensorrt_keeps_no_cache_of_engines_and_has_cuda_behind_it() -> None:
+    (name, options), (behind, _), _ = provider_options("tensorrt", device=1)
+    assert (name, behind) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert options == {"device_id": "1", "trt_engine_cache_enable": "False"}
+
+
+def test_every_option_is_one_that_towers_can_give() -> None:
+    given = set(inspect.signature(OnnxTower).parameters) | {"kind"}
+    assert set(inspect.signature(provider_options).parameters) <= given
 
 
 def test_an_unknown_provider_is_refused() -> None:

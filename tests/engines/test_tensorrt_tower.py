@@ -15,9 +15,16 @@ import pytest
 from cuda_stand_in import StandInCuda
 from engine_folders import Load, expected, some_tokens, write_engine
 from numpy.typing import NDArray
-from tensorrt_stand_in import Context
+from tensorrt_stand_in import Context, Engine
 
-from cliprt import Bundle, ClosedError, DeploymentError, EngineError, InvalidInput
+from cliprt import (
+    Bundle,
+    ClosedError,
+    DeploymentError,
+    EngineError,
+    EngineMismatch,
+    InvalidInput,
+)
 from cliprt_engines._profiles import Profile, Span
 
 
@@ -105,6 +112,19 @@ def test_an_engine_that_cannot_be_captured_still_answers(
     assert cuda.calls.count("cudaStreamBeginCapture") == 1
 
 
+def test_a_shape_still_runs_where_memory_for_its_graph_is_wanting(
+    load: Load, text_engine: Path, small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, refused = some_tokens(2), list[Any]()
+    with load(text_engine) as tower:
+        monkeypatch.setattr(Engine, "create_execution_context", lambda self, how: refused.append(1))
+        for _ in range(4):
+            found = tower.run(tokens)
+            np.testing.assert_allclose(found, expected(small_bundle, tokens), atol=1e-5)
+        assert tower.graphs == 0
+    assert len(refused) == 1
+
+
 def test_the_next_piece_is_copied_before_the_host_waits(
     load: Load, text_engine: Path, cuda: StandInCuda
 ) -> None:
@@ -140,6 +160,34 @@ def test_everything_is_given_back(load: Load, text_engine: Path, cuda: StandInCu
     assert not cuda.live_graphs
     with pytest.raises(ClosedError, match="load it again"):
         tower.run(some_tokens(1))
+
+
+def test_closing_after_an_error_of_a_kernel_frees_all_the_same(
+    load: Load, text_engine: Path, cuda: StandInCuda
+) -> None:
+    tower = load(text_engine)
+    for _ in range(3):
+        tower.run(some_tokens(2))
+    cuda.broken = True
+    tower.close()
+    assert not cuda.memory
+    assert not cuda.live_graphs
+    with pytest.raises(ClosedError):
+        tower.run(some_tokens(1))
+
+
+def test_an_engine_for_another_tensorrt_is_told_from_a_damaged_one(
+    load: Load, text_engine: Path
+) -> None:
+    plan = text_engine / "engine.plan"
+    plan.write_bytes(plan.read_bytes()[:-1])
+    with pytest.raises(EngineError, match="its manifest vouches for") as damaged:
+        load(text_engine)
+    assert not isinstance(damaged.value, EngineMismatch)
+    manifest = text_engine / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("11.0.0", "10.9.0"))
+    with pytest.raises(EngineMismatch, match=r"its tensorrt is 10\.9\.0, here it is 11\.0\.0"):
+        load(text_engine)
 
 
 def test_a_tower_that_nobody_closed_gives_its_memory_back(

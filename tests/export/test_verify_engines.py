@@ -7,129 +7,42 @@ against any tower. On a GPU test_on_gpu.py runs the same command on real ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from broken_engines import (
+    Floats,
+    Lenient,
+    Sound,
+    batch_dependent,
+    broken,
+    constant,
+    greatest_only,
+    last_row_lost,
+    normal,
+    not_numbers,
+    overflowing,
+    second_piece,
+    seeing_padding,
+    spilling,
+    stale,
+    stale_at,
+    too_long,
+)
 from click.testing import CliRunner
 from engine_folders import PROFILES, write_engine
 from numpy.typing import NDArray
 
-from cliprt import Bundle, DeploymentError, EngineError, InvalidInput
-from cliprt_engines import Engine, OnnxTower, TowerInfo, find_engines
+from cliprt import Bundle, DeploymentError, EngineError, EngineMismatch
+from cliprt_engines import Engine, Profile, Span, find_engines
+from cliprt_engines._manifest import read_plan
 from cliprt_export import verify_engines
 from cliprt_export._engine_certificate import read_engine_certificate
+from cliprt_export._engine_shapes import alternations_of
 from cliprt_export._engine_verify import holds_engines
 from cliprt_export._verify_cli import verify
-
-Floats = NDArray[np.float32]
-Change = Callable[["Sound", NDArray[Any], Floats], Floats]
-
-
-class Sound:
-    """A tower that does what an engine should: cuts batches, refuses foreign ids."""
-
-    def __init__(self, engine: Engine, bundle: Bundle) -> None:
-        recipe = engine.manifest.recipe
-        self.inner = OnnxTower(bundle.file(f"{recipe.tower}.fp32.onnx"), threads=1)
-        self.most = recipe.profiles[0].batch.most
-        assert bundle.card.text is not None
-        self.vocabulary = bundle.card.text.vocabulary
-        self.former: dict[tuple[int, ...], Floats] = {}
-        self.closed = False
-
-    @property
-    def info(self) -> TowerInfo:
-        return self.inner.info
-
-    def run(self, batch: NDArray[Any]) -> Floats:
-        self.check(batch)
-        return self.inner.run(batch)
-
-    def check(self, batch: NDArray[Any]) -> None:
-        if batch.dtype == np.int32 and not 0 <= batch.min() <= batch.max() < self.vocabulary:
-            raise InvalidInput("there is no such token id")
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def broken(change: Change) -> type[Sound]:
-    class Broken(Sound):
-        def run(self, batch: NDArray[Any]) -> Floats:
-            return change(self, batch, super().run(batch))
-
-    return Broken
-
-
-def normal(rows: NDArray[Any]) -> Floats:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
-
-
-def stale(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
-    """From the third run of a shape on, the answer to the batch before, as a bad graph gives."""
-    runs = tower.__dict__.setdefault("runs", {})
-    runs[batch.shape] = runs.get(batch.shape, 0) + 1
-    former = tower.former.get(batch.shape, right)
-    tower.former[batch.shape] = right
-    return former if runs[batch.shape] > 2 else right
-
-
-def constant(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
-    return normal(np.ones_like(right))
-
-
-def not_numbers(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
-    return np.where(np.arange(len(right))[:, None] == 3, np.float32(np.nan), right)
-
-
-def too_long(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
-    return np.asarray(right * 2, dtype=np.float32)
-
-
-def batch_dependent(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
-    """As if something were averaged over the batch, in the greatest one only."""
-    return normal(right + right.mean(axis=0)) if len(right) == tower.most else right
-
-
-def spilling(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
-    """An extreme item changes the others."""
-    if batch.dtype == np.int32:
-        extreme = bool((batch[:, 0] == batch[:, -1]).any())
-    else:
-        extreme = bool((batch == 255).all(axis=(1, 2, 3)).any())
-    return normal(right + 1) if extreme else right
-
-
-def overflowing(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
-    """An extreme item's own answer is not a number."""
-    if batch.dtype == np.int32:
-        rows = batch[:, 0] == batch[:, -1]
-    else:
-        rows = (batch == 255).all(axis=(1, 2, 3))
-    return np.where(rows[:, None], np.float32(np.inf), right)
-
-
-def last_row_lost(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
-    """The last row of the greatest batch is not computed."""
-    if len(right) == tower.most:
-        right = right.copy()
-        right[-1] = right[0]
-    return right
-
-
-def seeing_padding(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
-    return normal(right + batch.shape[1] / 77) if batch.dtype == np.int32 else right
-
-
-class Lenient(Sound):
-    """Answers ids that it does not have."""
-
-    def check(self, batch: NDArray[Any]) -> None:
-        if batch.dtype == np.int32:
-            np.clip(batch, 0, self.vocabulary - 1, out=batch)
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +106,45 @@ def test_a_certificate_of_another_plan_does_not_count(small_bundle: Bundle, tmp_
     assert read_engine_certificate(engine) is None
 
 
+def test_each_profile_takes_turns_with_another() -> None:
+    image = alternations_of(PROFILES["image"])
+    assert [[str(shape) for shape in group] for group in image] == [
+        ["a batch of 6", "a batch of 2"],
+        ["a batch of 9", "a batch of 2"],
+    ]
+    only = alternations_of((Profile(batch=Span(4, 4, 4)),))
+    assert [[str(shape) for shape in group] for group in only] == [
+        ["a batch of 4"],
+        ["a batch of 8", "a batch of 4"],
+    ]
+
+
+def test_an_inexact_answer_is_not_called_stale(engines: Path, small_bundle: Bundle) -> None:
+    noise = np.random.default_rng(5)
+
+    def inexact(tower: Sound, batch: NDArray[Any], right: Floats) -> Floats:
+        return normal(right + noise.normal(size=right.shape) * 0.02)
+
+    for texts in missed(engines, small_bundle, broken(inexact)).values():
+        assert not any("(stale)" in text for text in texts)
+
+
 @pytest.mark.parametrize(
     ("kind", "towers", "check", "message"),
     [
         (broken(stale), ("image", "text"), "alternating inputs", "input before (stale)"),
+        (
+            broken(stale_at(greatest_only)),
+            ("image", "text"),
+            "alternating inputs",
+            "input before (stale)",
+        ),
+        (
+            broken(stale_at(second_piece)),
+            ("image", "text"),
+            "alternating inputs",
+            "input before (stale)",
+        ),
         (broken(constant), ("image", "text"), "answers", "differ and get the same answer"),
         (broken(not_numbers), ("image", "text"), "answers", "1 of 8 answers are not numbers"),
         (broken(too_long), ("image", "text"), "answers", "not of length 1 but of 2 to 2"),
@@ -243,7 +191,7 @@ def test_an_engine_that_cannot_run_here_does_not_hide_the_others(
 ) -> None:
     def load(engine: Engine, bundle: Bundle) -> Sound:
         if engine.manifest.recipe.tower == "image":
-            raise EngineError("its architecture is sm80, here it is sm90")
+            raise EngineMismatch("its architecture is sm80, here it is sm90")
         return Sound(engine, bundle)
 
     result = verify_engines(engines, bundle=small_bundle.path, samples=8, load=load)
@@ -251,6 +199,38 @@ def test_an_engine_that_cannot_run_here_does_not_hide_the_others(
     assert (image.certificate, image.refused) == (None, "its architecture is sm80, here it is sm90")
     assert text.certificate is not None
     assert result.passed
+
+
+def test_a_damaged_engine_does_not_pass(small_bundle: Bundle, tmp_path: Path) -> None:
+    """Beside a sound one: it was for this machine, and is not to be loaded."""
+    for tower in PROFILES:
+        write_engine(tmp_path, small_bundle, tower)
+    image, _ = find_engines(tmp_path)
+    (image.path / "engine.plan").write_bytes(b"\0" * image.manifest.plan.size)
+
+    def load(engine: Engine, bundle: Bundle) -> Sound:
+        read_plan(engine)
+        return Sound(engine, bundle)
+
+    result = verify_engines(tmp_path, bundle=small_bundle.path, samples=8, load=load)
+    damaged, sound = result.rows
+    assert damaged.refused is None
+    assert "its manifest vouches for" in (damaged.failed or "")
+    assert sound.certificate is not None
+    assert not result.passed
+
+
+def test_an_engine_without_the_memory_it_needs_does_not_pass(
+    engines: Path, small_bundle: Bundle
+) -> None:
+    def load(engine: Engine, bundle: Bundle) -> Sound:
+        if engine.manifest.recipe.tower == "image":
+            raise DeploymentError("cudaMalloc failed on GPU 0")
+        return Sound(engine, bundle)
+
+    result = verify_engines(engines, bundle=small_bundle.path, samples=8, load=load)
+    assert result.rows[0].failed == "cudaMalloc failed on GPU 0"
+    assert not result.passed
 
 
 def test_an_engine_that_fails_during_its_checks_does_not_pass(
@@ -284,7 +264,7 @@ def test_what_cannot_be_written_is_still_told(small_bundle: Bundle, tmp_path: Pa
 
 def test_without_any_engine_that_runs_nothing_passes(engines: Path, small_bundle: Bundle) -> None:
     def load(engine: Engine, bundle: Bundle) -> Sound:
-        raise EngineError("no GPU")
+        raise EngineMismatch("no GPU")
 
     with pytest.raises(EngineError, match="no engine of .* can be run here: no GPU"):
         verify_engines(engines, bundle=small_bundle.path, load=load)
