@@ -88,6 +88,7 @@ def build_plan(
     """
     monitor = _monitor(toolkit.api, on_phase)
     outcome: list[BuiltPlan | BaseException] = []
+    over = threading.Event()
 
     def work() -> None:
         try:
@@ -95,22 +96,41 @@ def build_plan(
                 outcome.append(_build(toolkit, graph, recipe, monitor, prepare))
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             outcome.append(error)
+        finally:
+            over.set()
 
-    thread = threading.Thread(target=work, name="cliprt-build", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.1)
-    except BaseException:
-        monitor.cancelled = True
-        thread.join()
-        raise
+    threading.Thread(target=work, name="cliprt-build", daemon=True).start()
+    interrupt = _wait_for(over, on_interrupt=monitor.cancel)
+    if interrupt is not None:
+        raise interrupt
     if monitor.failure is not None:
         raise monitor.failure
     (result,) = outcome
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+def _wait_for(over: threading.Event, on_interrupt: Callable[[], None]) -> BaseException | None:
+    """Waits until the builder is out of the library, whatever happens meanwhile.
+
+    Who returned sooner would let the process end, or another one build, while the library still
+    works. And no thread is joined with a limit of time: CPython before 3.13 takes a thread whose
+    join an interrupt ends for one that is over (bpo-45274).
+
+    Returns:
+        The first interrupt from the keyboard; more of them change nothing.
+    """
+    interrupt: BaseException | None = None
+    while True:
+        try:
+            while not over.wait(0.1):
+                pass
+        except BaseException as error:  # noqa: BLE001 - raised by the caller
+            on_interrupt()
+            interrupt = interrupt or error
+        else:
+            return interrupt
 
 
 def _build(
@@ -234,11 +254,14 @@ def _monitor(api: Any, on_phase: OnPhase) -> Any:
     class Monitor(api.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             api.IProgressMonitor.__init__(self)
-            self.cancelled = False
+            self._cancelled = False
             self.failure: BaseException | None = None
             # Phases of one name may be under way in several places; the last one is meant.
             self._phases: dict[str, tuple[str | None, int]] = {}
             self._lock = threading.Lock()
+
+        def cancel(self) -> None:
+            self._cancelled = True
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with self._lock:
@@ -247,7 +270,7 @@ def _monitor(api: Any, on_phase: OnPhase) -> Any:
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             self._tell(phase_name, step + 1, False)
-            return not self.cancelled and self.failure is None
+            return not self._cancelled and self.failure is None
 
         def phase_finish(self, phase_name: str) -> None:
             self._tell(phase_name, self._phases.get(phase_name, (None, 0))[1], True)
