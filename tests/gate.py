@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cliprt import Bundle, CliprtError
@@ -35,12 +35,14 @@ class Case:
         export: writes its bundle into a folder.
         precisions: that are built.
         targets: that they are built for.
+        profiles: by tower, of engines for the first target beside those with the default ones.
     """
 
     name: str
     export: Callable[[Path], Bundle]
     precisions: tuple[str, ...] = ("fp16", "int8")
     targets: tuple[str, ...] = ("sm89",)
+    profiles: Mapping[str, str] = field(default_factory=dict)
 
 
 def demo(folder: Path) -> Bundle:
@@ -67,7 +69,14 @@ def drawn(architecture: str) -> Callable[[Path], Bundle]:
 
 
 CASES = (
-    Case("demo", demo, ("fp16", "int8", "fp8"), ("sm86", "sm89", "sm120")),
+    Case(
+        "demo",
+        demo,
+        ("fp16", "int8", "fp8"),
+        ("sm89", "sm86", "sm120"),
+        # For one item alone other kernels are made, for a matrix times a vector.
+        {"image": "1", "text": "1x16:16:16"},
+    ),
     Case("ViT-B-32", drawn("ViT-B-32")),
     Case("RN50", drawn("RN50")),
     Case("ViT-B-16-SigLIP", drawn("ViT-B-16-SigLIP")),
@@ -79,25 +88,27 @@ def run(case: Case, folder: Path) -> None:
     start = time.monotonic()
     bundle = case.export(folder)
     print(f"{case.name}: exported in {time.monotonic() - start:.0f} s", flush=True)
+    built = []
     for target in case.targets:
         # fp8 came with Ada.
         precisions = [p for p in case.precisions if p != "fp8" or target != "sm86"]
         for tower in ("image", "text"):
-            for precision in precisions:
-                start = time.monotonic()
-                (engine,) = build_engines(
-                    bundle,
-                    folder / "engines",
-                    precisions=(precision,),
-                    towers=(tower,),
-                    flavor="tensorrt-rtx",
-                    targets=(target,),
-                )
-                report(case, engine, bundle, time.monotonic() - start)
-    built = len(find_engines(folder / "engines"))
-    assert built == 2 * sum(
-        p != "fp8" or target != "sm86" for target in case.targets for p in case.precisions
-    )
+            others = [{tower: case.profiles[tower]}] if tower in case.profiles else []
+            for profiles in [{}, *(others if target == case.targets[0] else [])]:
+                for precision in precisions:
+                    start = time.monotonic()
+                    (engine,) = build_engines(
+                        bundle,
+                        folder / "engines",
+                        precisions=(precision,),
+                        towers=(tower,),
+                        flavor="tensorrt-rtx",
+                        targets=(target,),
+                        profiles=profiles,
+                    )
+                    report(case, engine, bundle, time.monotonic() - start)
+                    built.append(engine.path)
+    assert sorted(engine.path for engine in find_engines(folder / "engines")) == sorted(built)
 
 
 def report(case: Case, engine: Engine, bundle: Bundle, seconds: float) -> None:

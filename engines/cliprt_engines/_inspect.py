@@ -44,7 +44,8 @@ class Inspection:
     Attributes:
         source: what was looked at.
         demanded: by the name of the ONNX node, the type that the graph demands.
-        built: by the same names, the type that the engine takes; without those not found.
+        built: by the same names, the widest type that the engine takes in any profile; without
+            those not found in each.
         fused_attentions: how many attentions run as one kernel; None where that is not seen.
         ports: types of input and output by name; empty where that is not seen.
         profiles: for each, the least and greatest size of every dimension that can change; None
@@ -137,11 +138,13 @@ def inspect_plan(
     """
     if toolkit.flavor == "tensorrt-rtx":
         text = read_plan_text(plan, demanded, ports)
-        if text.products:
+        if any(text.products):
+            # What one profile does not say of a product, the others cannot say for it.
+            said = [name for name in demanded if all(name in each for each in text.products)]
             return Inspection(
                 "plan",
                 demanded,
-                {name: _widest(types) for name, types in text.products.items()},
+                {n: _widest({t for each in text.products for t in each[n]}) for n in said},
                 text.fused_attentions,
                 {name: _widest(types) for name, types in text.ports.items()},
                 text.profiles,
@@ -235,8 +238,8 @@ def check_inspection(
     unseen = sorted(names - inspection.built.keys())
     if inspection.source != "network" and unseen:
         raise EngineError(
-            f"the built engine of {tower} does not say what {_listed(unseen)} compute in, so that "
-            "a fallback to float32 cannot be ruled out"
+            f"the built engine of {tower} does not say what {_listed(unseen)} compute in, at "
+            "least for some of its profiles, so that a fallback to float32 cannot be ruled out"
         )
 
 

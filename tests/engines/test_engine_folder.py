@@ -15,8 +15,8 @@ from cliprt_engines import BuildProgress, Engine, build_engines, find_engines, o
 from cliprt_engines._cache import LOCKS
 from cliprt_engines._flavor import Toolkit
 
-# Builds a text engine. May have a limit on files; may send itself a signal when a phase is under way
-# or when it was told of that many steps.
+# Builds a text engine. May have a limit on files; may send itself a signal when a phase begins, or
+# when it was told of that many steps.
 CHILD = """
 import os, resource, signal, sys
 from cliprt import CliprtError

@@ -171,6 +171,60 @@ def test_silence_is_not_consent(rtx: Toolkit, tmp_path: Path) -> None:
     assert other.source == "network"
 
 
+FOR_ONE = {
+    "image": (Profile(batch=Span(1, 1, 1)), Profile(batch=Span(1, 4, 8))),
+    "text": (
+        Profile(batch=Span(1, 1, 1), length=Span(12, 12, 12)),
+        Profile(batch=Span(1, 4, 8), length=Span(2, 12, 12)),
+    ),
+}
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["alone", "beside a wide one"])
+@pytest.mark.parametrize("name", ["fp16", "int8"])
+@pytest.mark.parametrize("kind", ["vit", "text, end"])
+def test_a_profile_of_one_item_says_what_it_computes_in(
+    kind: str, name: PrecisionName, wide: bool, tmp_path: Path, rtx: Toolkit
+) -> None:
+    """There a product is a matrix times a vector, which has kernels of another name."""
+    recipe = recipe_of(kind, name, rtx)
+    one, more = FOR_ONE[recipe.tower]
+    recipe = msgspec.structs.replace(recipe, profiles=(more, one) if wide else (one,))
+    path = write(tmp_path, kind, name, {})
+    plan = build_plan(rtx, path, recipe, lambda phase: None)
+    assert b"MulSum" in plan.plan
+    inspection = inspect_plan(rtx, plan.plan, plan.demanded, PORTS, gpu=False)
+    check_interface(inspection, recipe, plan.input, plan.output)
+    check_inspection(inspection, tower="tower", precision=name, islands=[])
+    wide_ones = [product for product, dtype in inspection.built.items() if dtype == "float32"]
+    assert wide_ones == ["projection"]
+
+
+def test_a_fallback_for_one_item_is_found(tmp_path: Path, rtx: Toolkit) -> None:
+    """A graph with an island: what a batch of one computes there is not taken for narrow."""
+    path = write(tmp_path, "text, end", "fp16", {"blocks.1.mlp.hidden": 1e5})
+    recipe = msgspec.structs.replace(
+        recipe_of("text, end", "fp16", rtx), profiles=FOR_ONE["text"][:1]
+    )
+    plan = build_plan(rtx, path, recipe, lambda phase: None)
+    inspection = inspect_plan(rtx, plan.plan, plan.demanded, PORTS, gpu=False)
+    assert inspection.built["blocks.1.mlp.up.product"] == "float32"
+    assert inspection.built["blocks.0.mlp.up.product"] == "float16"
+
+
+def test_no_profile_speaks_for_another(rtx: Toolkit, tmp_path: Path) -> None:
+    one, more = FOR_ONE["text"]
+    recipe = msgspec.structs.replace(recipe_of("text, end", "fp16", rtx), profiles=(more, one))
+    path = write(tmp_path, "text, end", "fp16", {})
+    plan = build_plan(rtx, path, recipe, lambda phase: None)
+    # The second profile's matrix times vector under a name that nobody knows.
+    assert plan.plan.count(b"MulSum") > 0
+    quiet = plan.plan.replace(b"MulSum", b"Secret")
+    inspection = inspect_plan(rtx, quiet, plan.demanded, PORTS, gpu=False)
+    with pytest.raises(EngineError, match=r"does not say what .* compute in, at least for some of"):
+        check_inspection(inspection, tower="tower", precision="fp16", islands=[])
+
+
 def test_the_record_of_islands_is_read_from_the_bundle(half_bundle: Bundle, tmp_path: Path) -> None:
     files = {"precisions.json": msgspec.json.encode({"image": {}})}
     bundle = with_files(half_bundle, tmp_path / "bundle", **files)
