@@ -9,6 +9,7 @@ write to the folder: keep engines where only those may write whom you let run co
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from cliprt_engines._device import Device, device_at_hand
 from cliprt_engines._fit import ARCHITECTURE, first_mismatch
 from cliprt_engines._flavor import FlavorName, Toolkit, find_toolkit
 from cliprt_engines._profiles import Profile
+from cliprt_engines._records import Record, check_entry
 
 SCHEMA = 1
 """Version of the manifest's layout. A reader refuses any other."""
@@ -35,11 +37,12 @@ TowerName: TypeAlias = Literal["image", "text"]
 Compatibility: TypeAlias = Literal["none", "same-compute-capability", "ampere-plus"]
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A value object whose JSON form must match exactly."""
+_ARCHITECTURE = re.compile(r"sm[0-9]{2,3}")
+_VERSION = re.compile(r"[0-9]+(\.[0-9]+)+[0-9A-Za-z.+-]*")
+_DTYPES = ("uint8", "int8", "int32", "int64", "float16", "bfloat16", "float32")
 
 
-class BuilderOptions(_Record, frozen=True):
+class BuilderOptions(Record, frozen=True):
     """What the builder was asked for.
 
     Attributes:
@@ -54,11 +57,12 @@ class BuilderOptions(_Record, frozen=True):
     hardware: Compatibility = "none"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.level <= 5:
             raise ValueError(f"the builder's level is 0 to 5, got {self.level}")
 
 
-class BuiltOn(_Record, frozen=True):
+class BuiltOn(Record, frozen=True):
     """The GPU that an engine was timed on.
 
     Attributes:
@@ -72,7 +76,7 @@ class BuiltOn(_Record, frozen=True):
     driver: str | None
 
 
-class TensorEntry(_Record, frozen=True):
+class TensorEntry(Record, frozen=True):
     """An input or an output.
 
     Attributes:
@@ -85,8 +89,15 @@ class TensorEntry(_Record, frozen=True):
     dtype: str
     shape: tuple[int | None, ...]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"no tower takes or gives {self.dtype!r}")
+        if not self.shape or any(size is not None and size < 1 for size in self.shape):
+            raise ValueError(f"{list(self.shape)} is not the shape of an item")
 
-class Recipe(_Record, frozen=True):
+
+class Recipe(Record, frozen=True):
     """Everything that decides what an engine is; the key is its hash.
 
     Attributes:
@@ -115,6 +126,19 @@ class Recipe(_Record, frozen=True):
     built_on: BuiltOn | None
     options: BuilderOptions
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _VERSION.fullmatch(self.version):
+            raise ValueError(f"{self.version!r} is no version of TensorRT")
+        if not self.architectures or not all(map(_ARCHITECTURE.fullmatch, self.architectures)):
+            raise ValueError(f"{list(self.architectures)} are no architectures like sm89")
+        if not self.files:
+            raise ValueError("it was built from no file")
+        for entry in self.files.values():
+            check_entry(entry)
+        if not self.profiles or not all(map(self.profiles[0].contains, self.profiles)):
+            raise ValueError("it has no first profile that takes every shape of the others")
+
     @property
     def key(self) -> str:
         """SHA-256 of the recipe in hexadecimal: equal for engines that may replace each other."""
@@ -127,7 +151,7 @@ class Recipe(_Record, frozen=True):
         return f"{self.tower}.{self.precision}.{self.flavor}-{self.version}.{where}.{self.key[:16]}"
 
 
-class Manifest(_Record, frozen=True):
+class Manifest(Record, frozen=True):
     """What is known of an engine.
 
     Attributes:
@@ -160,8 +184,14 @@ class Manifest(_Record, frozen=True):
     built_at: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.schema != SCHEMA:
             raise ValueError(f"it has schema {self.schema}, this cliprt reads schema {SCHEMA}")
+        check_entry(self.plan)
+        if len(self.output.shape) != 1 or None in self.output.shape:
+            raise ValueError(f"{list(self.output.shape)} is not the shape of an embedding")
+        if (None in self.input.shape) != (self.recipe.profiles[0].length is not None):
+            raise ValueError("its profiles are not those of its input")
 
 
 @dataclass(frozen=True)
@@ -245,8 +275,10 @@ def read_engine(folder: Path) -> Engine:
         raise EngineError(f"{folder} cannot be read: {error.strerror or error}") from None
     try:
         return Engine(folder, msgspec.json.decode(data, type=Manifest))
-    except msgspec.MsgspecError as error:
-        raise EngineError(f"the {MANIFEST} of {folder} cannot be read: {error}; {again}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        # It may quote the file.
+        said = "".join(char if char.isprintable() else "?" for char in str(error))
+        raise EngineError(f"the {MANIFEST} of {folder} cannot be read: {said}; {again}") from None
 
 
 def open_engine(
@@ -343,7 +375,7 @@ def rebuild_command(recipe: Recipe, out: Path, bundle: str = "BUNDLE") -> str:
         "--flavor", recipe.flavor, "--out", str(out),
     ]  # fmt: skip
     if recipe.flavor == "tensorrt-rtx":
-        words += ["--target", ",".join(recipe.architectures)]
+        words += ["--target", "+".join(recipe.architectures)]
     if recipe.options.level != BuilderOptions().level:
         words += ["--level", str(recipe.options.level)]
     if recipe.options.version_compatible:

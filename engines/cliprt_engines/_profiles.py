@@ -72,6 +72,15 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             self.length is None or (length is not None and length in self.length)
         )
 
+    def contains(self, other: Profile) -> bool:
+        """Whether it takes every shape that another one takes."""
+        if (self.length is None) != (other.length is None):
+            return False
+        pairs = [(self.batch, other.batch)]
+        if self.length is not None and other.length is not None:
+            pairs.append((self.length, other.length))
+        return all(one.least <= two.least and two.most <= one.most for one, two in pairs)
+
     def shapes(
         self, shape: Sequence[int | None]
     ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -197,20 +206,11 @@ def check_profiles(profiles: Sequence[Profile], spec: ImageSpec | TextSpec) -> N
                 )
             if profile.length.least < LEAST_LENGTH:
                 raise InvalidInput(f"the profile {profile} has texts of fewer than 2 tokens")
-        if not _contains(first, profile):
+        if not first.contains(profile):
             raise InvalidInput(
                 f"the first profile must take every shape of the others; {first} does not take "
                 f"all of {profile}"
             )
-
-
-def _contains(outer: Profile, inner: Profile) -> bool:
-    def holds(one: Span | None, other: Span | None) -> bool:
-        if one is None or other is None:
-            return one is other
-        return one.least <= other.least and other.most <= one.most
-
-    return holds(outer.batch, inner.batch) and holds(outer.length, inner.length)
 
 
 def _parse_profile(text: str, changing: bool) -> Profile:
@@ -222,7 +222,7 @@ def _parse_profile(text: str, changing: bool) -> Profile:
 
 
 def _parse_span(text: str, least: int) -> Span:
-    if not re.fullmatch(r"\d{1,6}(:\d{1,6}:\d{1,6})?", text):
+    if not re.fullmatch(r"[0-9]{1,6}(:[0-9]{1,6}:[0-9]{1,6})?", text):
         raise InvalidInput(f"{text!r} is neither a number nor LEAST:BEST:MOST")
     sizes = [int(size) for size in text.split(":")]
     if len(sizes) == 1:

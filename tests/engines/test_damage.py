@@ -60,9 +60,17 @@ def test_a_damaged_plan_is_not_loaded(what: str, engine: Engine, rtx: Toolkit) -
 
 
 def edit(**fields: object) -> Callable[[Path], object]:
+    """Sets fields, ``recipe__version`` for instance being that of the recipe."""
+
     def change(manifest: Path) -> None:
         content = json.loads(manifest.read_text())
-        manifest.write_text(json.dumps(content | fields))
+        for name, value in fields.items():
+            *parents, last = name.split("__")
+            record = content
+            for parent in parents:
+                record = record[parent]
+            record[last] = value
+        manifest.write_text(json.dumps(content))
 
     return change
 
@@ -78,6 +86,33 @@ MANIFEST_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown key": (edit(trust_me=True), r"unknown field `trust_me`"),
     "a recipe without sense": (edit(recipe={}), r"missing required field"),
     "a folder": (replace_by_folder, r"cannot be read: Is a directory"),
+    "no UTF-8": (
+        lambda path: path.write_bytes(b'{"model": "\xff"}'),
+        r"'utf-8' codec can't decode",
+    ),
+    "too deep": (
+        lambda path: path.write_bytes(b'{"model": ' + b"[" * 100_000),
+        r"the manifest\.json of .* cannot be read",
+    ),
+    "an odd architecture": (edit(recipe__architectures=["smX"]), r"\['smX'\] are no archit"),
+    "no architecture": (edit(recipe__architectures=[]), r"\[\] are no architectures like sm89"),
+    "no version": (edit(recipe__version=""), r"'' is no version of TensorRT"),
+    "an odd version": (edit(recipe__version="abc"), r"'abc' is no version of TensorRT"),
+    "no files": (edit(recipe__files={}), r"it was built from no file"),
+    "no profiles": (edit(recipe__profiles=[]), r"no first profile that takes every shape"),
+    "profiles in disorder": (
+        edit(recipe__profiles=[{"batch": [1, 1, 1], "length": [2, 2, 2]}, {"batch": [1, 9, 9]}]),
+        r"no first profile that takes every shape",
+    ),
+    "profiles of another tower": (
+        edit(recipe__profiles=[{"batch": [1, 1, 1]}]),
+        r"its profiles are not those of its input",
+    ),
+    "an odd type": (edit(input__dtype="nonsense"), r"no tower takes or gives 'nonsense'"),
+    "no shape": (edit(output__shape=[]), r"\[\] is not the shape of an item"),
+    "a plane of outputs": (edit(output__shape=[3, 4]), r"\[3, 4\] is not the shape of an embedd"),
+    "no hash": (edit(plan__sha256="0"), r"'0' and \d+ bytes are no file"),
+    "no bytes": (edit(plan__size=0), r"and 0 bytes are no file"),
 }
 
 
@@ -87,6 +122,30 @@ def test_a_damaged_manifest_vouches_for_nothing(what: str, engine: Engine, rtx: 
     damage(engine.path / "manifest.json")
     with pytest.raises(EngineError, match=message):
         open_engine(engine.path, toolkit=rtx)
+
+
+EVIL = "1\n\x1b[31m"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": EVIL},
+        {"recipe__version": EVIL},
+        {"recipe__architectures": [EVIL]},
+        {"recipe__built_on": {"gpu": EVIL, "cuda": "13.0", "driver": None}},
+        {"products": {EVIL: 1}},
+        {"plan__sha256": EVIL},
+        {EVIL: 1},
+    ],
+)
+def test_a_manifest_does_not_steer_the_terminal(
+    fields: dict[str, object], engine: Engine, rtx: Toolkit
+) -> None:
+    edit(**fields)(engine.path / "manifest.json")
+    with pytest.raises(EngineError, match=r"the manifest\.json of .* cannot be read") as caught:
+        open_engine(engine.path, toolkit=rtx)
+    assert str(caught.value).isprintable()
 
 
 def test_the_manifest_of_another_plan_vouches_for_nothing(
@@ -141,6 +200,8 @@ def test_an_empty_folder_holds_no_engines(tmp_path: Path) -> None:
         ("engine.plan", "a flipped bit"),
         ("manifest.json", "missing"),
         ("manifest.json", "cut off"),
+        ("manifest.json", "no UTF-8"),
+        ("manifest.json", "no architecture"),
     ],
 )
 def test_a_damaged_engine_is_built_again(

@@ -10,7 +10,7 @@ import pytest
 from engine_kit import build_text, with_files
 from towers import TOWERS, drawn_inputs, drawn_tensors
 
-from cliprt import Bundle, EngineError
+from cliprt import Bundle, EngineError, FileEntry
 from cliprt_engines import BuilderOptions, Profile, Span
 from cliprt_engines._flavor import Toolkit
 from cliprt_engines._inspect import (
@@ -37,7 +37,7 @@ def recipe_of(kind: str, precision: str, toolkit: Toolkit) -> Recipe:
         space="test",
         tower="text" if text else "image",
         precision=precision,
-        files={},
+        files={"tower.onnx": FileEntry(sha256="0" * 64, size=1)},
         profiles=(Profile(batch=Span(1, 2, 4), length=Span(2, 8, 12) if changing else None),),
         flavor=toolkit.flavor,
         version=toolkit.version,

@@ -227,6 +227,11 @@ def test_the_command_rebuilds_what_was_built(built: Engine) -> None:
     )
 
 
+def test_the_command_rebuilds_one_engine_for_several_architectures(built: Engine) -> None:
+    both = changed(built, architectures=("sm86", "sm89")).manifest.recipe
+    assert " --target sm86+sm89 " in rebuild_command(both, built.path.parent)
+
+
 def test_values_beyond_reason_are_refused() -> None:
     with pytest.raises(ValueError, match="level is 0 to 5"):
         BuilderOptions(level=6)
