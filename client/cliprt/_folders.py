@@ -54,7 +54,15 @@ def folder_that_becomes(
     except OSError as cause:
         raise error(f"{target} cannot be written: {cause.strerror or cause}") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _discard(temporary)
+
+
+def _discard(path: Path) -> None:
+    """Removes a folder, or a link that stood in the place of one, but nothing that it points to."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _take_the_place_of(temporary: Path, target: Path) -> None:
@@ -71,11 +79,11 @@ def _take_the_place_of(temporary: Path, target: Path) -> None:
     except BaseException:
         # Another process may have put its own there meanwhile; then it is that one which stays.
         if target.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
+            _discard(replaced)
         else:
             replaced.rename(target)
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
+    _discard(replaced)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -182,8 +182,11 @@ def row(engine: Engine) -> list[str]:
 
 @contextmanager
 def _bars() -> Iterator[Callable[[BuildProgress], None]]:
-    """One bar for each phase that is under way; silent where standard error is no terminal."""
+    """One bar for each phase that is under way; a line for each state in a pipe."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _say
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -192,15 +195,18 @@ def _bars() -> Iterator[Callable[[BuildProgress], None]]:
     )
     tasks: dict[str, object] = {}
     lock = threading.Lock()
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
 
         def on_progress(now: BuildProgress) -> None:
             with lock:
                 _show(progress, tasks, now)
 
         yield on_progress
+
+
+def _say(now: BuildProgress) -> None:
+    if now.phase is None:
+        click.echo(f"{now.engine}: {now.state}", err=True)
 
 
 def _show(progress: Progress, tasks: dict[str, object], now: BuildProgress) -> None:

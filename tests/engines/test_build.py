@@ -141,7 +141,7 @@ def test_what_the_builder_refuses_is_quoted(half_bundle: Bundle, tmp_path: Path)
             targets=("sm75",),
             profiles=SMALL,
         )
-    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_errors_of_the_builder_are_raised_and_not_logged_as_well(
@@ -224,6 +224,13 @@ def test_the_command_prints_a_table(half_bundle: Bundle, tmp_path: Path) -> None
     assert line.startswith("text   fp16       sm89  1:2:2x2:8:8  ")
     assert "1 float32 19 float16" in line
     assert line.endswith(str(next(tmp_path.glob("text.fp16.*"))))
+
+
+def test_a_pipe_gets_a_line_for_each_state(half_bundle: Bundle, tmp_path: Path) -> None:
+    arguments = command(half_bundle.path, "--out", tmp_path, "--tower", "text")
+    said = [CliRunner().invoke(build, arguments).stderr.splitlines() for _ in range(2)]
+    name = next(tmp_path.glob("text.fp16.*")).name
+    assert said == [[f"{name}: building", f"{name}: built"], [f"{name}: there"]]
 
 
 def test_the_command_prints_json(half_bundle: Bundle, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from engine_kit import build_text
 
 from cliprt import Bundle, EngineError
 from cliprt_engines import BuildProgress, Engine, build_engines, find_engines, open_engine
-from cliprt_engines._cache import LOCKS
+from cliprt_engines._cache import LOCKS, locked
 from cliprt_engines._flavor import Toolkit
 
 # Builds a text engine. May have a limit on files; may send itself a signal when a phase begins, or
@@ -89,11 +92,12 @@ def test_an_interrupt_stops_the_build_and_leaves_nothing(
     at: str, half_bundle: Bundle, tmp_path: Path
 ) -> None:
     """And the process ends as interrupted ones do, not by a crash of the library in its thread."""
-    done = child(half_bundle, tmp_path, at=at, number=signal.SIGINT)
+    out = tmp_path / "new" / "engines"
+    done = child(half_bundle, out, at=at, number=signal.SIGINT)
     assert done.stderr.endswith("KeyboardInterrupt\n")
     assert done.returncode == -signal.SIGINT
-    assert content(tmp_path) == []
-    assert build_text(half_bundle, tmp_path).path.name in content(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert build_text(half_bundle, out).path.name in content(out)
 
 
 def assert_the_next_one_proceeds(half_bundle: Bundle, out: Path, rtx: Toolkit) -> None:
@@ -122,6 +126,32 @@ def test_a_build_that_is_killed_while_it_writes_leaves_no_engine(
     with pytest.raises(EngineError, match="holds no engines"):
         find_engines(tmp_path)
     assert_the_next_one_proceeds(half_bundle, tmp_path, rtx)
+
+
+def test_a_build_that_fails_takes_no_lock_away_from_another(
+    half_bundle: Bundle, tmp_path: Path
+) -> None:
+    with locked(tmp_path / "out", "another"):
+        with pytest.raises(ZeroDivisionError), locked(tmp_path / "out", "one"):
+            raise ZeroDivisionError
+        assert [path.name for path in (tmp_path / "out" / LOCKS).iterdir()] == ["another.lock"]
+
+
+def test_who_waited_for_one_that_failed_holds_a_lock_that_others_see(tmp_path: Path) -> None:
+    failing, failed = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        with suppress(ZeroDivisionError), locked(tmp_path / "out", "one"):
+            failing.set()
+            failed.wait()
+            raise ZeroDivisionError
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    failing.wait()
+    with locked(tmp_path / "out", "one", on_wait=failed.set):
+        assert (tmp_path / "out" / LOCKS / "one.lock").exists()
+    thread.join()
 
 
 # Says its states; the one that builds waits until the other has said that it waits.
@@ -168,6 +198,49 @@ def test_a_file_of_the_user_among_engines_is_not_deleted(
     with pytest.raises(EngineError, match=r"holds thesis\.tex, which is no part of an engine"):
         build_text(half_bundle, tmp_path)
     assert (engine.path / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_engine_with_a_certificate_can_be_built_again(
+    half_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Also with what a killed ``cliprt verify`` leaves of one."""
+    engine = build_text(half_bundle, tmp_path)
+    (engine.path / "certificate.json").write_text("{}")
+    (engine.path / ".certificate.json.x7_1abcd").touch()
+    (engine.path / "engine.plan").write_bytes(b"damaged")
+    again = build_text(half_bundle, tmp_path)
+    assert open_engine(again.path, any_device=True).plan
+    # What was measured on the damaged one says nothing of the new one.
+    assert sorted(path.name for path in again.path.iterdir()) == ["engine.plan", "manifest.json"]
+
+
+def test_a_link_in_the_place_of_an_engine_is_replaced_and_its_target_stays(
+    half_bundle: Bundle, tmp_path: Path
+) -> None:
+    engine = build_text(half_bundle, tmp_path / "out")
+    store = engine.path.rename(tmp_path / "store")
+    (store / "engine.plan").write_bytes(b"damaged")
+    engine.path.symlink_to(store)
+    again = build_text(half_bundle, tmp_path / "out")
+    assert content(tmp_path / "out") == [again.path.name]
+    assert not again.path.is_symlink()
+    assert (store / "engine.plan").read_bytes() == b"damaged"
+
+
+def test_an_engine_is_reused_where_nothing_can_be_written(
+    half_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that root cannot write either would need a mount; the lock is what is refused."""
+    engine = build_text(half_bundle, tmp_path)
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("cliprt_engines._cache._acquired", refuse)
+    assert build_text(half_bundle, tmp_path) == engine
+    (engine.path / "engine.plan").write_bytes(b"damaged")
+    with pytest.raises(EngineError, match="cannot be written: Read-only file system"):
+        build_text(half_bundle, tmp_path)
 
 
 def test_a_file_in_the_place_of_an_engine_is_not_deleted(
