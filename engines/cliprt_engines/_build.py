@@ -39,7 +39,7 @@ TOWERS: tuple[TowerName, ...] = ("image", "text")
 # What TensorRT runs; int8-cpu is made for ONNX Runtime and its zero points are not TensorRT's.
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
-_TARGET = re.compile(r"sm\d{2,3}")
+_TARGET = re.compile(r"sm[0-9]{2,3}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def build_engines(
             ``sm86+sm89`` for an engine that runs on both. TensorRT-RTX only. If empty, the
             engine is for the GPU at hand.
         profiles: by tower, the shapes to build for, as text (see ``parse_profiles``) or as they
-            are; defaults go by the memory of the GPU.
+            are. Defaults go by the memory of the GPU at hand, and are those of 16 GiB if targets
+            are named: what is built for a target is the same on every machine.
         options: of the builder.
         on_progress: told how far it is, from several threads.
 
@@ -94,9 +95,12 @@ def build_engines(
         EngineError: TensorRT refuses a tower or an option, an engine computes in float32 what its
             precision promises to narrow, or out cannot be written.
         BundleError: the bundle is damaged, or lacks a tower or precision.
-        InvalidInput: a precision, tower, flavour, target or profile that does not exist.
+        InvalidInput: a precision, tower, flavour, target or profile that does not exist, profiles
+            of a tower that is not built, or nothing to build.
         MissingExtra: TensorRT is not installed.
     """
+    if not str(out):
+        raise InvalidInput("out names no folder; '.' is the current one")
     source = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     folder = Path(out).resolve()
     toolkit = find_toolkit(flavor)
@@ -104,10 +108,12 @@ def build_engines(
     check_options(toolkit, asked)
     device = device_at_hand()
     architectures = _architectures(toolkit, tuple(targets), device)
+    wanted = _towers(source, towers)
+    shapes = _profiles(source, wanted, profiles or {}, None if targets else device)
     recipes = [
-        _recipe(source, tower, precision, toolkit, device, built_for, profiles or {}, asked)
+        _recipe(source, tower, precision, toolkit, device, built_for, shapes[tower], asked)
         for built_for in architectures
-        for tower in _towers(source, towers)
+        for tower in wanted
         for precision in _precisions(precisions)
     ]
     return [_engine(source, folder, toolkit, device, recipe, on_progress) for recipe in recipes]
@@ -162,7 +168,7 @@ def _recipe(
     toolkit: Toolkit,
     device: Device | None,
     architectures: tuple[str, ...],
-    profiles: Mapping[str, str | Sequence[Profile]],
+    profiles: tuple[Profile, ...],
     options: BuilderOptions,
 ) -> Recipe:
     graph = f"{tower}.{precision}.onnx"
@@ -179,7 +185,7 @@ def _recipe(
         tower=tower,
         precision=precision,
         files={name: bundle.card.files[name] for name in (graph, *bundle.weights_of(graph))},
-        profiles=_profiles(_spec(bundle, tower), profiles.get(tower), device),
+        profiles=profiles,
         flavor=toolkit.flavor,
         version=toolkit.version,
         architectures=architectures,
@@ -189,14 +195,29 @@ def _recipe(
 
 
 def _profiles(
-    spec: ImageSpec | TextSpec, asked: str | Sequence[Profile] | None, device: Device | None
-) -> tuple[Profile, ...]:
-    if asked is None:
-        return default_profiles(spec, None if device is None else device.memory_bytes)
-    if isinstance(asked, str):
-        return parse_profiles(asked, spec)
-    check_profiles(asked, spec)
-    return tuple(asked)
+    bundle: Bundle,
+    towers: Sequence[TowerName],
+    asked: Mapping[str, str | Sequence[Profile]],
+    device: Device | None,
+) -> dict[TowerName, tuple[Profile, ...]]:
+    """The profiles of each tower; those that were not asked for go by the memory of a GPU."""
+    for name in asked:
+        if name not in towers:
+            raise InvalidInput(
+                f"there are profiles for {name!r}, of which no engine is built; built are those of "
+                f"{' and '.join(towers)}"
+            )
+    found: dict[TowerName, tuple[Profile, ...]] = {}
+    for tower in towers:
+        spec, profiles = _spec(bundle, tower), asked.get(tower)
+        if profiles is None:
+            found[tower] = default_profiles(spec, None if device is None else device.memory_bytes)
+        elif isinstance(profiles, str):
+            found[tower] = parse_profiles(profiles, spec)
+        else:
+            check_profiles(profiles, spec)
+            found[tower] = tuple(profiles)
+    return found
 
 
 def _spec(bundle: Bundle, tower: TowerName) -> ImageSpec | TextSpec:
@@ -208,6 +229,8 @@ def _spec(bundle: Bundle, tower: TowerName) -> ImageSpec | TextSpec:
 def _towers(bundle: Bundle, asked: Sequence[str] | None) -> list[TowerName]:
     specs = {"image": bundle.card.image, "text": bundle.card.text}
     there = [name for name in TOWERS if specs[name] is not None]
+    if asked is not None and not asked:
+        raise InvalidInput(f"no tower is named; there are {', '.join(TOWERS)}")
     for name in asked or ():
         if name not in TOWERS:
             raise InvalidInput(f"there is no tower {name!r}; there are {', '.join(TOWERS)}")
@@ -218,6 +241,8 @@ def _towers(bundle: Bundle, asked: Sequence[str] | None) -> list[TowerName]:
 
 def _precisions(asked: Sequence[str] | None) -> list[str]:
     wanted = ("fp16",) if asked is None else tuple(asked)
+    if not wanted:
+        raise InvalidInput(f"no precision is named; there are {', '.join(PRECISIONS)}")
     for name in wanted:
         if name not in PRECISIONS:
             reason = "it is for ONNX Runtime" if name == "int8-cpu" else "it does not exist"
@@ -258,8 +283,13 @@ def _together(toolkit: Toolkit, target: str) -> tuple[str, ...]:
     for name in names:
         if name not in toolkit.targets:
             known = ", ".join(toolkit.targets)
-            wrong = "is no target" if _TARGET.fullmatch(name) else "is not written like sm89"
-            raise InvalidInput(f"{name!r} {wrong} of {toolkit.flavor} {toolkit.version}: {known}")
+            wrong, instead = "is not written like sm89", ""
+            if _TARGET.fullmatch(name):
+                wrong = "is no target"
+                instead = "; on such a GPU itself TensorRT may build for it, with --flavor tensorrt"
+            raise InvalidInput(
+                f"{name!r} {wrong} of {toolkit.flavor} {toolkit.version}: {known}{instead}"
+            )
     return tuple(name for name in toolkit.targets if name in names)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 import msgspec
@@ -27,7 +26,10 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     """Reads ``fp16,int8``."""
     if value is None:
         return None
-    return tuple(name.strip() for name in value.split(",") if name.strip())
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    if not names:
+        raise click.BadParameter("it is empty", ctx, param)
+    return names
 
 
 def _by_tower(
@@ -49,7 +51,7 @@ def _by_tower(
     "--out",
     "folder",
     required=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     help="Folder of engines. What is built there already stays, and is not built again.",
 )
 @click.option(
@@ -90,7 +92,7 @@ def _by_tower(
     help="Shapes to build for, LEAST:BEST:MOST of the batch, and x the same of the length for "
     "texts; several with commas: image=1:32:64,1:1:8 or text=1:32:64x2:77:77,1:64:64x2:16:16. One "
     "must take all that the others take. Each costs build time, and memory in every context that "
-    "uses it.  [default: by the GPU's memory]",
+    "uses it.  [default: by the GPU's memory; with --target as for 16 GB]",
 )
 @click.option(
     "--level",
@@ -120,7 +122,7 @@ def _by_tower(
 @click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
 def build(
     bundle: str,
-    folder: Path,
+    folder: str,
     precisions: tuple[str, ...],
     towers: tuple[str, ...] | None,
     flavor: str | None,

@@ -22,6 +22,7 @@ from cliprt import Bundle, EngineError, FileEntry, InvalidInput
 from cliprt_engines import BuilderOptions, BuildProgress, Engine, build_engines
 from cliprt_engines._build import PRECISIONS
 from cliprt_engines._cli_build import build
+from cliprt_engines._device import Device
 from cliprt_engines._flavor import Toolkit
 
 RTX = ("--flavor", "tensorrt-rtx")
@@ -139,7 +140,7 @@ def test_what_the_builder_refuses_is_quoted(half_bundle: Bundle, tmp_path: Path)
             towers=("text",),
             flavor="tensorrt-rtx",
             targets=("sm75",),
-            profiles=SMALL,
+            profiles={"text": SMALL["text"]},
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -158,6 +159,20 @@ def test_errors_of_the_builder_are_raised_and_not_logged_as_well(
     [
         ({"precisions": ("int8-cpu",)}, InvalidInput, "'int8-cpu': it is for ONNX Runtime"),
         ({"precisions": ("fp64",)}, InvalidInput, "'fp64': it does not exist; there are fp32"),
+        ({"precisions": ()}, InvalidInput, "no precision is named; there are fp32, fp16"),
+        ({"towers": ()}, InvalidInput, "no tower is named; there are image, text"),
+        (
+            {"profiles": {"text": "2x8"}, "towers": ("image",)},
+            InvalidInput,
+            "profiles for 'text', of which no engine is built; built are those of image",
+        ),
+        ({"profiles": {"img": "1"}}, InvalidInput, "profiles for 'img', of which no engine is"),
+        ({"profiles": {"image": "１"}}, InvalidInput, "is neither a number nor LEAST:BEST:MOST"),
+        (
+            {"targets": ("sm90",)},
+            InvalidInput,
+            "on such a GPU itself TensorRT may build for it, with --flavor tensorrt",
+        ),
         ({"precisions": ("int8",)}, EngineError, r"has no image\.int8\.onnx; export it with"),
         ({"towers": ("audio",)}, InvalidInput, "no tower 'audio'; there are image, text"),
         ({"targets": ()}, EngineError, "no GPU to build for; name one with --target"),
@@ -189,6 +204,32 @@ def test_what_cannot_be_built_is_said_before_anything_is(
     with pytest.raises(error, match=message):
         build_engines(half_bundle, tmp_path / "engines", **asked)  # type: ignore[arg-type]
     assert not (tmp_path / "engines").exists()
+
+
+def test_no_folder_is_not_the_current_one(
+    half_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match="out names no folder"):
+        build_engines(half_bundle, "", flavor="tensorrt-rtx", targets=("sm89",))
+    ran = CliRunner().invoke(build, command(half_bundle.path, "--out", ""))
+    assert isinstance(ran.exception, InvalidInput)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_for_a_target_does_not_depend_on_the_gpu_at_hand(
+    half_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is said to be there; the builder needs none."""
+    engines = []
+    for memory in (4, 80):
+        device = Device("NVIDIA L4", "sm89", memory * 2**30, "13.0", "580.95.05")
+        monkeypatch.setattr("cliprt_engines._build.device_at_hand", lambda found=device: found)
+        engines += build_engines(
+            half_bundle, tmp_path, flavor="tensorrt-rtx", towers=("image",), targets=("sm89",)
+        )
+    assert engines[0] == engines[1]
+    assert engines[0].manifest.recipe.profiles[0].batch.most == 128
 
 
 @pytest.fixture
@@ -254,6 +295,9 @@ def test_the_command_that_a_manifest_names_finds_the_engine_built(
     ("arguments", "message"),
     [
         (["--profiles", "2x8"], "does not begin with image= or text="),
+        (["--precision", ""], "Invalid value for '--precision': it is empty"),
+        (["--tower", ","], "Invalid value for '--tower': it is empty"),
+        (["--target", ""], "Invalid value for '--target': it is empty"),
         (["--level", "6"], "6 is not in the range 0<=x<=5"),
         (["--hardware", "turing"], "'turing' is not one of"),
         (["--flavor", "trt"], "'trt' is not one of 'tensorrt', 'tensorrt-rtx'"),
