@@ -36,6 +36,6 @@ def build_text(bundle: Bundle, out: Path, precision: str = "fp16") -> Engine:
         towers=("text",),
         flavor="tensorrt-rtx",
         targets=("sm89",),
-        profiles={"text": SMALL["text"]},
+        profiles=SMALL,
     )
     return engine

@@ -86,7 +86,7 @@ def build_engines(
             ``sm86+sm89`` for an engine that runs on both. TensorRT-RTX only. If empty, the
             engine is for the GPU at hand.
         profiles: by tower, the shapes to build for, as text (see ``parse_profiles``) or as they
-            are. Defaults go by the memory of the GPU at hand, and are those of 16 GiB if targets
+            are; there may be some for a tower that is not built. Defaults go by the memory of the GPU at hand, and are those of 16 GiB if targets
             are named: what is built for a target is the same on every machine.
         options: of the builder.
         on_progress: told how far it is, from several threads.
@@ -96,7 +96,7 @@ def build_engines(
             precision promises to narrow, or out cannot be written.
         BundleError: the bundle is damaged, or lacks a tower or precision.
         InvalidInput: a precision, tower, flavour, target or profile that does not exist, profiles
-            of a tower that is not built, or nothing to build.
+            of a tower that the bundle lacks, or nothing to build.
         MissingExtra: TensorRT is not installed.
     """
     if not str(out):
@@ -202,10 +202,10 @@ def _profiles(
 ) -> dict[TowerName, tuple[Profile, ...]]:
     """The profiles of each tower; those that were not asked for go by the memory of a GPU."""
     for name in asked:
-        if name not in towers:
+        if name not in (there := _towers(bundle, None)):
             raise InvalidInput(
-                f"there are profiles for {name!r}, of which no engine is built; built are those of "
-                f"{' and '.join(towers)}"
+                f"there are profiles for the tower {name!r}, and the bundle has only "
+                f"{' and '.join(there)}"
             )
     found: dict[TowerName, tuple[Profile, ...]] = {}
     for tower in towers:

@@ -140,6 +140,11 @@ def build(
     tower's graph: nothing is rounded here that the certificate did not measure, and an engine
     whose products fall back to float32 is refused.
     """
+    for tower in profiles:
+        if towers is not None and tower not in towers:
+            raise click.BadParameter(
+                f"there are some for {tower}, and --tower leaves it out", param_hint="'--profiles'"
+            )
     with _bars() as on_progress:
         engines = build_engines(
             bundle,

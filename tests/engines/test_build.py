@@ -140,7 +140,7 @@ def test_what_the_builder_refuses_is_quoted(half_bundle: Bundle, tmp_path: Path)
             towers=("text",),
             flavor="tensorrt-rtx",
             targets=("sm75",),
-            profiles={"text": SMALL["text"]},
+            profiles=SMALL,
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -162,11 +162,10 @@ def test_errors_of_the_builder_are_raised_and_not_logged_as_well(
         ({"precisions": ()}, InvalidInput, "no precision is named; there are fp32, fp16"),
         ({"towers": ()}, InvalidInput, "no tower is named; there are image, text"),
         (
-            {"profiles": {"text": "2x8"}, "towers": ("image",)},
+            {"profiles": {"img": "1"}},
             InvalidInput,
-            "profiles for 'text', of which no engine is built; built are those of image",
+            "profiles for the tower 'img', and the bundle has only image and text",
         ),
-        ({"profiles": {"img": "1"}}, InvalidInput, "profiles for 'img', of which no engine is"),
         ({"profiles": {"image": "１"}}, InvalidInput, "is neither a number nor LEAST:BEST:MOST"),
         (
             {"targets": ("sm90",)},
@@ -298,6 +297,10 @@ def test_the_command_that_a_manifest_names_finds_the_engine_built(
         (["--precision", ""], "Invalid value for '--precision': it is empty"),
         (["--tower", ","], "Invalid value for '--tower': it is empty"),
         (["--target", ""], "Invalid value for '--target': it is empty"),
+        (
+            ["--tower", "image", "--profiles", "text=2x8"],
+            "Invalid value for '--profiles': there are some for text, and --tower leaves it out",
+        ),
         (["--level", "6"], "6 is not in the range 0<=x<=5"),
         (["--hardware", "turing"], "'turing' is not one of"),
         (["--flavor", "trt"], "'trt' is not one of 'tensorrt', 'tensorrt-rtx'"),
