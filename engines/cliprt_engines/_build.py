@@ -86,8 +86,9 @@ def build_engines(
             ``sm86+sm89`` for an engine that runs on both. TensorRT-RTX only. If empty, the
             engine is for the GPU at hand.
         profiles: by tower, the shapes to build for, as text (see ``parse_profiles``) or as they
-            are; there may be some for a tower that is not built. Defaults go by the memory of the GPU at hand, and are those of 16 GiB if targets
-            are named: what is built for a target is the same on every machine.
+            are; there may be some for a tower that is not built. Defaults go by the memory of the
+            GPU at hand, and are those of 16 GiB if targets are named: what is built for a target is
+            the same on every machine.
         options: of the builder.
         on_progress: told how far it is, from several threads.
 

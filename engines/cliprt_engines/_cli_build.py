@@ -105,9 +105,10 @@ def _by_tower(
 @click.option(
     "--version-compatible",
     is_flag=True,
-    help="Let other versions of TensorRT load the engine: newer ones of the same major, and "
-    "TensorRT 11 those of 10. Costs speed, as fewer kernels qualify; the loader needs TensorRT's "
-    "lean runtime beside it. tensorrt only.",
+    help="For Triton: let other versions of TensorRT load the engine, newer ones of the same "
+    "major, and TensorRT 11 those of 10. Costs speed, as fewer kernels qualify; Triton needs the "
+    "lean runtime of the version that built it, and cliprt itself loads it with that version only. "
+    "tensorrt only.",
 )
 @click.option(
     "--hardware",

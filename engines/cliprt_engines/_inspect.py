@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from cliprt._errors import EngineError
 from cliprt_engines._flavor import Toolkit
-from cliprt_engines._log import collected_errors, tensorrt_logger
+from cliprt_engines._log import collected_errors, said, started, tensorrt_logger
 from cliprt_engines._manifest import Recipe, TensorEntry
 from cliprt_engines._plan_text import Bounds, read_plan_text
 
@@ -261,10 +261,11 @@ def _stays_float32(name: str, names: Collection[str], islands: Collection[str]) 
 def _inspect_engine(toolkit: Toolkit, plan: bytes, demanded: dict[str, str]) -> Inspection:
     """The same from TensorRT's inspector, on the GPU that the plan was built for."""
     api = toolkit.api
+    runtime = started(api.Runtime, tensorrt_logger(api), what=f"the runtime of {toolkit.flavor}")
     with collected_errors() as errors:
-        engine = api.Runtime(tensorrt_logger(api)).deserialize_cuda_engine(plan)
+        engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise EngineError(f"the engine that was just built cannot be loaded: {'; '.join(errors)}")
+        raise EngineError(f"the engine that was just built cannot be loaded: {said(errors)}")
     inspector = engine.create_engine_inspector()
     content = inspector.get_engine_information(api.LayerInformationFormat.JSON)
     products: dict[str, list[str]] = {}

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cliprt._errors import EngineError
+from cliprt._errors import EngineError, EngineMismatch
 from cliprt_engines._cuda import Cuda
 from cliprt_engines._flavor import Toolkit
 from cliprt_engines._jit_cache import JitCache
-from cliprt_engines._log import collected_errors, tensorrt_logger
+from cliprt_engines._log import collected_errors, started, tensorrt_logger
 from cliprt_engines._manifest import OpenedEngine, TensorEntry
 
 _DTYPES = {"UINT8": "uint8", "INT32": "int32", "FLOAT": "float32"}
@@ -40,6 +40,7 @@ class LoadedPlan:
             graphs: whether contexts that capture graphs on their own shall do so.
 
         Raises:
+            EngineMismatch: it was built by another version, to be compatible with this one.
             EngineError: TensorRT refuses the plan, or it is not what the manifest says.
         """
         manifest = opened.manifest
@@ -48,8 +49,11 @@ class LoadedPlan:
         self.dynamic = None in manifest.input.shape
         self.captures_itself = toolkit.flavor == "tensorrt-rtx"
         self._api, self._engine_path = toolkit.api, opened.engine.path
+        _check_version(opened, toolkit)
         cuda.select()
-        self._runtime = toolkit.api.Runtime(tensorrt_logger(toolkit.api))
+        log = tensorrt_logger(toolkit.api)
+        named = f"the runtime of {toolkit.flavor} {toolkit.version}"
+        self._runtime: Any = started(toolkit.api.Runtime, log, what=named)
         with self._named("deserialise the plan") as errors:
             self._engine = self._runtime.deserialize_cuda_engine(opened.plan)
             if self._engine is None:
@@ -176,6 +180,17 @@ class LoadedPlan:
                 raise EngineError(
                     f"TensorRT cannot {what}, for {self._engine_path}: {said}"
                 ) from None
+
+
+def _check_version(opened: OpenedEngine, toolkit: Toolkit) -> None:
+    """Refuses what only TensorRT's lean runtime of another version loads, as in Triton."""
+    built = opened.manifest.recipe.version
+    if built != toolkit.version:
+        raise EngineMismatch(
+            f"{opened.engine.path} is compatible with {toolkit.flavor} {toolkit.version}, but was "
+            f"built by {built}, whose lean runtime would have to load it: a Triton that has it "
+            f"can, cliprt itself cannot; build it again with: {opened.engine.rebuild}"
+        )
 
 
 class _Refused(Exception):

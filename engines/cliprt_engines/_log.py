@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
+
+from cliprt._errors import EngineError
 
 logger = logging.getLogger("cliprt_engines.tensorrt")
 
@@ -60,3 +62,32 @@ def collected_errors() -> Iterator[list[str]]:
     finally:
         with _lock:
             _collectors[:] = [other for other in _collectors if other is not errors]
+
+
+def said(errors: list[str]) -> str:
+    """What TensorRT said, each once."""
+    return "; ".join(dict.fromkeys(error.strip() for error in errors)) or "it does not say why"
+
+
+def started(factory: Callable[..., Any], *arguments: Any, what: str) -> Any:
+    """Makes one of TensorRT's objects: a builder, a parser, a runtime.
+
+    Where there is no GPU or no memory, the library makes none; its Python module says that as a
+    TypeError about a null pointer.
+
+    Args:
+        factory: makes it.
+        arguments: of the factory.
+        what: what cannot be started then, for the message.
+
+    Raises:
+        EngineError: there is none.
+    """
+    with collected_errors() as errors:
+        try:
+            made = factory(*arguments)
+        except TypeError as error:
+            raise EngineError(f"{what} cannot be started: {said(errors or [str(error)])}") from None
+        if made is None:
+            raise EngineError(f"{what} cannot be started: {said(errors)}")
+        return made

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from cliprt._errors import EngineError
 from cliprt_engines._flavor import Toolkit
 from cliprt_engines._inspect import demanded_products, dtype_name
-from cliprt_engines._log import collected_errors, tensorrt_logger
+from cliprt_engines._log import collected_errors, said, started, tensorrt_logger
 from cliprt_engines._manifest import BuilderOptions, Recipe, TensorEntry
 
 _HARDWARE = {
@@ -139,13 +139,12 @@ def _build(
     api = toolkit.api
     log = tensorrt_logger(api)
     with collected_errors() as errors:
-        builder = api.Builder(log)
-        if builder is None:
-            raise EngineError(f"{toolkit.flavor} cannot start: {_said(errors)}")
+        named = f"{toolkit.flavor} {toolkit.version}"
+        builder = started(api.Builder, log, what=f"the builder of {named}")
         # Needed up to TensorRT 10, ignored from 11 on, where there is no other kind.
         strongly_typed = 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(strongly_typed)
-        parser = api.OnnxParser(network, log)
+        parser = started(api.OnnxParser, network, log, what=f"the parser of {named}")
         if not parser.parse_from_file(str(graph)):
             raise EngineError(_refusal(parser, graph, toolkit, errors))
         taken, given = _sole_tensors(network, graph)
@@ -163,7 +162,7 @@ def _build(
         if plan is None:
             raise EngineError(
                 f"{toolkit.flavor} {toolkit.version} cannot build {graph.name} for "
-                f"{' and '.join(recipe.architectures)}: {_said(errors)}"
+                f"{' and '.join(recipe.architectures)}: {said(errors)}"
             )
         if finish is not None:
             finish()
@@ -231,7 +230,7 @@ def _entry(tensor: Any) -> TensorEntry:
 
 def _refusal(parser: Any, graph: Path, toolkit: Toolkit, errors: list[str]) -> str:
     found = [parser.get_error(index) for index in range(parser.num_errors)]
-    said = [
+    refused = [
         f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}"
         if error.node_name()
         else str(error.desc())
@@ -239,13 +238,8 @@ def _refusal(parser: Any, graph: Path, toolkit: Toolkit, errors: list[str]) -> s
     ]
     return (
         f"the parser of {toolkit.flavor} {toolkit.version} refuses {graph.name}: "
-        f"{_said(said or errors)}"
+        f"{said(refused or errors)}"
     )
-
-
-def _said(errors: list[str]) -> str:
-    """What the library said, each once."""
-    return "; ".join(dict.fromkeys(error.strip() for error in errors)) or "it does not say why"
 
 
 def _monitor(api: Any, on_phase: OnPhase) -> Any:

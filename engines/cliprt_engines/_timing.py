@@ -7,10 +7,13 @@ it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from cliprt._errors import EngineError
+from cliprt._folders import write_whole
 from cliprt_engines._cache import locked
 from cliprt_engines._flavor import Toolkit
 from cliprt_engines._log import logger
@@ -29,15 +32,16 @@ def timing_file(out: Path, recipe: Recipe) -> Path:
 def use_timings(config: Any, out: Path, recipe: Recipe) -> Callable[[], None]:
     """Gives a builder the timings of earlier builds, if they are from such a GPU.
 
+    Timings save time and decide nothing: where their file cannot be read or written that is logged,
+    and the build goes on.
+
     Returns:
         To be called after the build: adds its timings to the file.
     """
     path = timing_file(out, recipe)
-    with locked(out, path.stem):
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            data = b""
+    data = b""
+    with _not_vital(path, "read"), locked(out, path.stem), suppress(FileNotFoundError):
+        data = path.read_bytes()
     cache = config.create_timing_cache(data)
     # False: the library compares the properties of the GPU itself, and refuses another's timings.
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
@@ -49,15 +53,20 @@ def use_timings(config: Any, out: Path, recipe: Recipe) -> Callable[[], None]:
 
 def _keep(config: Any, cache: Any, out: Path, path: Path) -> None:
     """Adds the timings of a build to the file. What another build wrote meanwhile stays."""
-    with locked(out, path.stem):
-        path.parent.mkdir(exist_ok=True)
+    with _not_vital(path, "written"), locked(out, path.stem):
         if path.is_file():
             other = config.create_timing_cache(path.read_bytes())
             if other is not None:
                 cache.combine(other, ignore_mismatch=False)
-        temporary = path.with_name(f"{path.name}.new")
-        temporary.write_bytes(cache.serialize())
-        temporary.replace(path)
+        write_whole(path, bytes(cache.serialize()))
+
+
+@contextmanager
+def _not_vital(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EngineError) as error:
+        logger.warning("the timings in %s cannot be %s: %s", path, what, error)
 
 
 def wants_timings(toolkit: Toolkit) -> bool:

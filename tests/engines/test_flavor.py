@@ -123,6 +123,24 @@ def test_timings_are_kept_whatever_was_there(
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_timings_that_cannot_be_kept_cost_no_engine(
+    rtx: Toolkit, built: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """First the folder of timings is none, then the folder of engines."""
+    builder = rtx.api.Builder(tensorrt_logger(rtx.api))
+    (tmp_path / FOLDER).touch()
+    (tmp_path / "file").touch()
+    for out in (tmp_path, tmp_path / "file"):
+        caplog.clear()
+        with collected_errors(), caplog.at_level(logging.WARNING, logger.name):
+            use_timings(builder.create_builder_config(), out, built.manifest.recipe)()
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == 2
+        assert "cannot be read: " in said[0]
+        assert "cannot be written: " in said[1]
+
+
 @pytest.mark.parametrize(
     ("text", "version"),
     [
