@@ -50,6 +50,8 @@ def folder_that_becomes(
         # Another process may have made it meanwhile.
         if target.exists() and not replace:
             raise error(f"{target} appeared meanwhile; it is not overwritten")
+        if target.exists() and not target.is_dir():
+            raise error(f"{target} is a file; it is not overwritten by a folder")
         _take_the_place_of(temporary, target)
     except OSError as cause:
         raise error(f"{target} cannot be written: {cause.strerror or cause}") from None

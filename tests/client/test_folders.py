@@ -91,3 +91,15 @@ def test_one_that_takes_the_place_between_two_renames_stays(
         (folder / "mine").touch()
     assert content(target) == ["theirs"]
     assert content(tmp_path) == ["target"]
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    with (
+        pytest.raises(BundleError, match="is a file"),
+        folder_that_becomes(target, replace=True) as folder,
+    ):
+        (folder / "mine").touch()
+    assert target.read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
