@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._arguments import checked_address, checked_timeout, iterate
+from cliprt._arguments import checked_address, checked_timeout
 from cliprt._card import Card, ImageSpec, TextSpec, decode_card
-from cliprt._embedder import Embedder, Prepare, closed
+from cliprt._embedder import Embedder, Prepare, closed, each_text
 from cliprt._errors import InvalidInput, ModelUnavailable
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
@@ -164,7 +164,7 @@ class Client:
         spec = self._served_spec(self._card.text, "text")
         deadline = self._deadline(timeout_s)
         # What is no list of texts is refused before anything is fetched.
-        items = [texts] if isinstance(texts, str) else list(iterate(texts, "texts"))
+        items = each_text(texts)
         tokenizer = self._tokenizer(spec, deadline)
         start = partial(self._start, deadline)
         return self._embedder.encode_text(tokenizer, items, start, truncate=truncate)

@@ -6,11 +6,12 @@ how a call is cut into batches, and in which order its answers come back.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -26,6 +27,13 @@ from cliprt._zero_shot import probabilities
 
 # How far the length of an embedding may be from 1: far above rounding, far below a broken tower.
 _NORM_TOLERANCE = 1e-3
+
+# Texts that are tokenized and sorted by length together: enough that those of a batch are of
+# similar length, few enough that a call of any length holds little and begins to compute at once.
+_TEXTS = 2048
+
+# Batches that are looked at ahead in order to cut the last ones evenly, once all are busy.
+_AHEAD = 4
 
 Prepare: TypeAlias = Callable[[], NDArray[Any]]
 """Makes a tower's input: pixels [batch, height, width, 3] or tokens [batch, length]."""
@@ -67,6 +75,7 @@ class Embedder:
         in_flight: int,
         parts: int = 1,
         pool: ThreadPoolExecutor | None = None,
+        advice: str = "check the server's model",
     ) -> None:
         """Takes what does not change from call to call.
 
@@ -80,6 +89,7 @@ class Embedder:
                 once.
             pool: prepares the pictures of a batch on several threads; None prepares them one after
                 the other.
+            advice: what to do about answers that cannot be right, for error messages.
         """
         self._card = card
         self._limits = limits
@@ -88,6 +98,7 @@ class Embedder:
         self._in_flight = in_flight
         self._parts = parts
         self._pool = pool
+        self._advice = advice
 
     def encode_image(
         self, spec: ImageSpec, images: ImageInput | Iterable[ImageInput], start: Start
@@ -119,14 +130,8 @@ class Embedder:
             InvalidInput: an item is no usable text, or there is none.
             ServerError: an answer cannot be right.
         """
-        items = [texts] if isinstance(texts, str) else list(iterate(texts, "texts"))
-        ids = tokenizer(items, truncate=truncate)
-        # Texts of similar length share a batch, so that short ones are not padded to long ones.
-        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        batches = (
-            (len(batch), partial(tokenizer.pad, [ids[index] for index in batch]))
-            for _, batch in self._cut(iter(order), self._batches["text"])
-        )
+        order: list[int] = []
+        batches = self._text_batches(tokenizer, each_text(texts), order, truncate)
         embeddings = self._embed("text", batches, start)
         restored = np.empty_like(embeddings)
         restored[order] = embeddings
@@ -161,14 +166,31 @@ class Embedder:
             raise type(error)(error.reason, index=error.index, what="label") from None
         return probabilities(encode_image(), texts, scale, self._card.logit_bias)
 
+    def _text_batches(
+        self, tokenizer: TextTokenizer, texts: Iterator[str], order: list[int], truncate: bool
+    ) -> Iterator[tuple[int, Prepare]]:
+        """Batches of texts; the index of each text is added to order as it is taken."""
+        first = 0
+        while chunk := list(islice(texts, _TEXTS)):
+            # Plain lists of integers take nine times as much memory.
+            ids = [array("i", item) for item in tokenizer(chunk, first=first, truncate=truncate)]
+            # Texts of similar length share a batch, so that short ones are not padded to long ones.
+            ranked = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+            for _, batch in self._cut(iter(ranked), self._batches["text"]):
+                order.extend(first + index for index in batch)
+                yield len(batch), partial(tokenizer.pad, [ids[index] for index in batch])
+            first += len(chunk)
+
     def _cut(self, items: Iterator[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
         """Batches of items, each with the index of its first; the last ones of even size."""
-        first = 0
-        while window := list(islice(items, size * self._parts)):
-            step = min(size, -(-len(window) // self._parts))
+        first, parts = 0, self._parts
+        while window := list(islice(items, size * parts)):
+            step = min(size, -(-len(window) // parts))
             for start in range(0, len(window), step):
                 yield first + start, window[start : start + step]
             first += len(window)
+            # The first window occupies everybody. What is read from now on only waits.
+            parts = min(parts, _AHEAD)
 
     def _embed(
         self, tower: str, batches: Iterable[tuple[int, Prepare]], start: Start
@@ -186,8 +208,10 @@ class Embedder:
                 answers.append(self._checked_answer(tower, *pending[0]))
                 pending.popleft()
         finally:
-            for _, batch in pending:
-                batch.cancel()
+            # An error holds this frame, and a batch that failed holds the error: no circle of them
+            # may keep the caller's pictures.
+            while pending:
+                pending.pop()[1].cancel()
         return np.concatenate(answers)
 
     def _checked_answer(self, tower: str, rows: int, answer: Pending) -> NDArray[np.float32]:
@@ -196,6 +220,13 @@ class Embedder:
             embeddings = answer.result()
         except CancelledError:
             raise closed() from None
+        finally:
+            del answer  # it holds the error that it raises, and that one this frame
+        if not isinstance(embeddings, np.ndarray):
+            raise ServerError(
+                f"{self._names[tower]} answered {type(embeddings).__name__}, "
+                f"expected float32 {[rows, self._card.dim]}"
+            )
         if embeddings.shape != (rows, self._card.dim) or embeddings.dtype != np.float32:
             raise ServerError(
                 f"{self._names[tower]} answered {embeddings.dtype} {list(embeddings.shape)}, "
@@ -205,7 +236,7 @@ class Embedder:
         if not np.all(np.abs(lengths - 1) <= _NORM_TOLERANCE):
             raise ServerError(
                 f"{self._names[tower]} answered embeddings that are not of length 1 "
-                f"(from {lengths.min():g} to {lengths.max():g}); check the server's model"
+                f"(from {lengths.min():g} to {lengths.max():g}); {self._advice}"
             )
         return embeddings
 
@@ -226,16 +257,23 @@ class Embedder:
         if len(jobs) == 1 or self._pool is None:
             return np.stack([prepare(job) for job in jobs])
         try:
-            futures = [self._pool.submit(prepare, job) for job in jobs]
+            prepared = self._pool.map(prepare, jobs)  # cancels the others where one fails
         except RuntimeError:  # the pool was shut down by close() in another thread
             raise closed() from None
         try:
-            return np.stack([future.result() for future in futures])
+            return np.stack(list(prepared))
         except CancelledError:
             raise closed() from None
-        finally:
-            for future in futures:
-                future.cancel()
+
+
+def each_text(texts: str | Iterable[str]) -> Iterator[str]:
+    """The texts of a call, one after the other.
+
+    Raises:
+        InvalidInput: at once, if it is no list of texts or an empty one.
+    """
+    items = iter([texts]) if isinstance(texts, str) else iterate(texts, "texts")
+    return chain([next(items)], items)
 
 
 def closed() -> ClosedError:

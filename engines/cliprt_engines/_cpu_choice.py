@@ -24,16 +24,17 @@ from cliprt._bundle import Bundle
 from cliprt._extras import require
 from cliprt._folders import write_whole
 from cliprt._tokenizer_cache import cache_home
-from cliprt_engines._cpu_measure import Goal, Measured, measure
-from cliprt_engines._cpu_settings import CpuSettings
+from cliprt_engines._cpu_measure import Goal, Measured, check_answers, measure, unusable
+from cliprt_engines._cpu_settings import CpuSettings, load_tower
 from cliprt_engines._openvino import computes_bfloat16
 from cliprt_engines._processor import processor, usable_cores
+from cliprt_engines._tower import Tower
 
 SWITCH = "CLIPRT_CPU_CHOICE"
 """Environment variable: ``measure`` (the default), or ``default`` for settings that are not
 measured."""
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 # Two towers stay within 20 seconds.
 _BUDGET_S = 8.0
@@ -49,7 +50,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         key: for what it holds.
-        measured: what was seen, the chosen first.
+        measured: what was seen, the chosen first; if that one is refused, all are.
     """
 
     key: dict[str, str]
@@ -59,6 +60,43 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def default_settings() -> CpuSettings:
     """What is right on most machines: a batch on each core, computed by ONNX Runtime."""
     return CpuSettings(workers=usable_cores(), threads=1)
+
+
+def load_chosen(
+    bundle: Bundle,
+    tower: str,
+    precision: str,
+    goal: Goal = "throughput",
+    settings: CpuSettings | None = None,
+) -> tuple[Tower, CpuSettings]:
+    """Loads a tower that answers right on this machine.
+
+    Args:
+        bundle: whose tower it is.
+        tower: ``image`` or ``text``.
+        precision: ``fp32`` or ``int8-cpu``.
+        goal: whether many items at once shall be fast, or single ones.
+        settings: how it is computed; None means the fastest. Those that were not measured must give
+            the bundle's known answers now.
+
+    Raises:
+        ValueError: the environment variable ``CLIPRT_CPU_CHOICE`` has another value than its two.
+        MissingExtra: the runtime is not installed.
+        BundleError: the tower cannot be loaded.
+        FidelityError: it does not answer right.
+    """
+    graph = f"{tower}.{precision}.onnx"
+    if settings is None and _measures():
+        settings = chosen_settings(bundle, tower, precision, goal)
+        return load_tower(bundle, graph, settings), settings
+    settings = settings or default_settings()
+    loaded = load_tower(bundle, graph, settings)
+    try:
+        check_answers(bundle, tower, precision, loaded)
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded, settings
 
 
 def chosen_settings(
@@ -77,32 +115,29 @@ def chosen_settings(
         MissingExtra: onnxruntime is not installed.
         FidelityError: the tower does not answer right on this machine.
     """
-    switch = os.environ.get(SWITCH, "measure")
-    if switch == "default":
+    if not _measures():
         return default_settings()
-    if switch != "measure":
-        raise ValueError(f"{SWITCH} must be 'measure' or 'default', got {switch!r}")
     key = _key(bundle, tower, precision, goal)
     name = hashlib.sha256(msgspec.json.encode(key, order="sorted")).hexdigest()[:32]
     path = cache_home() / "cpu" / f"{name}.json"
     if record := _remembered(path, key):
-        return record.measured[0].settings
-    with _alone(path):
+        return _best(record, path).settings
+    with _alone(path.with_name("measuring.lock")):
         # Another process may have measured it meanwhile.
         if record := _remembered(path, key):
-            return record.measured[0].settings
+            return _best(record, path).settings
         _LOG.info("measuring how the %s tower in %s is fastest here", tower, precision)
         begun = time.monotonic()
         measured = measure(
             bundle, tower, precision, candidates(precision), goal=goal, budget_s=_BUDGET_S
         )
-        best = measured[0]
+        record = _Record(key=key, measured=measured)
+        # A candidate that failed may have lacked memory; one that answered wrong will again.
+        if measured[0].items_per_s > 0 or all(seen.min_cosine is not None for seen in measured):
+            _remember(record, path)
+        best = _best(record, path)
         took = time.monotonic() - begun
         _LOG.info("%.1f items/s by %s, found in %.1f s", best.items_per_s, best.settings, took)
-        record = _Record(key=key, measured=measured)
-        # A cache that cannot be written costs a measurement, never an answer.
-        with contextlib.suppress(OSError):
-            write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
         return best.settings
 
 
@@ -115,8 +150,8 @@ def candidates(precision: str, cores: int | None = None) -> list[CpuSettings]:
     """
     cores = cores or usable_cores()
     found = [CpuSettings(workers=cores, threads=1)]
-    if importlib.util.find_spec("openvino") is not None:
-        half = precision == "int8-cpu" and computes_bfloat16()
+    if (capable := _openvino_computes_bfloat16()) is not None:
+        half = precision == "int8-cpu" and capable
         found.append(CpuSettings(runtime="openvino", workers=cores, threads=1, bfloat16=half))
         if cores > 1:
             found.append(CpuSettings(runtime="openvino", workers=1, threads=cores, bfloat16=half))
@@ -126,6 +161,40 @@ def candidates(precision: str, cores: int | None = None) -> list[CpuSettings]:
         found.append(CpuSettings(workers=1, threads=cores, spinning=True))
         found.append(CpuSettings(workers=1, threads=cores))
     return found
+
+
+def _openvino_computes_bfloat16() -> bool | None:
+    """Whether OpenVINO computes in bfloat16 here; None if there is no OpenVINO that works."""
+    try:
+        if importlib.util.find_spec("openvino") is None:
+            return None
+        return computes_bfloat16()
+    except Exception as error:  # noqa: BLE001 - a broken installation raises anything
+        _LOG.warning(
+            "OpenVINO is installed but does not work, so it is not tried (%s: %s); install it "
+            "again or remove it",
+            type(error).__name__,
+            error,
+        )
+        return None
+
+
+def _measures() -> bool:
+    """Whether settings are measured here."""
+    switch = os.environ.get(SWITCH, "measure")
+    if switch not in ("measure", "default"):
+        raise ValueError(f"{SWITCH} must be 'measure' or 'default', got {switch!r}")
+    return switch == "measure"
+
+
+def _best(record: _Record, path: Path) -> Measured:
+    """The chosen one of a record, if any can be used."""
+    best = record.measured[0]
+    if best.items_per_s <= 0:
+        tower, precision = record.key["graph"].split(".")[:2]
+        again = f" (delete {path} to try again)" if path.exists() else ""
+        raise unusable(tower, precision, best.refused + again)
+    return best
 
 
 def _key(bundle: Bundle, tower: str, precision: str, goal: Goal) -> dict[str, str]:
@@ -140,7 +209,7 @@ def _key(bundle: Bundle, tower: str, precision: str, goal: Goal) -> dict[str, st
         "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
         "openvino": _version("openvino"),
         "tower": bundle.card.files[graph].sha256,
-        "precision": precision,
+        "graph": graph,
         "goal": goal,
     }
 
@@ -157,14 +226,27 @@ def _remembered(path: Path, key: dict[str, str]) -> _Record | None:
     """A record for exactly this, if there is one."""
     try:
         record = msgspec.json.decode(path.read_bytes(), type=_Record)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError):  # bytes that are no UTF-8 raise no error of msgspec's own
         return None
     return record if record.key == key and record.measured else None
 
 
+def _remember(record: _Record, path: Path) -> None:
+    """Writes a record. A folder that cannot be written costs measurements, never an answer."""
+    try:
+        write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    except OSError as error:
+        _LOG.warning(
+            "what is fastest on this machine cannot be remembered in %s (%s), so that it is "
+            "measured at every start; set CLIPRT_HOME to a folder that can be written",
+            path.parent,
+            error,
+        )
+
+
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Keeps other processes from measuring the same at once: they would slow each other down.
+    """Keeps other threads and processes from measuring at once: they would slow each other down.
 
     Where no lock can be had, two may measure: that costs time and nothing else.
     """
@@ -172,6 +254,5 @@ def _alone(path: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, filelock.Timeout):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(path.with_suffix(".lock"), timeout=_PATIENCE_S)
-            stack.enter_context(lock)
+            stack.enter_context(filelock.FileLock(path, timeout=_PATIENCE_S))
         yield

@@ -5,44 +5,40 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._arguments import iterate
 from cliprt._bundle import TOKENIZER, Bundle, open_bundle
 from cliprt._card import Card, ImageSpec, TextSpec
-from cliprt._embedder import Embedder, Prepare, closed
+from cliprt._embedder import closed, each_text
 from cliprt._errors import (
     BundleError,
-    CliprtError,
     ClosedError,
     FidelityError,
     InvalidInput,
     ModelUnavailable,
-    ServerError,
 )
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
 from cliprt._texts import TextTokenizer
-from cliprt_engines._cpu_choice import chosen_settings
+from cliprt_engines._cpu_choice import load_chosen
 from cliprt_engines._cpu_measure import Goal
-from cliprt_engines._cpu_settings import CpuSettings, load_tower
-from cliprt_engines._processor import usable_cores
+from cliprt_engines._cpu_settings import CpuSettings
+from cliprt_engines._feeding import FedTower, check_fits, feed_given, feed_own
 from cliprt_engines._tower import Tower
 
 _Spec = TypeVar("_Spec", ImageSpec, TextSpec)
 
-LocalPrecision: TypeAlias = Literal["fp32", "int8-cpu", "fastest"]
-_PRECISIONS = ("fp32", "int8-cpu", "fastest")
-
-# Items of a batch for a tower that was passed in, if it sets no limit itself.
-_ITEMS = 32
+Precision: TypeAlias = Literal["fp32", "int8-cpu"]
+LocalPrecision: TypeAlias = Precision | Literal["fastest"]
+_PRECISIONS = (*get_args(Precision), "fastest")
 
 
 class LocalClip:
@@ -50,7 +46,9 @@ class LocalClip:
 
     Towers are loaded when they are first used. Which runtime computes them, with how many threads
     and in batches of which size, is measured then and remembered (see ``_cpu_choice``): the first
-    use on a machine takes some seconds more.
+    use on a machine takes some seconds more. In int8-cpu runtimes round differently: embeddings of
+    the same input from two machines, or from before and after OpenVINO was installed, have a cosine
+    of 0.999 or more and are not equal bit by bit.
 
     One object may be used from many threads. After ``os.fork`` make a new one in the child.
 
@@ -80,13 +78,15 @@ class LocalClip:
                 fp32, which answers like the checkpoint. What int8-cpu loses stands in the bundle's
                 certificate.
             goal: whether the settings are chosen for many items at once or for single ones.
-            settings: use these, and measure nothing.
+            settings: use these, and measure nothing; that the answers are right is still checked.
             towers: by ``image`` and ``text``, towers that compute instead of the bundle's own; they
-                must be made from the same bundle. They are closed with this object.
+                must be made from the same bundle. Two threads run each of them at once, with
+                batches of up to its ``max_batch``, at most 256. They are closed with this object.
             limits: bounds on the inputs; None means the defaults.
 
         Raises:
-            ValueError: precision, goal or a tower's name is none of those.
+            ValueError: precision, goal or a tower's name is none of those, or a tower that was
+                passed in does not fit the bundle.
             BundleError: the bundle is missing or damaged, or has no tower in that precision.
         """
         if precision is not None and precision not in _PRECISIONS:
@@ -100,16 +100,20 @@ class LocalClip:
         if unknown := self._towers.keys() - {"image", "text"}:
             raise ValueError(f"there is no tower {sorted(unknown)[0]!r}, only 'image' and 'text'")
         self._bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        for name, own in self._towers.items():
+            check_fits(self.card, name, own.info)
         self._limits = limits or Limits()
         self._goal, self._settings = goal, settings
         self._wanted: LocalPrecision = precision or "fp32"
-        self._precisions = {
+        self._precisions: dict[str, Precision] = {
             tower: self._precision_of(tower, self._wanted)
             for tower in self._bundled() - self._towers.keys()
         }
-        self._lanes: dict[str, _Lane] = {}
+        self._fed: dict[str, FedTower] = {}
         self._lazy_tokenizer: TextTokenizer | None = None
         self._lock = threading.Lock()
+        # Whoever uses one tower does not wait until the other is loaded.
+        self._tower_locks = {tower: threading.Lock() for tower in ("image", "text")}
         self._closed = False
         self._process = os.getpid()
 
@@ -122,12 +126,25 @@ class LocalClip:
         """How a tower is computed; measured now if it was not before.
 
         Raises:
+            ValueError: the tower was passed in, so that its settings are not known here.
             ModelUnavailable: the bundle has no such tower.
+            FidelityError: the tower does not answer right on this machine.
         """
-        self._check_open()
-        if tower not in self._bundled():
-            raise self._missing(tower)
-        return self._lane(tower).settings
+        self._check_own(tower)
+        return self._feeding(tower).settings
+
+    def precision(self, tower: Literal["image", "text"]) -> Precision:
+        """The precision a tower is computed in; with ``fastest``, found now if it was not before.
+
+        Raises:
+            ValueError: the tower was passed in, so that its precision is not known here.
+            ModelUnavailable: the bundle has no such tower.
+            FidelityError: the tower does not answer right on this machine.
+        """
+        self._check_own(tower)
+        if self._wanted == "fastest":
+            self._feeding(tower)
+        return self._precisions[tower]
 
     def encode_image(self, images: ImageInput | Iterable[ImageInput]) -> NDArray[np.float32]:
         """Embeds pictures.
@@ -148,8 +165,8 @@ class LocalClip:
         """
         self._check_open()
         spec = self._spec(self.card.image, "image")
-        lane = self._lane("image")
-        return lane.embedder.encode_image(spec, images, lane.start)
+        fed = self._feeding("image")
+        return fed.embedder.encode_image(spec, images, fed.start)
 
     def encode_text(
         self, texts: str | Iterable[str], *, truncate: bool = True
@@ -172,9 +189,9 @@ class LocalClip:
         """
         self._check_open()
         spec = self._spec(self.card.text, "text")
-        items = [texts] if isinstance(texts, str) else list(iterate(texts, "texts"))
-        tokenizer, lane = self._tokenizer(spec), self._lane("text")
-        return lane.embedder.encode_text(tokenizer, items, lane.start, truncate=truncate)
+        items = each_text(texts)
+        tokenizer, fed = self._tokenizer(spec), self._feeding("text")
+        return fed.embedder.encode_text(tokenizer, items, fed.start, truncate=truncate)
 
     def classify(
         self, images: ImageInput | Iterable[ImageInput], labels: Sequence[str]
@@ -197,21 +214,26 @@ class LocalClip:
         self._check_open()
         self._spec(self.card.image, "image")
         self._spec(self.card.text, "text")
-        return self._lane("text").embedder.classify(
+        return self._feeding("text").embedder.classify(
             labels, self.encode_text, partial(self.encode_image, images)
         )
 
     def close(self) -> None:
         """Gives back the towers. Waits for batches under way; a second call does nothing."""
+        if os.getpid() != self._process:
+            # Everything belongs to the parent, the lock too: a thread of it may have held it when
+            # the process forked, and nobody would ever give it back here.
+            return
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        if os.getpid() == self._process:
-            for lane in self._lanes.values():
-                lane.close()
-            for name in self._towers.keys() - self._lanes.keys():
-                self._towers[name].close()
+        with ExitStack() as stack:  # closes all, whatever one of them raises
+            for tower, lock in self._tower_locks.items():
+                with lock:
+                    fed, given = self._fed.pop(tower, None), self._towers.get(tower)
+                    if owner := fed or given:
+                        stack.callback(owner.close)
 
     def __enter__(self) -> LocalClip:
         return self
@@ -224,30 +246,31 @@ class LocalClip:
     ) -> None:
         self.close()
 
-    def _lane(self, tower: str) -> _Lane:
+    def _feeding(self, tower: str) -> FedTower:
         """What computes a tower; made when it is first asked for."""
-        with self._lock:
+        if fed := self._fed.get(tower):
+            return fed
+        with self._tower_locks[tower]:
             self._check_open()
-            if tower not in self._lanes:
-                self._lanes[tower] = self._new_lane(tower)
-            return self._lanes[tower]
+            if tower not in self._fed:
+                self._fed[tower] = self._load(tower)
+            return self._fed[tower]
 
-    def _new_lane(self, tower: str) -> _Lane:
+    def _load(self, tower: str) -> FedTower:
         if tower in self._towers:
-            loaded = self._towers[tower]
-            settings = CpuSettings(batch=min(loaded.info.max_batch or _ITEMS, _ITEMS))
-            return _Lane(self.card, self._limits, tower, loaded, settings)
-        precision = self._precisions[tower]
+            return feed_given(self.card, self._limits, tower, self._towers[tower])
+        precision, settings = self._precisions[tower], self._settings
         try:
-            settings = self._settings or chosen_settings(self._bundle, tower, precision, self._goal)
+            loaded, used = load_chosen(self._bundle, tower, precision, self._goal, settings)
         except FidelityError:
             # Processors without VNNI saturate products of int8-cpu.
             if self._wanted != "fastest" or precision == "fp32":
                 raise
-            precision = self._precisions[tower] = "fp32"
-            settings = chosen_settings(self._bundle, tower, precision, self._goal)
-        loaded = load_tower(self._bundle, f"{tower}.{precision}.onnx", settings)
-        return _Lane(self.card, self._limits, tower, loaded, settings)
+            if settings is not None:
+                settings = msgspec.structs.replace(settings, bfloat16=False)
+            loaded, used = load_chosen(self._bundle, tower, "fp32", self._goal, settings)
+            self._precisions[tower] = "fp32"
+        return feed_own(self.card, self._limits, tower, loaded, used)
 
     def _tokenizer(self, spec: TextSpec) -> TextTokenizer:
         with self._lock:
@@ -256,13 +279,13 @@ class LocalClip:
                 self._lazy_tokenizer = TextTokenizer(content, spec, self._limits)
             return self._lazy_tokenizer
 
-    def _precision_of(self, tower: str, wanted: LocalPrecision) -> str:
+    def _precision_of(self, tower: str, wanted: LocalPrecision) -> Precision:
         """The precision a tower is computed in."""
-        files = self.card.files
-        there = [name for name in ("int8-cpu", "fp32") if f"{tower}.{name}.onnx" in files]
+        files, faster_first = self.card.files, get_args(Precision)[::-1]
+        there: list[Precision] = [name for name in faster_first if f"{tower}.{name}.onnx" in files]
         if wanted == "fastest" and there:
             return there[0]
-        if wanted not in there:
+        if wanted == "fastest" or wanted not in there:
             raise BundleError(
                 f"{self._bundle.path} holds no {tower} tower in {wanted}, only in "
                 f"{', '.join(there) or 'precisions for GPUs'}; export the checkpoint with: "
@@ -286,6 +309,17 @@ class LocalClip:
             "export a checkpoint that has one"
         )
 
+    def _check_own(self, tower: str) -> None:
+        """Refuses towers whose computation is not chosen here."""
+        self._check_open()
+        if tower not in self._bundled():
+            raise self._missing(tower)
+        if tower in self._towers:
+            raise ValueError(
+                f"the {tower} tower was passed in ({self._towers[tower].info.runtime}); ask it how "
+                "it computes"
+            )
+
     def _check_open(self) -> None:
         if self._closed:
             raise closed()
@@ -294,49 +328,3 @@ class LocalClip:
                 "this LocalClip was made before the process forked, and its threads stayed with "
                 "the parent; make a new one in the child"
             )
-
-
-class _Lane:
-    """A loaded tower and the threads that feed it."""
-
-    def __init__(
-        self, card: Card, limits: Limits, name: str, tower: Tower, settings: CpuSettings
-    ) -> None:
-        self.settings = settings
-        self._name = f"the {name} tower ({tower.info.runtime})"
-        self._tower = tower
-        self._computing = threading.BoundedSemaphore(settings.workers)
-        # Each thread prepares a batch and computes it, so that no more of them are busy than there
-        # are cores. Where one batch occupies several cores, other threads prepare the next ones.
-        cores = usable_cores()
-        threads = settings.workers + (cores if settings.workers < cores else 0)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"cliprt-{name}")
-        self.embedder = Embedder(
-            card,
-            limits,
-            names={name: self._name},
-            batches={name: settings.batch},
-            in_flight=threads + settings.workers,
-            parts=settings.workers,
-        )
-
-    def start(self, tower: str, prepare: Prepare, behind: int) -> Future[NDArray[Any]]:
-        """Begins to compute a batch."""
-        try:
-            return self._pool.submit(self._compute, prepare)
-        except RuntimeError:  # the pool was shut down by close() in another thread
-            raise closed() from None
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._tower.close()
-
-    def _compute(self, prepare: Prepare) -> NDArray[Any]:
-        batch = prepare()
-        with self._computing:
-            try:
-                return self._tower.run(batch)
-            except CliprtError:
-                raise
-            except Exception as error:  # noqa: BLE001 - runtimes raise many types
-                raise ServerError(f"{self._name} failed: {error}") from None

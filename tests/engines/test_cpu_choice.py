@@ -17,8 +17,13 @@ import pytest
 from cliprt import Bundle, BundleError, FidelityError
 from cliprt_engines import CpuSettings, LocalClip, OnnxTower, OpenVinoTower, _cpu_choice
 from cliprt_engines import _cpu_measure as measuring
-from cliprt_engines._cpu_choice import SWITCH, candidates, chosen_settings, default_settings
-from cliprt_engines._cpu_settings import load_tower
+from cliprt_engines._cpu_choice import (
+    SWITCH,
+    candidates,
+    chosen_settings,
+    default_settings,
+    load_chosen,
+)
 from cliprt_engines._processor import processor, usable_cores
 
 OPENVINO = importlib.util.find_spec("openvino") is not None
@@ -93,8 +98,15 @@ def test_another_tower_goal_or_number_of_cores_is_measured_for_itself(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"garbage", b"[]", b'{"key": {}, "measured": []}', b'{"schema": 7}'],
-    ids=["empty", "garbage", "list", "nothing measured", "another schema"],
+    [
+        b"",
+        b"garbage",
+        b"[]",
+        b'{"key": {}, "measured": []}',
+        b'{"schema": 7}',
+        b'{"key": {"tower": "\xff"}, "measured": []}',
+    ],
+    ids=["empty", "garbage", "list", "nothing measured", "another schema", "no UTF-8"],
 )
 def test_a_damaged_record_is_measured_again(
     small_bundle: Bundle, home: Path, counted: list[str], content: bytes
@@ -134,13 +146,21 @@ def test_settings_out_of_range_in_a_record_are_not_believed(
 
 
 def test_a_home_that_cannot_be_written_costs_a_measurement(
-    small_bundle: Bundle, tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+    small_bundle: Bundle,
+    tmp_path: Path,
+    counted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("CLIPRT_HOME", str(tmp_path / "file" / "below"))
     for _ in range(2):
         assert chosen_settings(small_bundle, "text", "fp32").batch >= 1
     assert counted == ["text", "text"]
+    warned = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert len(warned) == 2
+    assert str(tmp_path / "file" / "below" / "cpu") in warned[0]
+    assert "CLIPRT_HOME" in warned[0]
 
 
 def test_threads_that_ask_at_once_measure_once(
@@ -184,52 +204,54 @@ def test_it_can_be_skipped(
         chosen_settings(small_bundle, "text", "fp32")
 
 
-def test_wrong_answers_are_never_chosen(
+def test_a_tower_that_answers_wrong_is_remembered_as_such(
+    small_bundle: Bundle, home: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = OnnxTower.run
+    monkeypatch.setattr(OnnxTower, "run", lambda self, batch: -original(self, batch))
+    monkeypatch.setattr(_cpu_choice, "candidates", lambda precision: [CpuSettings()])
+    for says in ("known answers have a cosine of -1", r"to try again\)$"):
+        with pytest.raises(FidelityError, match=says):
+            chosen_settings(small_bundle, "text", "fp32")
+    assert counted == ["text"]
+
+
+def test_a_tower_that_failed_is_tried_again(
+    small_bundle: Bundle, home: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have lacked memory that it has another time."""
+    monkeypatch.setattr(_cpu_choice, "candidates", lambda precision: [CpuSettings()])
+    with monkeypatch.context() as broken:
+        broken.setattr(OnnxTower, "run", lambda self, batch: [][0])
+        with pytest.raises(FidelityError, match="list index out of range"):
+            chosen_settings(small_bundle, "text", "fp32")
+    assert chosen_settings(small_bundle, "text", "fp32").workers == 1
+    assert counted == ["text", "text"]
+
+
+def test_settings_that_were_not_measured_must_answer_right(
     small_bundle: Bundle, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As int8 products that saturate on old processors would give."""
     original = OnnxTower.run
-
-    def run(self: OnnxTower, batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        found = original(self, batch)
-        return -found if self in spoilt else found
-
-    spoilt: set[OnnxTower] = set()
-    load = load_tower
-
-    def loading(bundle: Bundle, graph: str, settings: CpuSettings) -> object:
-        tower = load(bundle, graph, settings)
-        if settings.workers > 1:
-            spoilt.add(tower)  # type: ignore[arg-type]
-        return tower
-
-    monkeypatch.setattr(OnnxTower, "run", run)
-    monkeypatch.setattr(measuring, "load_tower", loading)
-    good, bad = CpuSettings(workers=1), CpuSettings(workers=2)
-    found = measuring.measure(
-        small_bundle, "text", "fp32", [bad, good], goal="throughput", budget_s=9
-    )
-    assert found[0].settings.workers == 1
-    assert found[-1].items_per_s == 0
-    assert "known answers have a cosine of -1.0" in found[-1].refused
-    with pytest.raises(FidelityError, match="the text tower in fp32 cannot be used on this mach"):
-        measuring.measure(small_bundle, "text", "fp32", [bad], goal="throughput", budget_s=9)
+    monkeypatch.setattr(OnnxTower, "run", lambda self, batch: -original(self, batch))
+    with pytest.raises(FidelityError, match="known answers"):
+        load_chosen(small_bundle, "text", "fp32", settings=CpuSettings())
+    monkeypatch.setenv(SWITCH, "default")
+    with pytest.raises(FidelityError, match="known answers"):
+        load_chosen(small_bundle, "text", "fp32")
 
 
-def test_no_other_candidate_is_begun_when_the_time_is_spent(small_bundle: Bundle) -> None:
-    many = [CpuSettings(batch=size) for size in (1, 2, 3)]
-    found = measuring.measure(small_bundle, "text", "fp32", many, goal="throughput", budget_s=0.0)
-    assert [seen.settings.batch for seen in found] == [1]
-
-
-def test_a_certificate_that_cannot_be_read_is_a_bundle_error(
-    small_bundle: Bundle, tmp_path: Path
+@pytest.mark.parametrize("content", ["", "raise OSError('libopenvino.so.2026: no such file')"])
+def test_an_openvino_that_does_not_work_is_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
-    for path in small_bundle.path.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "certificate.json").write_text("{}")
-    with pytest.raises(BundleError, match="the certificate of .* cannot be read"):
-        measuring.certified(dataclasses.replace(small_bundle, path=tmp_path), "text")
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text(content)
+    for name in [name for name in sys.modules if name.split(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert {settings.runtime for settings in candidates("int8-cpu", 2)} == {"onnxruntime"}
+    assert "OpenVINO is installed but does not work" in caplog.text
 
 
 def test_candidates_fit_the_cores() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +22,13 @@ from cliprt import (
     Bundle,
     BundleError,
     ClosedError,
+    FidelityError,
     ImageTooLarge,
     InvalidInput,
     Limits,
     ModelUnavailable,
-    ServerError,
 )
-from cliprt_engines import CpuSettings, LocalClip, OnnxTower, TowerInfo
+from cliprt_engines import CpuSettings, LocalClip, _local
 from cliprt_export import export_checkpoint
 
 Golden = dict[str, NDArray[np.float32]]
@@ -163,8 +167,6 @@ def test_a_precision_that_is_not_there(small_bundle: Bundle) -> None:
         LocalClip(small_bundle, precision="fp16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="goal must be"):
         LocalClip(small_bundle, goal="speed")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no tower 'audio'"):
-        LocalClip(small_bundle, towers={"audio": Recorded()})
 
 
 def test_the_fastest_of_a_bundle_with_one_precision_is_that(small_bundle: Bundle) -> None:
@@ -175,51 +177,72 @@ def test_the_fastest_of_a_bundle_with_one_precision_is_that(small_bundle: Bundle
         np.testing.assert_array_equal(fastest.encode_text("a b"), plain.encode_text("a b"))
 
 
-class Recorded:
-    """A tower that notes what it is given; it stands for one on a GPU."""
-
-    def __init__(self, tower: OnnxTower | None = None, max_batch: int | None = None) -> None:
-        self.tower, self.max_batch = tower, max_batch
-        self.batches: list[int] = []
-        self.closed = 0
-
-    @property
-    def info(self) -> TowerInfo:
-        assert self.tower is not None
-        found = self.tower.info
-        return TowerInfo(
-            found.input, found.dtype, found.shape, found.dim, self.max_batch, None, "recorded 1"
-        )
-
-    def run(self, batch: NDArray[np.uint8] | NDArray[np.int32]) -> NDArray[np.float32]:
-        self.batches.append(len(batch))
-        if self.tower is None:
-            raise RuntimeError("out of memory")
-        return self.tower.run(batch)
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-def test_towers_may_be_passed_in(small_bundle: Bundle) -> None:
-    own = Recorded(OnnxTower(small_bundle.file("text.fp32.onnx"), threads=1), max_batch=3)
-    unused = Recorded(own.tower)
-    with LocalClip(small_bundle, towers={"text": own, "image": unused}) as clip:
-        assert clip.encode_text(["a", "b c", "d", "e", "f", "g", "h"]).shape == (7, clip.card.dim)
-    # Two threads take turns: one prepares while the other computes.
-    assert sorted(own.batches) == [1, 3, 3]
-    assert (own.closed, unused.closed) == (1, 1)
-
-
-def test_a_tower_that_fails_is_a_server_error(
-    small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+def test_a_tower_that_is_ready_waits_for_no_other(
+    demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = Recorded(OnnxTower(small_bundle.file("text.fp32.onnx"), threads=1))
-    with LocalClip(small_bundle, towers={"text": own}) as clip:
-        clip.encode_text("a")
-        monkeypatch.setattr(OnnxTower, "run", lambda *_: 1 / 0)
-        with pytest.raises(ServerError, match=r"the text tower \(recorded 1\) failed: division"):
-            clip.encode_text("a")
+    loading, go_on = threading.Event(), threading.Event()
+    load = _local.load_chosen
+
+    def slow(bundle: Bundle, tower: str, *others: object) -> object:
+        if tower == "image":
+            loading.set()
+            go_on.wait(60)
+        return load(bundle, tower, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_local, "load_chosen", slow)
+    with LocalClip(demo_bundle, settings=TWO) as clip:
+        thread = threading.Thread(target=clip.encode_image, args=(arrays(1, 64),))
+        thread.start()
+        assert loading.wait(60)
+        texts_while_loading: list[object] = []
+        other = threading.Thread(target=lambda: texts_while_loading.append(clip.encode_text("a")))
+        other.start()
+        other.join(30)
+        assert len(texts_while_loading) == 1
+        go_on.set()
+        thread.join(60)
+        other.join(60)
+
+
+@pytest.mark.parametrize("settings", [None, TWO], ids=["measured", "given"])
+def test_fastest_falls_back_to_fp32_and_says_so(
+    small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, settings: CpuSettings | None
+) -> None:
+    """Where products of 8 bits saturate."""
+    load, loaded = _local.load_chosen, []
+
+    def loading(bundle: Bundle, tower: str, precision: str, *others: object) -> object:
+        loaded.append(precision)
+        if precision == "int8-cpu":
+            raise FidelityError("saturated")
+        return load(bundle, tower, precision, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_local, "load_chosen", loading)
+    with LocalClip(small_bundle, precision="fastest", settings=settings) as clip:
+        clip._precisions["text"] = "int8-cpu"  # as if the bundle had it
+        assert clip.precision("text") == "fp32"
+        assert clip.encode_text("a").shape == (1, clip.card.dim)
+    assert loaded == ["int8-cpu", "fp32"]
+
+
+def test_a_refused_picture_is_let_go(clip: LocalClip) -> None:
+    """Without the collector of cycles: it may come late, and pictures are large."""
+    picture = arrays(1, 64)[0].copy()
+    held = weakref.ref(picture)
+    clip.encode_image(picture)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(InvalidInput):
+            clip.encode_image([picture, b"no picture"])
+        del picture
+        for _ in range(100):
+            if held() is None:
+                break
+            time.sleep(0.01)  # the other thread lets go of its batch
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_after_close_everything_says_so(demo_bundle: Bundle) -> None:
@@ -277,3 +300,33 @@ def test_a_forked_child_is_told_to_make_its_own(clip: LocalClip) -> None:
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert clip.encode_text("a").shape == (1, clip.card.dim)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_child_that_was_forked_during_the_first_use_can_close(
+    demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that the child does not have holds what is locked while a tower is loaded."""
+    loading, go_on = threading.Event(), threading.Event()
+    load = _local.load_chosen
+
+    def slow(*args: object) -> object:
+        loading.set()
+        go_on.wait(60)
+        return load(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_local, "load_chosen", slow)
+    with LocalClip(demo_bundle, settings=TWO) as clip:
+        thread = threading.Thread(target=clip.encode_text, args=("a",))
+        thread.start()
+        assert loading.wait(60)
+        child = os.fork()
+        if child == 0:
+            # A child that hangs is ended by the system.
+            signal.alarm(10)
+            clip.close()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        go_on.set()
+        thread.join(60)
+    assert os.waitstatus_to_exitcode(status) == 0
