@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._errors import BundleError, DeploymentError
+from cliprt._errors import BundleError, ClosedError, DeploymentError
 from cliprt._external import external_files, locations
 from cliprt._extras import require
 from cliprt_engines._providers import (
@@ -73,7 +74,7 @@ class OnnxTower:
             )
         source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = onnxruntime.InferenceSession(
+            session = onnxruntime.InferenceSession(
                 source, options, providers=providers, enable_fallback=0
             )
         except Exception as error:  # noqa: BLE001 - the library raises many types
@@ -82,25 +83,14 @@ class OnnxTower:
                     f"ONNX Runtime cannot load the tower with {provider}: {error}"
                 ) from None
             raise BundleError(f"ONNX Runtime cannot load the tower: {error}") from None
-        check_used(self._session, provider)
-        (self._input,) = self._session.get_inputs()
-        (self._output,) = self._session.get_outputs()
-        self._runtime = f"onnxruntime {onnxruntime.__version__} {provider.upper()}"
+        check_used(session, provider)
+        self._session: Any = session
+        self._info = _info(session, f"onnxruntime {onnxruntime.__version__} {provider.upper()}")
 
     @property
     def info(self) -> TowerInfo:
         """What the tower takes and gives; ONNX Runtime sets no limit on a batch."""
-        dtypes = {"tensor(uint8)": "uint8", "tensor(int32)": "int32"}
-        sizes = tuple(size if isinstance(size, int) else None for size in self._input.shape[1:])
-        return TowerInfo(
-            input=self._input.name,
-            dtype=dtypes[self._input.type],
-            shape=sizes,
-            dim=self._output.shape[-1],
-            max_batch=None,
-            max_length=None,
-            runtime=self._runtime,
-        )
+        return self._info
 
     def run(self, batch: Inputs) -> NDArray[np.float32]:
         """Embeds a batch.
@@ -110,9 +100,31 @@ class OnnxTower:
 
         Returns:
             float32 [batch, dim], rows of length 1.
+
+        Raises:
+            ClosedError: the tower was closed.
         """
-        (embeddings,) = self._session.run(None, {self._input.name: batch})
+        # A batch under way holds the session until it ends.
+        if (session := self._session) is None:
+            raise ClosedError("the tower is closed; load it again")
+        (embeddings,) = session.run(None, {self._info.input: batch})
         return np.asarray(embeddings, dtype=np.float32)
 
     def close(self) -> None:
-        """Nothing to give back before the object itself goes."""
+        """Gives back the weights and ONNX Runtime's memory. A second call does nothing."""
+        self._session = None
+
+
+def _info(session: Any, runtime: str) -> TowerInfo:
+    """What a session takes and gives; nothing of it holds the session."""
+    dtypes = {"tensor(uint8)": "uint8", "tensor(int32)": "int32"}
+    (tensor,), (output,) = session.get_inputs(), session.get_outputs()
+    return TowerInfo(
+        input=str(tensor.name),
+        dtype=dtypes[tensor.type],
+        shape=tuple(size if isinstance(size, int) else None for size in tensor.shape[1:]),
+        dim=output.shape[-1],
+        max_batch=None,
+        max_length=None,
+        runtime=runtime,
+    )

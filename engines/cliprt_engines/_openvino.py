@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._errors import BundleError
+from cliprt._errors import BundleError, ClosedError
 from cliprt._external import external_files
 from cliprt._extras import require
 from cliprt_engines._tower import Inputs, TowerInfo
@@ -55,9 +57,9 @@ class OpenVinoTower:
             compiled = openvino.Core().compile_model(str(model), "CPU", options)
         except Exception as error:  # noqa: BLE001 - the library raises bare RuntimeErrors
             raise BundleError(f"OpenVINO cannot load the tower: {error}") from None
-        self._input, self._output = compiled.input(0), compiled.output(0)
-        self._version = str(openvino.__version__).split("-")[0]
-        # A request computes one batch at a time.
+        self._info = _info(compiled, f"openvino {str(openvino.__version__).split('-')[0]} CPU")
+        self._closed, self._lock = False, Lock()
+        # A request computes one batch at a time. None says that there will be no other.
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
@@ -65,17 +67,7 @@ class OpenVinoTower:
     @property
     def info(self) -> TowerInfo:
         """What the tower takes and gives; OpenVINO sets no limit on a batch."""
-        shape = self._input.partial_shape
-        sizes = tuple(size.get_length() if size.is_static else None for size in list(shape)[1:])
-        return TowerInfo(
-            input=self._input.any_name,
-            dtype=_DTYPES[self._input.element_type.get_type_name()],
-            shape=sizes,
-            dim=list(self._output.partial_shape)[-1].get_length(),
-            max_batch=None,
-            max_length=None,
-            runtime=f"openvino {self._version} CPU",
-        )
+        return self._info
 
     def run(self, batch: Inputs) -> NDArray[np.float32]:
         """Embeds a batch.
@@ -85,16 +77,44 @@ class OpenVinoTower:
 
         Returns:
             float32 [batch, dim], rows of length 1.
+
+        Raises:
+            ClosedError: the tower was closed.
         """
-        request = self._requests.get()
+        if (request := self._requests.get()) is None:
+            self._requests.put(None)  # for whoever waits behind this one
+            raise ClosedError("the tower is closed; load it again")
         try:
             # The request's own memory is written again by the next batch.
-            return np.array(request.infer([batch])[self._output], dtype=np.float32)
+            return np.array(request.infer([batch])[0], dtype=np.float32)
         finally:
-            self._requests.put(request)
+            with self._lock:
+                if not self._closed:
+                    self._requests.put(request)
 
     def close(self) -> None:
-        """Nothing to give back before the object itself goes."""
+        """Gives back the weights and OpenVINO's memory. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            with contextlib.suppress(Empty):
+                while True:
+                    self._requests.get_nowait()
+            self._requests.put(None)
+
+
+def _info(compiled: Any, runtime: str) -> TowerInfo:
+    """What a compiled model takes and gives; nothing of it holds the model."""
+    tensor, output = compiled.input(0), compiled.output(0)
+    sizes = list(tensor.partial_shape)[1:]
+    return TowerInfo(
+        input=str(tensor.any_name),
+        dtype=_DTYPES[tensor.element_type.get_type_name()],
+        shape=tuple(size.get_length() if size.is_static else None for size in sizes),
+        dim=list(output.partial_shape)[-1].get_length(),
+        max_batch=None,
+        max_length=None,
+        runtime=runtime,
+    )
 
 
 def computes_bfloat16() -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cliprt import Bundle, BundleError
-from cliprt_engines import OnnxTower
+from cliprt import Bundle, BundleError, ClosedError
+from cliprt_engines import OnnxTower, OpenVinoTower
 
 
 def test_it_loads_from_a_file_and_from_bytes(small_bundle: Bundle) -> None:
@@ -46,3 +49,31 @@ def test_says_what_it_takes_and_gives(small_bundle: Bundle) -> None:
     assert (image.input, image.dtype, image.dim) == ("pixels", "uint8", dim)
     assert image.shape == (spec.height, spec.width, 3)
     assert (text.input, text.dtype, text.shape, text.dim) == ("tokens", "int32", (None,), dim)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_closed_tower_gives_back_its_memory(small_bundle: Bundle, runtime: str) -> None:
+    if importlib.util.find_spec(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    path = small_bundle.file("text.fp32.onnx")
+    tokens = np.array([[49406, 320, 49407]], dtype=np.int32)
+    tower: OnnxTower | OpenVinoTower
+    if runtime == "onnxruntime":
+        tower = OnnxTower(path, threads=1)
+        held = weakref.ref(tower._session)
+    else:
+        tower = OpenVinoTower(path, threads=1)
+        request = tower._requests.get()
+        held = weakref.ref(request)
+        tower._requests.put(request)
+        del request
+    info = tower.info
+    tower.run(tokens)
+    tower.close()
+    tower.close()
+    gc.collect()
+    assert held() is None
+    assert tower.info == info
+    for _ in range(2):
+        with pytest.raises(ClosedError, match="the tower is closed"):
+            tower.run(tokens)
