@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -35,9 +36,6 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from cliprt import open_bundle
 from cliprt_engines import CpuSettings, LocalClip
-from cliprt_engines._cpu_choice import SWITCH
-from cliprt_engines._openvino import computes_bfloat16
-from cliprt_engines._processor import processor, usable_cores
 from cliprt_export import export_checkpoint
 from folders import write_calibration
 
@@ -90,6 +88,17 @@ class Row:
     def texts(self) -> float:
         """Median captions in a second."""
         return statistics.median(self.texts_per_s)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def processor() -> str:
+    """The processor's name, as Linux tells it."""
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else "a processor without a name"
 
 
 def int8_operations() -> int:
@@ -283,8 +292,9 @@ def check(folder: Path, rounds: int) -> dict[str, Any]:
         "LocalClip fp32": LocalClip(bundle, precision="fp32"),
     }
     if version("openvino"):
+        half = re.search(r"\b(avx512_bf16|amx_bf16)\b", Path("/proc/cpuinfo").read_text())
         settings = CpuSettings(
-            runtime="openvino", workers=usable_cores(), bfloat16=computes_bfloat16()
+            runtime="openvino", workers=usable_cores(), bfloat16=half is not None
         )
         locals_["LocalClip int8-cpu, OpenVINO"] = LocalClip(
             bundle, precision="int8-cpu", settings=settings
@@ -325,7 +335,7 @@ def check(folder: Path, rounds: int) -> dict[str, Any]:
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     reference = answers["transformers float32"]
     return {
-        "processor": processor().rpartition(" ")[0],  # without the hash of its instructions
+        "processor": processor(),
         "cores": usable_cores(),
         "clock": CLOCK[0].__name__,
         "versions": {
@@ -431,7 +441,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # A home of its own, so that the first use is one.
         os.environ["CLIPRT_HOME"] = f"{temporary}/home"
-        os.environ.pop(SWITCH, None)
+        os.environ.pop("CLIPRT_CPU_CHOICE", None)
         seen = check(folder, arguments.rounds)
     if arguments.json:
         print(json.dumps({**seen, "figures": figures(seen)}, indent=2))

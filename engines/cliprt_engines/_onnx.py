@@ -121,7 +121,7 @@ def _info(session: Any, runtime: str) -> TowerInfo:
     (tensor,), (output,) = session.get_inputs(), session.get_outputs()
     return TowerInfo(
         input=str(tensor.name),
-        dtype=dtypes[tensor.type],
+        dtype=dtypes.get(tensor.type, tensor.type),
         shape=tuple(size if isinstance(size, int) else None for size in tensor.shape[1:]),
         dim=output.shape[-1],
         max_batch=None,

@@ -106,9 +106,10 @@ def _info(compiled: Any, runtime: str) -> TowerInfo:
     """What a compiled model takes and gives; nothing of it holds the model."""
     tensor, output = compiled.input(0), compiled.output(0)
     sizes = list(tensor.partial_shape)[1:]
+    kind = str(tensor.element_type.get_type_name())
     return TowerInfo(
         input=str(tensor.any_name),
-        dtype=_DTYPES[tensor.element_type.get_type_name()],
+        dtype=_DTYPES.get(kind, kind),
         shape=tuple(size.get_length() if size.is_static else None for size in sizes),
         dim=list(output.partial_shape)[-1].get_length(),
         max_batch=None,
