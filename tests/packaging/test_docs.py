@@ -72,7 +72,9 @@ def test_the_readme_from_export_to_embeddings(tmp_path: Path) -> None:
     assert right > wrong
     star, ring = (float(number) for number in chances.strip("[]").split())
     assert star > ring
-    assert alone.stdout.strip() == chances
+    # Another runtime or batch may be the fastest in process, and rounds differently.
+    found = [float(number) for number in alone.stdout.strip().strip("[]").split()]
+    assert found == pytest.approx([star, ring], rel=1e-3)
 
 
 def test_make_help_lists_every_target() -> None:
