@@ -127,10 +127,14 @@ def check_answers(bundle: Bundle, tower: str, precision: str, loaded: Tower) -> 
 
     Raises:
         BundleError: the known answers or the certificate cannot be read.
-        FidelityError: it does not.
+        FidelityError: it does not, or fails.
     """
     known = _Known(bundle, tower, precision)
-    if why := known.wrong(known.cosine(loaded.run(known.inputs))):
+    try:
+        cosine = known.cosine(loaded.run(known.inputs))
+    except Exception as error:  # noqa: BLE001 - runtimes raise many types
+        raise unusable(tower, precision, _words(error)) from None
+    if why := known.wrong(cosine):
         raise unusable(tower, precision, why)
 
 

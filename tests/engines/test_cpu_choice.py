@@ -239,6 +239,9 @@ def test_settings_that_were_not_measured_must_answer_right(
     monkeypatch.setenv(SWITCH, "default")
     with pytest.raises(FidelityError, match="known answers"):
         load_chosen(small_bundle, "text", "fp32")
+    monkeypatch.setattr(OnnxTower, "run", lambda self, batch: [][0])
+    with pytest.raises(FidelityError, match="on this machine: list index out of range"):
+        load_chosen(small_bundle, "text", "fp32")
 
 
 @pytest.mark.parametrize("content", ["", "raise OSError('libopenvino.so.2026: no such file')"])
