@@ -119,19 +119,19 @@ class Embedder:
     def encode_text(
         self,
         tokenizer: TextTokenizer,
-        texts: str | Iterable[str],
+        texts: Iterator[str],
         start: Start,
         *,
         truncate: bool = True,
     ) -> NDArray[np.float32]:
-        """Embeds texts: float32 [n, dim], in the order of the input.
+        """Embeds texts, those of ``each_text``: float32 [n, dim], in the order of the input.
 
         Raises:
-            InvalidInput: an item is no usable text, or there is none.
+            InvalidInput: an item is no usable text.
             ServerError: an answer cannot be right.
         """
         order: list[int] = []
-        batches = self._text_batches(tokenizer, each_text(texts), order, truncate)
+        batches = self._text_batches(tokenizer, texts, order, truncate)
         embeddings = self._embed("text", batches, start)
         restored = np.empty_like(embeddings)
         restored[order] = embeddings

@@ -56,10 +56,10 @@ def folder_that_becomes(
     except OSError as cause:
         raise error(f"{target} cannot be written: {cause.strerror or cause}") from None
     finally:
-        _discard(temporary)
+        discard(temporary)
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
     """Removes a folder, or a link that stood in the place of one, but nothing that it points to."""
     if path.is_symlink():
         path.unlink()
@@ -81,11 +81,11 @@ def _take_the_place_of(temporary: Path, target: Path) -> None:
     except BaseException:
         # Another process may have put its own there meanwhile; then it is that one which stays.
         if target.exists():
-            _discard(replaced)
+            discard(replaced)
         else:
             replaced.rename(target)
         raise
-    _discard(replaced)
+    discard(replaced)
 
 
 def _exchange(one: Path, other: Path) -> bool:

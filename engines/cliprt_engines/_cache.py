@@ -15,7 +15,6 @@ by the next one that wants the engine.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +25,7 @@ import msgspec
 from cliprt._bundle import CERTIFICATE
 from cliprt._errors import EngineError
 from cliprt._extras import require
-from cliprt._folders import folder_that_becomes
+from cliprt._folders import discard, folder_that_becomes
 from cliprt_engines._manifest import (
     MANIFEST,
     PLAN,
@@ -148,10 +147,7 @@ def _remove_leftovers(target: Path) -> None:
     """Removes what killed builds of this engine left; the lock is held, so they are dead."""
     for path in target.parent.glob(f".{target.name}.*"):
         # A link is what stood in the engine's place; what it points to is not ours.
-        if path.is_symlink():
-            path.unlink()
-        else:
-            shutil.rmtree(path, ignore_errors=True)
+        discard(path)
 
 
 def _refuse_foreign(target: Path) -> None:

@@ -130,7 +130,7 @@ class Layers:
         stored = self.precision.stored
         return self.graph.op(
             "DequantizeLinear",
-            self.graph.weight(f"{name}.weight", np.ascontiguousarray(steps.astype(stored))),
+            self.weight(f"{name}.weight", steps, stored),
             self.weight(f"{name}.weight.scale", scale, dtype),
             self.graph.weight(f"{name}.weight.zero_point", np.zeros(scale.shape, stored)),
             name=f"{name}.weight.dequantize",
