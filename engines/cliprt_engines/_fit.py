@@ -23,11 +23,13 @@ class Mismatch:
         what: differs.
         built: what it was built with or for.
         here: what is at hand.
+        of_bundle: whether it is the bundle that it does not fit, and not the machine.
     """
 
     what: str
     built: str
     here: str
+    of_bundle: bool = False
 
 
 def first_mismatch(
@@ -52,12 +54,12 @@ def first_mismatch(
 
 def _of_bundle(recipe: Recipe, bundle: Bundle) -> Mismatch | None:
     if recipe.space != bundle.card.space:
-        return Mismatch("space", recipe.space, bundle.card.space)
+        return Mismatch("space", recipe.space, bundle.card.space, of_bundle=True)
     for name, entry in recipe.files.items():
         found = bundle.card.files.get(name)
         if found != entry:
             here = f"missing in {bundle.path}" if found is None else found.sha256
-            return Mismatch(f"SHA-256 of {name}", entry.sha256, here)
+            return Mismatch(f"SHA-256 of {name}", entry.sha256, here, of_bundle=True)
     return None
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from cliprt._bundle import Bundle
 from cliprt._card import FileEntry
-from cliprt._errors import EngineError
+from cliprt._errors import EngineError, EngineMismatch
 from cliprt_engines._device import Device, device_at_hand
 from cliprt_engines._fit import ARCHITECTURE, first_mismatch
 from cliprt_engines._flavor import FlavorName, Toolkit, find_toolkit
@@ -299,8 +299,9 @@ def open_engine(
         any_device: does not compare the GPU: TensorRT itself then says whether the plan runs.
 
     Raises:
-        EngineError: the engine is not for this bundle, TensorRT or GPU, or its plan is not the one
-            that was built. The message names both values and the command that rebuilds.
+        EngineMismatch: the engine is for another TensorRT or GPU.
+        EngineError: it is not of this bundle, or its plan is not the one that was built. The
+            messages name both values and the command that rebuilds.
         MissingExtra: no TensorRT of its flavour is installed.
     """
     engine = read_engine(Path(folder))
@@ -325,7 +326,8 @@ def check_engine(
         device: what is to run it; None checks no GPU.
 
     Raises:
-        EngineError: they differ.
+        EngineMismatch: the engine is for another TensorRT or GPU.
+        EngineError: it was built from another bundle.
     """
     recipe = engine.manifest.recipe
     found = first_mismatch(recipe, bundle=bundle, toolkit=toolkit, device=device)
@@ -334,7 +336,7 @@ def check_engine(
     if found.what == ARCHITECTURE and device is not None:
         # The command builds for what is here.
         recipe = msgspec.structs.replace(recipe, architectures=(device.architecture,))
-    raise EngineError(
+    raise (EngineError if found.of_bundle else EngineMismatch)(
         f"{engine.path.name} cannot be used here: its {found.what} is {found.built}, here it is "
         f"{found.here}; build it again with: {rebuild_command(recipe, engine.path.parent)}"
     )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._bundle import Bundle
-from cliprt._errors import ClosedError, DeploymentError, EngineError, EngineMismatch, InvalidInput
+from cliprt._errors import ClosedError, DeploymentError, InvalidInput
 from cliprt_engines._batches import cut
 from cliprt_engines._cuda import Cuda, Event, ForeignStream
 from cliprt_engines._device import device_at_hand
@@ -80,10 +80,7 @@ class TensorRtTower:
         gpu = device_at_hand(device)
         self._cuda = cuda = Cuda(device)
         # Before all else that may be wrong: what is not for this machine need not be damaged.
-        try:
-            check_engine(found, bundle=None, toolkit=toolkit, device=None if any_device else gpu)
-        except EngineError as error:
-            raise EngineMismatch(str(error)) from None
+        check_engine(found, bundle=None, toolkit=toolkit, device=None if any_device else gpu)
         opened = open_engine(
             engine, bundle=bundle, toolkit=toolkit, device=gpu, any_device=any_device
         )

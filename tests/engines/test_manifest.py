@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cliprt import Bundle, EngineError, FileEntry
+from cliprt import Bundle, EngineError, EngineMismatch, FileEntry
 from cliprt_engines import BuilderOptions, Engine, Profile, Span, open_engine
 from cliprt_engines._device import Device
 from cliprt_engines._flavor import Toolkit
@@ -230,6 +230,20 @@ def test_the_command_rebuilds_what_was_built(built: Engine) -> None:
 def test_the_command_rebuilds_one_engine_for_several_architectures(built: Engine) -> None:
     both = changed(built, architectures=("sm86", "sm89")).manifest.recipe
     assert " --target sm86+sm89 " in rebuild_command(both, built.path.parent)
+
+
+def test_what_is_for_another_machine_is_told_from_what_is_of_another_bundle(
+    built: Engine, half_bundle: Bundle, rtx: Toolkit
+) -> None:
+    older = dataclasses.replace(rtx, version="1.0.0.1")
+    with pytest.raises(EngineMismatch):
+        check_engine(built, bundle=half_bundle, toolkit=older, device=L4)
+    with pytest.raises(EngineMismatch):
+        open_engine(built.path, toolkit=older, device=L4)
+    other = changed(built, space="0" * 64)
+    with pytest.raises(EngineError, match="its space is 0000") as caught:
+        check_engine(other, bundle=half_bundle, toolkit=rtx, device=L4)
+    assert not isinstance(caught.value, EngineMismatch)
 
 
 def test_values_beyond_reason_are_refused() -> None:
