@@ -29,6 +29,8 @@ if most:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
 if deadly:
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+# Tests that a shell runs in the background inherit that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def tell(progress):
     global steps
     steps += progress.phase is not None
