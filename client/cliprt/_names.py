@@ -12,6 +12,13 @@ EMBEDDING = "embedding"
 CARD_PARAMETER = "cliprt_card"
 """Key under which a tower's Triton configuration carries the card, as JSON."""
 
+LENGTHS_PARAMETER = "cliprt_lengths"
+"""Key under which a text tower's configuration says to which lengths texts are filled up.
+
+Ascending numbers with commas between them, the last one the context length; empty where any length
+is welcome. Runtimes that batch only requests of equal length name a few, so that requests meet.
+"""
+
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -39,6 +46,51 @@ class ModelNames:
         return f"{self.prefix}_text"
 
     @property
+    def decode(self) -> str:
+        """Encoded pictures to pixels."""
+        return f"{self.prefix}_decode"
+
+    @property
+    def tokenize(self) -> str:
+        """Strings to tokens."""
+        return f"{self.prefix}_tokenize"
+
+    @property
+    def image_file(self) -> str:
+        """Encoded pictures to embeddings."""
+        return f"{self.prefix}_image_file"
+
+    @property
+    def text_string(self) -> str:
+        """Strings to embeddings."""
+        return f"{self.prefix}_text_string"
+
+    @property
+    def both(self) -> str:
+        """Pairs of an encoded picture and a string to both embeddings and their similarity."""
+        return self.prefix
+
+    @property
+    def health(self) -> str:
+        """Known answers of the live towers."""
+        return f"{self.prefix}_health"
+
+    @property
     def card(self) -> str:
         """The files a client needs: their names to their contents."""
         return f"{self.prefix}_card"
+
+
+def served_version(space: str) -> int:
+    """The version number under which Triton serves models of a space.
+
+    Every answer of Triton carries it and every request may demand it, whatever the runtime. So a
+    client is refused, not answered from another space, when the server was given another model.
+
+    Args:
+        space: of the card, hexadecimal.
+
+    Returns:
+        1 to 2**32.
+    """
+    return int(space[:8], 16) + 1

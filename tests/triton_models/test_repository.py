@@ -10,6 +10,7 @@ from tritonclient.grpc import model_config_pb2
 
 from cliprt import Bundle, BundleError, open_bundle
 from cliprt._card import decode_card
+from cliprt._names import served_version
 from cliprt_triton import Batching, _repository, write_repository
 
 
@@ -23,18 +24,25 @@ def config_of(repository: Path, model: str) -> model_config_pb2.ModelConfig:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def test_its_files(repository: Path) -> None:
+def version_of(repository: Path, model: str) -> Path:
+    """The folder of the model's only version."""
+    (folder,) = (path for path in (repository / model).iterdir() if path.is_dir())
+    return folder
+
+
+def test_its_files(repository: Path, small_bundle: Bundle) -> None:
+    version = served_version(small_bundle.card.space)
     found = {str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()}
     assert found == {
         "clip_image/config.pbtxt",
-        "clip_image/1/model.py",
-        "clip_image/1/model.onnx",
+        f"clip_image/{version}/model.py",
+        f"clip_image/{version}/model.onnx",
         "clip_text/config.pbtxt",
-        "clip_text/1/model.py",
-        "clip_text/1/model.onnx",
+        f"clip_text/{version}/model.py",
+        f"clip_text/{version}/model.onnx",
         "clip_card/config.pbtxt",
-        "clip_card/1/model.py",
-        "clip_card/1/tokenizer.json",
+        f"clip_card/{version}/model.py",
+        f"clip_card/{version}/tokenizer.json",
     }
 
 
@@ -112,13 +120,13 @@ def test_batching_is_checked(values: dict[str, int]) -> None:
 
 
 def test_a_copy_is_the_callers_to_change(small_bundle: Bundle, repository: Path) -> None:
-    (repository / "clip_text" / "1" / "model.onnx").write_bytes(b"changed")
+    (version_of(repository, "clip_text") / "model.onnx").write_bytes(b"changed")
     assert open_bundle(small_bundle.path).card == small_bundle.card
 
 
 def test_a_linked_repository_holds_no_weights(small_bundle: Bundle, tmp_path: Path) -> None:
     repository = write_repository(small_bundle, tmp_path / "repository", link=True)
-    model = repository / "clip_text" / "1" / "model.onnx"
+    model = version_of(repository, "clip_text") / "model.onnx"
     assert model.is_symlink()
     assert model.resolve() == small_bundle.file("text.fp32.onnx").resolve()
 

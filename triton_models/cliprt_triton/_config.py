@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-DataType: TypeAlias = Literal["TYPE_UINT8", "TYPE_INT32", "TYPE_FP32"]
+DataType: TypeAlias = Literal["TYPE_UINT8", "TYPE_INT32", "TYPE_FP32", "TYPE_STRING"]
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,44 @@ class Warmup:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A step of an ensemble.
+
+    Attributes:
+        model: name of the model that computes it.
+        inputs: by the model's inputs, the ensemble's tensor that goes in.
+        outputs: by the model's outputs, the ensemble's tensor that comes out.
+    """
+
+    model: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """A model of Triton's Python backend.
+    """A model of Triton's Python backend, or an ensemble.
 
     Attributes:
         name: the model's name, also that of its folder.
+        version: its version, also the name of the folder in its folder.
         inputs: its inputs.
         outputs: its outputs.
+        steps: of an ensemble, whose models must have the same version; empty for other models.
+        instances: how many of it run at once; ensembles have none.
+        max_batch_size: items of a request of an ensemble; other models take it from batching.
         batching: None for a model that takes one request at a time.
         warmup: requests answered before the model is ready.
         parameters: strings that clients and ``model.py`` read.
     """
 
     name: str
+    version: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    steps: tuple[Step, ...] = ()
+    instances: int = 1
+    max_batch_size: int = 0
     batching: Batching | None = None
     warmup: tuple[Warmup, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -89,7 +112,9 @@ class ModelConfig:
         """The configuration as Triton's ``ModelConfig`` message."""
         from tritonclient.grpc import model_config_pb2 as pb
 
-        config = pb.ModelConfig(name=self.name, backend="python")
+        config = pb.ModelConfig(name=self.name, max_batch_size=self.max_batch_size)
+        # Other versions may lie beside this one while a server is moved to another bundle.
+        config.version_policy.specific.versions.append(self.version)
         for tensor in self.inputs:
             config.input.add(
                 name=tensor.name,
@@ -101,7 +126,17 @@ class ModelConfig:
             config.output.add(
                 name=tensor.name, data_type=pb.DataType.Value(tensor.data_type), dims=tensor.dims
             )
-        config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
+        if self.steps:
+            config.platform = "ensemble"
+        else:
+            config.backend = "python"
+            config.instance_group.add(count=self.instances, kind=pb.ModelInstanceGroup.KIND_CPU)
+        for step in self.steps:
+            added = config.ensemble_scheduling.step.add(
+                model_name=step.model, model_version=self.version
+            )
+            added.input_map.update(step.inputs)
+            added.output_map.update(step.outputs)
         if self.batching is not None:
             config.max_batch_size = self.batching.max_batch_size
             batcher = config.dynamic_batching

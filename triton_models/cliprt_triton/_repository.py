@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
-from cliprt._bundle import GRAPH_SUFFIX, TOKENIZER, Bundle
-from cliprt._card import Card, TextSpec, encode_card
+from cliprt._bundle import TOKENIZER, Bundle
+from cliprt._card import TextSpec, encode_card
 from cliprt._errors import BundleError
 from cliprt._folders import folder_that_becomes
-from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames
+from cliprt._names import (
+    CARD_PARAMETER,
+    EMBEDDING,
+    LENGTHS_PARAMETER,
+    PIXELS,
+    TOKENS,
+    ModelNames,
+    served_version,
+)
 from cliprt_triton._config import Batching, ModelConfig, Tensor, Warmup
+from cliprt_triton._served import ServedModel
 
 _SOURCES = Path(__file__).parent / "models"
-_VERSION = "1"
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A folder of the repository.
-
-    Attributes:
-        config: its configuration.
-        source: its ``model.py``, under ``models/``.
-        files: what else lies in the version's folder: name there, name in the bundle.
-    """
-
-    config: ModelConfig
-    source: str
-    files: dict[str, str]
 
 
 def write_repository(
@@ -57,61 +49,78 @@ def write_repository(
         BundleError: out exists, or cannot be written.
         ValueError: name is not allowed.
     """
-    models = _models(bundle.card, ModelNames(name), batching or Batching())
+    models = _models(bundle, ModelNames(name), batching or Batching())
     target = Path(out)
     if target.exists():
         raise BundleError(f"{target} already exists; choose another --out")
     with folder_that_becomes(target) as folder:
         for model in models:
-            _write_model(folder, bundle, model, link)
+            _write_model(folder, model, link)
     return target
 
 
-def _models(card: Card, names: ModelNames, batching: Batching) -> list[_Model]:
+def _models(bundle: Bundle, names: ModelNames, batching: Batching) -> list[ServedModel]:
+    card = bundle.card
+    version = served_version(card.space)
     carried = {CARD_PARAMETER: encode_card(card).decode()}
     embedding = Tensor(EMBEDDING, "TYPE_FP32", (card.dim,))
-    models: list[_Model] = []
+    models: list[ServedModel] = []
     if card.image is not None:
         pixels = (card.image.height, card.image.width, 3)
         image = ModelConfig(
             name=names.image,
+            version=version,
             inputs=(Tensor(PIXELS, "TYPE_UINT8", pixels),),
             outputs=(embedding,),
             batching=batching,
             warmup=(Warmup("one", 1, pixels),),
             parameters=carried,
         )
-        models.append(_Model(image, "tower.py", {"model.onnx": "image.fp32.onnx"}))
+        models.append(ServedModel(image, "tower", _graph(bundle, "image.fp32.onnx")))
     if card.text is not None:
-        text = _text_config(card.text, names.text, embedding, batching, carried)
-        models.append(_Model(text, "tower.py", {"model.onnx": "text.fp32.onnx"}))
+        text = _text_config(card.text, names.text, version, embedding, batching, carried)
+        models.append(ServedModel(text, "tower", _graph(bundle, "text.fp32.onnx")))
         files = ModelConfig(
             name=names.card,
+            version=version,
             inputs=(Tensor("name", "TYPE_UINT8", (-1,)),),
             outputs=(Tensor("content", "TYPE_UINT8", (-1,)),),
             parameters={"files": TOKENIZER},
         )
-        models.append(_Model(files, "card.py", {TOKENIZER: TOKENIZER}))
+        models.append(ServedModel(files, "card", {TOKENIZER: bundle.file(TOKENIZER)}))
     return models
 
 
+def _graph(bundle: Bundle, graph: str) -> dict[str, Path]:
+    """A tower's files: the graph, and its weights under the names by which it refers to them."""
+    weights = {name: bundle.file(name) for name in bundle.weights_of(graph)}
+    return {"model.onnx": bundle.file(graph), **weights}
+
+
 def _text_config(
-    spec: TextSpec, name: str, embedding: Tensor, batching: Batching, carried: dict[str, str]
+    spec: TextSpec,
+    name: str,
+    version: int,
+    embedding: Tensor,
+    batching: Batching,
+    carried: dict[str, str],
 ) -> ModelConfig:
     context = spec.context_length
     # Triton refuses other lengths by itself, naming the right one.
     tokens = Tensor(TOKENS, "TYPE_INT32", (context,))
     if not spec.fixed_length:
-        # Texts of unequal length share a batch: model.py fills them up.
+        # Texts of unequal length share a batch: the model fills them up.
         tokens = Tensor(TOKENS, "TYPE_INT32", (-1,), ragged=True)
     return ModelConfig(
         name=name,
+        version=version,
         inputs=(tokens,),
         outputs=(embedding,),
         batching=batching,
         warmup=(Warmup("one", 1, (context,)),),
         parameters={
             **carried,
+            LENGTHS_PARAMETER: "",
             "vocabulary": str(spec.vocabulary),
             "pad_id": str(spec.pad_id),
             "max_length": str(context),
@@ -119,18 +128,16 @@ def _text_config(
     )
 
 
-def _write_model(repository: Path, bundle: Bundle, model: _Model, link: bool) -> None:
-    version = repository / model.config.name / _VERSION
+def _write_model(repository: Path, model: ServedModel, link: bool) -> None:
+    version = repository / model.config.name / str(model.config.version)
     version.mkdir(parents=True)
     (version.parent / "config.pbtxt").write_text(model.config.to_pbtxt(), encoding="utf-8")
-    shutil.copyfile(_SOURCES / model.source, version / "model.py")
-    files = dict(model.files)
-    for source in model.files.values():
-        if source.endswith(GRAPH_SUFFIX):
-            # A graph refers to the file of its weights by name, whatever it is called itself.
-            files.update({name: name for name in bundle.weights_of(source)})
-    for name, source in files.items():
+    if model.code is not None:
+        shutil.copyfile(_SOURCES / f"{model.code}.py", version / "model.py")
+    for name, content in model.contents.items():
+        (version / name).write_bytes(content)
+    for name, source in model.files.items():
         if link:
-            (version / name).symlink_to(bundle.file(source).resolve())
+            (version / name).symlink_to(source.resolve())
         else:
-            shutil.copyfile(bundle.file(source), version / name)
+            shutil.copyfile(source, version / name)

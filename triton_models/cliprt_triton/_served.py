@@ -1,0 +1,27 @@
+"""A model of a repository: its configuration, the code that runs in Triton, and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cliprt_triton._config import ModelConfig
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A folder of the repository.
+
+    Attributes:
+        config: its configuration.
+        code: module of ``cliprt_triton.models`` whose ``TritonPythonModel`` computes it in Triton's
+            Python backend; None for ensembles and for models of Triton's own backends.
+        files: what else lies in the folder of its version: name there, and the file it is.
+        contents: files that are written from memory: name there, and the content.
+    """
+
+    config: ModelConfig
+    code: str | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
+    contents: Mapping[str, bytes] = field(default_factory=dict)
