@@ -5,6 +5,8 @@ The client lives here; the packages beside it make what the client talks to: ``c
 model), ``cliprt_bench`` (measurement).
 """
 
+from cliprt._async_client import AsyncClient
+from cliprt._batch import Item
 from cliprt._bundle import Bundle, open_bundle
 from cliprt._card import Card, FileEntry, ImageSpec, TextSpec
 from cliprt._client import Client
@@ -34,6 +36,7 @@ from cliprt._limits import Limits
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "Bundle",
     "BundleError",
     "Card",
@@ -51,6 +54,7 @@ __all__ = [
     "ImageSpec",
     "ImageTooLarge",
     "InvalidInput",
+    "Item",
     "Limits",
     "MissingExtra",
     "ModelUnavailable",

@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._arguments import checked_address, checked_timeout
-from cliprt._card import Card, ImageSpec, TextSpec, decode_card
-from cliprt._embedder import Embedder, Prepare, closed, each_text
-from cliprt._errors import InvalidInput, ModelUnavailable
+from cliprt._batch import Item, OnError, Options, Result
+from cliprt._card import Card
+from cliprt._core import DEFAULT_TIMEOUT_S, Core
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
-from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames
-from cliprt._texts import TextTokenizer
-from cliprt._tokenizer_cache import load_tokenizer_json
-
-if TYPE_CHECKING:
-    from cliprt._grpc import PendingTensor, TritonChannel
-
-_T = TypeVar("_T")
-_Spec = TypeVar("_Spec", ImageSpec, TextSpec)
-
-DEFAULT_TIMEOUT_S = 60.0
-
-# Requests of one call that may be under way at once: enough that the server computes one while the
-# client prepares the next and a third travels; few enough that one call cannot fill the queue.
-_IN_FLIGHT = 3
-
-# Items of one request: few enough that a call of a full batch overlaps preparing with computing.
-# The server joins requests to larger batches by itself.
-_REQUEST_ITEMS = 32
-
-_INPUTS = {"image": PIXELS, "text": TOKENS}
+from cliprt._steps import finish
 
 
 class Client:
     """Embeds pictures and texts on a Triton server that serves a cliprt bundle.
 
     One client may be used from many threads. It keeps one connection and recovers by itself when
-    the server restarts. After ``os.fork`` make a new client in the child.
+    the server restarts with the same model; answers from another space are refused. After
+    ``os.fork`` make a new client in the child.
 
     Example:
         >>> with Client("localhost:8001") as client:
@@ -79,29 +55,9 @@ class Client:
                 bundle, or the two from different ones.
             DeadlineExceeded: the server did not answer in time.
         """
-        self._timeout_s = checked_timeout(timeout_s)
-        self._limits = limits or Limits()
-        self._address = checked_address(address)
-        self._names = ModelNames(model)
-        self._models = {"image": self._names.image, "text": self._names.text}
-        self._closed = False
-        self._close_lock = threading.Lock()
-        self._tokenizer_lock = threading.Lock()
-        self._lazy_tokenizer: TextTokenizer | None = None
-        self._pool = ThreadPoolExecutor(
-            max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="cliprt"
-        )
-        self._channel = _connect(self._address)
+        self._core = Core(address, model=model, timeout_s=timeout_s, limits=limits)
         try:
-            self._card, self._batches = self._read_models()
-            self._embedder = Embedder(
-                self._card,
-                self._limits,
-                names={tower: f"{name} at {self._address}" for tower, name in self._models.items()},
-                batches=self._batches,
-                in_flight=_IN_FLIGHT,
-                pool=self._pool,
-            )
+            self._core.connect()
         except BaseException:
             self.close()
             raise
@@ -109,65 +65,133 @@ class Client:
     @property
     def card(self) -> Card:
         """The card of the served bundle; ``card.space`` says which embeddings may be compared."""
-        return self._card
+        return self._core.card
 
     def server_version(self) -> str:
         """Triton's version, for instance ``2.51.0``."""
-        return self._open_channel().server_version(self._timeout_s)
+        return self._core.server_version()
+
+    @overload
+    def encode_image(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def encode_image(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: Literal["return"],
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Item]: ...
 
     def encode_image(
-        self, images: ImageInput | Iterable[ImageInput], *, timeout_s: float | None = None
-    ) -> NDArray[np.float32]:
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: OnError = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> Result:
         """Embeds pictures.
 
         Args:
             images: one picture or any number of them: paths, encoded bytes (JPEG, PNG, WebP, GIF,
                 BMP), Pillow images, or uint8 arrays [height, width, 3] in RGB order. Of animations
-                the first frame counts; orientation tags are ignored, as by the reference.
+                the first frame counts; orientation tags are ignored, as by the reference. A
+                generator is read as its items are needed; few of them are held at a time.
+            on_error: what becomes of pictures that cannot be embedded. ``raise``: the first one
+                ends the call. ``skip``: they are left out. ``return``: every item gets its
+                embedding or its error, also where a request failed.
+            batch_size: pictures of a request, at most the server's max_batch_size; None means up
+                to 32, which the server joins to larger batches.
+            show_progress: show on standard error how far the call is.
             timeout_s: deadline of each request; None means the client's.
 
         Returns:
-            float32 [n, dim], rows of length 1, in the order of the input.
+            float32 [n, dim], rows of length 1, in the order of the input. With
+            ``on_error="return"`` a list: per item float32 [dim] or the error.
 
         Raises:
-            InvalidInput: an item is no usable image (``error.index`` says which), or there is none.
-            ModelUnavailable: the served model has no image tower.
+            InvalidInput: an item is no usable image (``error.index`` says which), there is none, or
+                batch_size is too large.
+            ModelUnavailable: the served model has no image tower, or the server was given a model
+                of another space.
             RetryableError: the server is gone, full or late.
             ServerError: the server failed or sent an answer that cannot be right.
         """
-        self._open_channel()
-        spec = self._served_spec(self._card.image, "image")
-        start = partial(self._start, self._deadline(timeout_s))
-        return self._embedder.encode_image(spec, images, start)
+        options = Options(on_error, batch_size, show_progress)
+        return finish(self._core.image_steps(images, options, timeout_s))
+
+    @overload
+    def encode_text(
+        self,
+        texts: str | Iterable[str],
+        *,
+        truncate: bool = True,
+        on_error: Literal["raise", "skip"] = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def encode_text(
+        self,
+        texts: str | Iterable[str],
+        *,
+        truncate: bool = True,
+        on_error: Literal["return"],
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Item]: ...
 
     def encode_text(
-        self, texts: str | Iterable[str], *, truncate: bool = True, timeout_s: float | None = None
-    ) -> NDArray[np.float32]:
+        self,
+        texts: str | Iterable[str],
+        *,
+        truncate: bool = True,
+        on_error: OnError = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> Result:
         """Embeds texts.
 
         Args:
-            texts: one string or any number of them. A string is always text, never a path.
+            texts: one string or any number of them. A string is always text, never a path. A
+                generator is read in chunks of 2,048 texts.
             truncate: cut texts beyond the model's context (the end token stays, as in the
                 checkpoint's own pipeline), or refuse them.
+            on_error: as for encode_image.
+            batch_size: as for encode_image.
+            show_progress: as for encode_image.
             timeout_s: deadline of each request; None means the client's.
 
         Returns:
-            float32 [n, dim], rows of length 1, in the order of the input.
+            float32 [n, dim], rows of length 1, in the order of the input. With
+            ``on_error="return"`` a list: per item float32 [dim] or the error.
 
         Raises:
-            InvalidInput: an item is no usable text (``error.index`` says which), or there is none.
-            ModelUnavailable: the served model has no text tower.
+            InvalidInput: an item is no usable text (``error.index`` says which), there is none, or
+                batch_size is too large.
+            ModelUnavailable: the served model has no text tower, or the server was given a model
+                of another space.
             RetryableError: the server is gone, full or late.
             ServerError: the server failed or sent an answer that cannot be right.
         """
-        self._open_channel()
-        spec = self._served_spec(self._card.text, "text")
-        deadline = self._deadline(timeout_s)
-        # What is no list of texts is refused before anything is fetched.
-        items = each_text(texts)
-        tokenizer = self._tokenizer(spec, deadline)
-        start = partial(self._start, deadline)
-        return self._embedder.encode_text(tokenizer, items, start, truncate=truncate)
+        options = Options(on_error, batch_size, show_progress, truncate)
+        return finish(self._core.text_steps(texts, options, timeout_s))
 
     def classify(
         self,
@@ -196,25 +220,11 @@ class Client:
             InvalidInput: as for encode_image and encode_text, or labels is a bare string.
             ModelUnavailable: the served model has one tower only, or no logit scale.
         """
-        if isinstance(labels, str):
-            raise InvalidInput("labels must be a list of strings, got one string")
-        self._open_channel()
-        self._served_spec(self._card.image, "image")
-        self._served_spec(self._card.text, "text")
-        return self._embedder.classify(
-            labels,
-            lambda texts: self.encode_text(texts, timeout_s=timeout_s),
-            lambda: self.encode_image(images, timeout_s=timeout_s),
-        )
+        return finish(self._core.classify_steps(images, labels, timeout_s))
 
     def close(self) -> None:
         """Closes the connection. A second call does nothing."""
-        with self._close_lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._channel.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._core.close()
 
     def __enter__(self) -> Client:
         return self
@@ -226,84 +236,3 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _start(self, deadline: float, tower: str, prepare: Prepare, behind: int) -> PendingTensor:
-        """Sends a batch."""
-        channel, model = self._open_channel(), self._models[tower]
-        # The server answers the requests of one call one after the other.
-        patience = deadline * (behind + 1)
-        return channel.infer(model, {_INPUTS[tower]: prepare()}, EMBEDDING, patience)
-
-    def _deadline(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
-
-    def _tokenizer(self, spec: TextSpec, timeout_s: float) -> TextTokenizer:
-        with self._tokenizer_lock:
-            if self._lazy_tokenizer is None:
-                fetch = partial(self._fetch_file, timeout_s)
-                content = load_tokenizer_json(self._card, fetch)
-                self._lazy_tokenizer = TextTokenizer(content, spec, self._limits)
-            return self._lazy_tokenizer
-
-    def _fetch_file(self, timeout_s: float, name: str) -> bytes:
-        """One file of the served bundle, through the model that carries them."""
-        request = {"name": np.frombuffer(name.encode(), dtype=np.uint8)}
-        answer = self._channel.infer(self._names.card, request, "content", timeout_s)
-        return answer.result().tobytes()
-
-    def _served_spec(self, spec: _Spec | None, tower: str) -> _Spec:
-        """How a tower is fed, if the server has it."""
-        if spec is None:
-            raise ModelUnavailable(
-                f"{self._card.name} at {self._address} has no {tower} tower; "
-                "serve a checkpoint that has one"
-            )
-        if tower not in self._batches:
-            raise ModelUnavailable(
-                f"{self._address} does not serve the {tower} tower of {self._card.name}; "
-                "check the server's log"
-            )
-        return spec
-
-    def _read_models(self) -> tuple[Card, dict[str, int]]:
-        """The card, and for each tower that is served how many items a request to it holds."""
-        found: dict[str, tuple[Card, int]] = {}
-        missing: list[ModelUnavailable] = []
-        for tower, name in self._models.items():
-            try:
-                config = self._channel.model_config(name, self._timeout_s)
-            except ModelUnavailable as error:
-                missing.append(error)
-            else:
-                found[tower] = self._read_model(name, config)
-        if not found:
-            raise missing[0]
-        cards = [card for card, _ in found.values()]
-        if cards[0] != cards[-1]:
-            raise ModelUnavailable(
-                f"{self._names.image} and {self._names.text} at {self._address} come from "
-                "different bundles; serve both from one repository"
-            )
-        return cards[0], {tower: batch for tower, (_, batch) in found.items()}
-
-    def _read_model(self, name: str, config: Any) -> tuple[Card, int]:
-        """A tower's card and how many items a request to it holds."""
-        if CARD_PARAMETER not in config.parameters:
-            raise ModelUnavailable(
-                f"the model {name} at {self._address} carries no card, so it was not made by "
-                "cliprt repository; make its repository again"
-            )
-        text = config.parameters[CARD_PARAMETER].string_value
-        card = decode_card(text, origin=f"{name} at {self._address}")
-        return card, max(1, min(config.max_batch_size, _REQUEST_ITEMS))
-
-    def _open_channel(self) -> TritonChannel:
-        if self._closed:
-            raise closed()
-        return self._channel
-
-
-def _connect(address: str) -> TritonChannel:
-    from cliprt._grpc import TritonChannel  # gRPC takes a while to import
-
-    return TritonChannel(address)

@@ -1,6 +1,6 @@
 """From pictures and strings to embeddings, whoever computes the towers: a server or this process.
 
-What callers can tell apart is decided here for both: which inputs are refused and with which words,
+What callers can tell apart is decided here for all: which inputs are refused and with which words,
 how a call is cut into batches, and in which order its answers come back.
 """
 
@@ -12,16 +12,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._arguments import iterate
+from cliprt._batch import Batch, Call, Options, Result
 from cliprt._card import Card, ImageSpec
-from cliprt._errors import ClosedError, InvalidInput, ModelUnavailable, ServerError
+from cliprt._errors import (
+    CliprtError,
+    ClosedError,
+    InvalidInput,
+    ModelUnavailable,
+    ServerError,
+)
 from cliprt._images import ImageInput, is_single_image, preprocess
 from cliprt._limits import Limits
+from cliprt._progress import progress
+from cliprt._steps import Pending, Steps
 from cliprt._texts import TextTokenizer
 from cliprt._zero_shot import probabilities
 
@@ -35,29 +44,16 @@ _TEXTS = 2048
 # Batches that are looked at ahead in order to cut the last ones evenly, once all are busy.
 _AHEAD = 4
 
-Prepare: TypeAlias = Callable[[], NDArray[Any]]
-"""Makes a tower's input: pixels [batch, height, width, 3] or tokens [batch, length]."""
-
-
-class Pending(Protocol):
-    """A batch under way."""
-
-    def result(self) -> NDArray[Any]:
-        """Waits for its embeddings."""
-
-    def cancel(self) -> object:
-        """Lets go of it."""
-
 
 class Start(Protocol):
     """Begins to compute a batch."""
 
-    def __call__(self, tower: str, prepare: Prepare, behind: int) -> Pending:
+    def __call__(self, tower: str, batch: Batch, behind: int) -> Pending:
         """Begins.
 
         Args:
             tower: ``image`` or ``text``.
-            prepare: makes the input.
+            batch: makes the tower's input, when it is asked to.
             behind: how many batches of the same call are under way before this one.
         """
 
@@ -72,6 +68,7 @@ class Embedder:
         *,
         names: dict[str, str],
         batches: dict[str, int],
+        most: dict[str, int],
         in_flight: int,
         parts: int = 1,
         pool: ThreadPoolExecutor | None = None,
@@ -83,7 +80,8 @@ class Embedder:
             card: how the towers are fed.
             limits: bounds on the inputs.
             names: by tower, what computes it and where, for error messages.
-            batches: by tower, most items of a batch.
+            batches: by tower, items of a batch unless a call says otherwise.
+            most: by tower, most items of a batch that a call may ask for.
             in_flight: batches of one call that may be under way at once.
             parts: into how many batches even a small call is cut, where several are computed at
                 once.
@@ -95,54 +93,69 @@ class Embedder:
         self._limits = limits
         self._names = names
         self._batches = batches
+        self._most = most
         self._in_flight = in_flight
         self._parts = parts
         self._pool = pool
         self._advice = advice
 
     def encode_image(
-        self, spec: ImageSpec, images: ImageInput | Iterable[ImageInput], start: Start
-    ) -> NDArray[np.float32]:
-        """Embeds pictures: float32 [n, dim], in the order of the input.
+        self,
+        spec: ImageSpec,
+        images: ImageInput | Iterable[ImageInput],
+        start: Start,
+        options: Options,
+    ) -> Steps[Result]:
+        """Embeds pictures, in the order of the input.
 
         Raises:
             InvalidInput: an item is no usable image, or there is none.
             ServerError: an answer cannot be right.
         """
         items: Iterable[ImageInput] = [images] if is_single_image(images) else images  # type: ignore[list-item, assignment]
+        size = self._size("image", options)
+        call = Call(self._card, options)
         batches = (
-            (len(batch), partial(self._prepare_images, spec, first, batch))
-            for first, batch in self._cut(iterate(items, "images"), self._batches["image"])
+            Batch(call, range(first, first + len(batch)), partial(self._pixels, spec, first, batch))
+            for first, batch in self._cut(iterate(items, "images"), size)
         )
-        return self._embed("image", batches, start)
+        with progress("images", items, show=options.show_progress) as call.advance:
+            return (yield from self._embed("image", call, batches, start))
 
     def encode_text(
         self,
         tokenizer: TextTokenizer,
         texts: Iterator[str],
         start: Start,
+        options: Options,
         *,
-        truncate: bool = True,
-    ) -> NDArray[np.float32]:
-        """Embeds texts, those of ``each_text``: float32 [n, dim], in the order of the input.
+        given: object = None,
+    ) -> Steps[Result]:
+        """Embeds texts, those of ``each_text``, in the order of the input.
+
+        Args:
+            tokenizer: makes tokens.
+            texts: the texts.
+            start: begins to compute a batch.
+            options: of the call.
+            given: what the caller passed; its length is how many texts there are.
 
         Raises:
             InvalidInput: an item is no usable text.
             ServerError: an answer cannot be right.
         """
-        order: list[int] = []
-        batches = self._text_batches(tokenizer, texts, order, truncate)
-        embeddings = self._embed("text", batches, start)
-        restored = np.empty_like(embeddings)
-        restored[order] = embeddings
-        return restored
+        size = self._size("text", options)
+        call = Call(self._card, options)
+        batches = self._text_batches(tokenizer, texts, call, size)
+        with progress("texts", given, show=options.show_progress) as call.advance:
+            return (yield from self._embed("text", call, batches, start))
 
     def classify(
         self,
         labels: Sequence[str],
-        encode_text: Callable[[Sequence[str]], NDArray[np.float32]],
-        encode_image: Callable[[], NDArray[np.float32]],
-    ) -> NDArray[np.float32]:
+        encode_text: Callable[[Sequence[str]], Steps[Result]],
+        encode_image: Callable[[], Steps[Result]],
+    ) -> Steps[NDArray[np.float32]]:
         """How probable each label is for each picture: float32 [n, len(labels)].
 
         Args:
@@ -160,25 +173,44 @@ class Embedder:
                 "probabilities; serve a checkpoint of both towers"
             )
         try:
-            texts = encode_text(labels)
+            texts = yield from encode_text(labels)
         except InvalidInput as error:
             # Two lists go in: the index alone would not say which one is meant.
             raise type(error)(error.reason, index=error.index, what="label") from None
-        return probabilities(encode_image(), texts, scale, self._card.logit_bias)
+        images = yield from encode_image()
+        assert isinstance(images, np.ndarray)
+        assert isinstance(texts, np.ndarray)
+        return probabilities(images, texts, scale, self._card.logit_bias)
+
+    def _size(self, tower: str, options: Options) -> int:
+        """Items of a batch."""
+        if options.batch_size is None:
+            return self._batches[tower]
+        if not 1 <= options.batch_size <= self._most[tower]:
+            raise InvalidInput(
+                f"batch_size must be from 1 to {self._most[tower]}, the most that "
+                f"{self._names[tower]} takes at once, got {options.batch_size}"
+            )
+        return options.batch_size
 
     def _text_batches(
-        self, tokenizer: TextTokenizer, texts: Iterator[str], order: list[int], truncate: bool
-    ) -> Iterator[tuple[int, Prepare]]:
-        """Batches of texts; the index of each text is added to order as it is taken."""
+        self, tokenizer: TextTokenizer, texts: Iterator[str], call: Call, size: int
+    ) -> Iterator[Batch]:
+        """Batches of texts of similar length."""
         first = 0
         while chunk := list(islice(texts, _TEXTS)):
-            # Plain lists of integers take nine times as much memory.
-            ids = [array("i", item) for item in tokenizer(chunk, first=first, truncate=truncate)]
+            ids: dict[int, array[int]] = {}
+            tokenized = tokenizer.each(chunk, first=first, truncate=call.options.truncate)
+            for row, item in enumerate(tokenized, start=first):
+                if isinstance(item, InvalidInput):
+                    call.fail(row, item)
+                else:
+                    # Plain lists of integers take nine times as much memory.
+                    ids[row] = array("i", item)
             # Texts of similar length share a batch, so that short ones are not padded to long ones.
-            ranked = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-            for _, batch in self._cut(iter(ranked), self._batches["text"]):
-                order.extend(first + index for index in batch)
-                yield len(batch), partial(tokenizer.pad, [ids[index] for index in batch])
+            ranked = sorted(ids, key=lambda row: len(ids[row]))
+            for _, rows in self._cut(iter(ranked), size):
+                yield Batch(call, rows, partial(tokenizer.pad, [ids[row] for row in rows]))
             first += len(chunk)
 
     def _cut(self, items: Iterator[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
@@ -193,35 +225,44 @@ class Embedder:
             parts = min(parts, _AHEAD)
 
     def _embed(
-        self, tower: str, batches: Iterable[tuple[int, Prepare]], start: Start
-    ) -> NDArray[np.float32]:
-        """Starts batches, a few at once, and returns their answers in order."""
-        pending: deque[tuple[int, Pending]] = deque()
-        answers: list[NDArray[np.float32]] = []
+        self, tower: str, call: Call, batches: Iterable[Batch], start: Start
+    ) -> Steps[Result]:
+        """Starts batches, a few at once, and takes their answers in order."""
+        pending: deque[tuple[Batch, Pending]] = deque()
         try:
-            for rows, prepare in batches:
+            for batch in batches:
                 if len(pending) == self._in_flight:
-                    answers.append(self._checked_answer(tower, *pending[0]))
+                    yield pending[0][1]
+                    self._take(tower, call, *pending[0])
                     pending.popleft()
-                pending.append((rows, start(tower, prepare, len(pending))))
+                pending.append((batch, start(tower, batch, len(pending))))
             while pending:
-                answers.append(self._checked_answer(tower, *pending[0]))
+                yield pending[0][1]
+                self._take(tower, call, *pending[0])
                 pending.popleft()
         finally:
             # An error holds this frame, and a batch that failed holds the error: no circle of them
             # may keep the caller's pictures.
             while pending:
                 pending.pop()[1].cancel()
-        return np.concatenate(answers)
+        return call.result()
 
-    def _checked_answer(self, tower: str, rows: int, answer: Pending) -> NDArray[np.float32]:
-        """An answer that can be right: its shape fits and every row is finite and of length 1."""
+    def _take(self, tower: str, call: Call, batch: Batch, pending: Pending) -> None:
+        """Takes the answer to a batch, or the reason why there is none."""
         try:
-            embeddings = answer.result()
+            embeddings = pending.result()
+            self._check_answer(tower, len(batch.rows), embeddings)
         except CancelledError:
             raise closed() from None
+        except CliprtError as error:
+            call.fail_request(batch, error)
+        else:
+            call.take(batch, embeddings)
         finally:
-            del answer  # it holds the error that it raises, and that one this frame
+            del pending  # it holds the error that it raises, and that one this frame
+
+    def _check_answer(self, tower: str, rows: int, embeddings: NDArray[Any]) -> None:
+        """Refuses an answer that cannot be right: of another shape, not finite, not of length 1."""
         if not isinstance(embeddings, np.ndarray):
             raise ServerError(
                 f"{self._names[tower]} answered {type(embeddings).__name__}, "
@@ -238,31 +279,26 @@ class Embedder:
                 f"{self._names[tower]} answered embeddings that are not of length 1 "
                 f"(from {lengths.min():g} to {lengths.max():g}); {self._advice}"
             )
-        return embeddings
 
-    def _prepare_images(
+    def _pixels(
         self, spec: ImageSpec, first: int, images: Sequence[ImageInput]
-    ) -> NDArray[np.uint8]:
-        """Preprocesses a batch; Pillow computes without the interpreter lock."""
+    ) -> list[NDArray[np.uint8] | InvalidInput]:
+        """Preprocesses pictures; Pillow computes without the interpreter lock."""
         limits = self._limits
 
-        def prepare(indexed: tuple[int, ImageInput]) -> NDArray[np.uint8]:
+        def prepare(indexed: tuple[int, ImageInput]) -> NDArray[np.uint8] | InvalidInput:
             index, image = indexed
             try:
                 return preprocess(image, spec, limits)
             except InvalidInput as error:
-                raise type(error)(error.reason, index=index) from None
+                return type(error)(error.reason, index=index)
 
         jobs = list(enumerate(images, start=first))
         if len(jobs) == 1 or self._pool is None:
-            return np.stack([prepare(job) for job in jobs])
+            return [prepare(job) for job in jobs]
         try:
-            prepared = self._pool.map(prepare, jobs)  # cancels the others where one fails
-        except RuntimeError:  # the pool was shut down by close() in another thread
-            raise closed() from None
-        try:
-            return np.stack(list(prepared))
-        except CancelledError:
+            return list(self._pool.map(prepare, jobs))
+        except (RuntimeError, CancelledError):  # close() in another thread shut the pool down
             raise closed() from None
 
 

@@ -43,14 +43,11 @@ class TextTokenizer:
         self._spec = spec
         self._limits = limits
 
-    def __call__(
-        self, texts: Sequence[str], *, first: int = 0, truncate: bool = True
-    ) -> list[list[int]]:
+    def __call__(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
         """Tokenizes texts.
 
         Args:
             texts: the strings.
-            first: index of the first one in the caller's list, for error messages.
             truncate: whether texts beyond the context are cut, as the checkpoint's own pipeline
                 does, or refused.
 
@@ -61,18 +58,37 @@ class TextTokenizer:
             InvalidInput: an item is not a string, has lone surrogates, is longer than the limit, or
                 is longer than the context and may not be cut.
         """
-        for index, text in enumerate(texts, start=first):
-            self._check(text, index)
-        tokenized = self._by_siglip(texts) if self._siglip else self._by_library(texts)
-        if not truncate:
-            for index, (_, cut) in enumerate(tokenized, start=first):
-                if cut:
-                    raise InvalidInput(
-                        f"the text has more than {self._spec.context_length} tokens, the context "
-                        "of the model; shorten it or pass truncate=True",
-                        index=index,
-                    )
-        return [ids for ids, _ in tokenized]
+        found: list[list[int]] = []
+        for item in self.each(texts, truncate=truncate):
+            if isinstance(item, InvalidInput):
+                raise item
+            found.append(item)
+        return found
+
+    def each(
+        self, texts: Sequence[str], *, first: int = 0, truncate: bool = True
+    ) -> list[list[int] | InvalidInput]:
+        """Tokenizes texts; one that cannot be tokenized costs no other.
+
+        Args:
+            texts: the strings.
+            first: index of the first one in the caller's list, for error messages.
+            truncate: as for a call.
+
+        Returns:
+            Per text its ids, or the error that a call would raise.
+        """
+        problems = [self._problem(text, index) for index, text in enumerate(texts, start=first)]
+        good = [text for text, problem in zip(texts, problems, strict=True) if problem is None]
+        tokenized = iter(self._by_siglip(good) if self._siglip else self._by_library(good))
+        found: list[list[int] | InvalidInput] = []
+        for index, problem in enumerate(problems, start=first):
+            if problem is not None:
+                found.append(problem)
+                continue
+            ids, cut = next(tokenized)
+            found.append(self._too_long(index) if cut and not truncate else ids)
+        return found
 
     def pad(self, ids: Sequence[Sequence[int]]) -> NDArray[np.int32]:
         """Makes a batch of tokenized texts.
@@ -104,11 +120,19 @@ class TextTokenizer:
         tokenized = [self._siglip(text) for text in texts]
         return [([*ids[:room], self._spec.end_id], len(ids) > room) for ids in tokenized]
 
-    def _check(self, text: object, index: int) -> None:
+    def _too_long(self, index: int) -> InvalidInput:
+        return InvalidInput(
+            f"the text has more than {self._spec.context_length} tokens, the context of the model; "
+            "shorten it or pass truncate=True",
+            index=index,
+        )
+
+    def _problem(self, text: object, index: int) -> InvalidInput | None:
+        """Why an item cannot be tokenized, if it cannot."""
         if not isinstance(text, str):
-            raise InvalidInput(f"a text must be a str, got {type(text).__name__}", index=index)
+            return InvalidInput(f"a text must be a str, got {type(text).__name__}", index=index)
         if len(text) > self._limits.max_text_characters:
-            raise InvalidInput(
+            return InvalidInput(
                 f"the text has {len(text):,} characters, the limit max_text_characters is "
                 f"{self._limits.max_text_characters:,}; shorten it or raise the limit",
                 index=index,
@@ -116,8 +140,9 @@ class TextTokenizer:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InvalidInput(
+            return InvalidInput(
                 f"the text has a lone surrogate at character {error.start}, which is not valid "
                 "Unicode; decode its source with errors='replace'",
                 index=index,
-            ) from None
+            )
+        return None

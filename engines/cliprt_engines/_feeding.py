@@ -6,10 +6,12 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from cliprt._batch import Batch
 from cliprt._card import Card
-from cliprt._embedder import Embedder, Prepare, closed
+from cliprt._embedder import Embedder, closed
 from cliprt._errors import CliprtError, ServerError
 from cliprt._limits import Limits
 from cliprt._names import PIXELS, TOKENS
@@ -44,6 +46,7 @@ class FedTower:
         *,
         preparing: int,
         parts: int,
+        most: int,
         pool: ThreadPoolExecutor | None = None,
         advice: str,
     ) -> None:
@@ -57,6 +60,7 @@ class FedTower:
             settings: how many batches it computes at once, and of which size.
             preparing: threads that prepare batches beside those that compute.
             parts: into how many batches even a small call is cut.
+            most: most items of a batch that a call may ask for.
             pool: prepares the pictures of a batch on several threads.
             advice: what to do about answers that cannot be right.
         """
@@ -72,16 +76,17 @@ class FedTower:
             limits,
             names={name: self._name},
             batches={name: settings.batch},
+            most={name: most},
             in_flight=threads + _WAITING,
             parts=parts,
             pool=pool,
             advice=advice,
         )
 
-    def start(self, tower: str, prepare: Prepare, behind: int) -> Future[NDArray[Any]]:
+    def start(self, tower: str, batch: Batch, behind: int) -> Future[NDArray[Any]]:
         """Begins to compute a batch."""
         try:
-            return self._threads.submit(self._compute, prepare)
+            return self._threads.submit(self._compute, batch)
         except RuntimeError:  # the pool was shut down by close() in another thread
             raise closed() from None
 
@@ -92,11 +97,12 @@ class FedTower:
             self._preparing.shutdown(cancel_futures=True)
         self._tower.close()
 
-    def _compute(self, prepare: Prepare) -> NDArray[Any]:
-        batch = prepare()
+    def _compute(self, batch: Batch) -> NDArray[Any]:
+        if (inputs := batch.make()) is None:
+            return np.empty((0, self._tower.info.dim), np.float32)
         with self._computing:
             try:
-                return self._tower.run(batch)
+                return self._tower.run(inputs)
             except CliprtError:
                 raise
             except Exception as error:  # noqa: BLE001 - runtimes raise many types
@@ -122,6 +128,7 @@ def feed_own(
         settings,
         preparing=min(cores, _PREPARING) if settings.workers < cores else 0,
         parts=settings.workers,
+        most=_MOST_ITEMS,
         advice="check the bundle with cliprt verify",
     )
 
@@ -144,6 +151,7 @@ def feed_given(card: Card, limits: Limits, name: str, tower: Tower) -> FedTower:
         CpuSettings(workers=_GIVEN_WORKERS, batch=batch),
         preparing=1,
         parts=1,
+        most=batch if tower.info.max_batch else _MOST_ITEMS,
         pool=pool,
         advice="check the tower that was passed in",
     )

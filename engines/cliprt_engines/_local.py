@@ -6,15 +6,15 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cliprt._batch import Item, OnError, Options, Result
 from cliprt._bundle import TOKENIZER, Bundle, open_bundle
 from cliprt._card import Card, ImageSpec, TextSpec
 from cliprt._embedder import closed, each_text
@@ -27,6 +27,7 @@ from cliprt._errors import (
 )
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
+from cliprt._steps import Steps, finish
 from cliprt._texts import TextTokenizer
 from cliprt_engines._cpu_choice import load_chosen
 from cliprt_engines._cpu_measure import Goal
@@ -146,16 +147,45 @@ class LocalClip:
             self._feeding(tower)
         return self._precisions[tower]
 
-    def encode_image(self, images: ImageInput | Iterable[ImageInput]) -> NDArray[np.float32]:
-        """Embeds pictures.
+    @overload
+    def encode_image(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def encode_image(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: Literal["return"],
+        batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> list[Item]: ...
+
+    def encode_image(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        on_error: OnError = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Result:
+        """Embeds pictures, as ``Client.encode_image`` with the same arguments.
 
         Args:
-            images: one picture or any number of them: paths, encoded bytes (JPEG, PNG, WebP, GIF,
-                BMP), Pillow images, or uint8 arrays [height, width, 3] in RGB order. Of animations
-                the first frame counts; orientation tags are ignored, as by the reference.
+            images: as there.
+            on_error: as there.
+            batch_size: pictures that are computed at once; None means what was measured as fastest.
+            show_progress: as there.
 
         Returns:
-            float32 [n, dim], rows of length 1, in the order of the input.
+            float32 [n, dim], rows of length 1, in the order of the input. With
+            ``on_error="return"`` a list: per item float32 [dim] or the error.
 
         Raises:
             InvalidInput: an item is no usable image (``error.index`` says which), or there is none.
@@ -163,23 +193,51 @@ class LocalClip:
             FidelityError: the tower does not answer right on this machine.
             ServerError: the tower failed or gave an answer that cannot be right.
         """
-        self._check_open()
-        spec = self._spec(self.card.image, "image")
-        fed = self._feeding("image")
-        return fed.embedder.encode_image(spec, images, fed.start)
+        return finish(self._image_steps(images, Options(on_error, batch_size, show_progress)))
+
+    @overload
+    def encode_text(
+        self,
+        texts: str | Iterable[str],
+        *,
+        truncate: bool = True,
+        on_error: Literal["raise", "skip"] = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def encode_text(
+        self,
+        texts: str | Iterable[str],
+        *,
+        truncate: bool = True,
+        on_error: Literal["return"],
+        batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> list[Item]: ...
 
     def encode_text(
-        self, texts: str | Iterable[str], *, truncate: bool = True
-    ) -> NDArray[np.float32]:
-        """Embeds texts.
+        self,
+        texts: str | Iterable[str],
+        *,
+        truncate: bool = True,
+        on_error: OnError = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Result:
+        """Embeds texts, as ``Client.encode_text`` with the same arguments.
 
         Args:
-            texts: one string or any number of them. A string is always text, never a path.
-            truncate: cut texts beyond the model's context (the end token stays, as in the
-                checkpoint's own pipeline), or refuse them.
+            texts: as there.
+            truncate: as there.
+            on_error: as there.
+            batch_size: texts that are computed at once; None means what was measured as fastest.
+            show_progress: as there.
 
         Returns:
-            float32 [n, dim], rows of length 1, in the order of the input.
+            float32 [n, dim], rows of length 1, in the order of the input. With
+            ``on_error="return"`` a list: per item float32 [dim] or the error.
 
         Raises:
             InvalidInput: an item is no usable text (``error.index`` says which), or there is none.
@@ -187,11 +245,8 @@ class LocalClip:
             FidelityError: the tower does not answer right on this machine.
             ServerError: the tower failed or gave an answer that cannot be right.
         """
-        self._check_open()
-        spec = self._spec(self.card.text, "text")
-        items = each_text(texts)
-        tokenizer, fed = self._tokenizer(spec), self._feeding("text")
-        return fed.embedder.encode_text(tokenizer, items, fed.start, truncate=truncate)
+        options = Options(on_error, batch_size, show_progress, truncate)
+        return finish(self._text_steps(texts, options))
 
     def classify(
         self, images: ImageInput | Iterable[ImageInput], labels: Sequence[str]
@@ -214,8 +269,12 @@ class LocalClip:
         self._check_open()
         self._spec(self.card.image, "image")
         self._spec(self.card.text, "text")
-        return self._feeding("text").embedder.classify(
-            labels, self.encode_text, partial(self.encode_image, images)
+        return finish(
+            self._feeding("text").embedder.classify(
+                labels,
+                lambda texts: self._text_steps(texts, Options()),
+                lambda: self._image_steps(images, Options()),
+            )
         )
 
     def close(self) -> None:
@@ -245,6 +304,21 @@ class LocalClip:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _image_steps(
+        self, images: ImageInput | Iterable[ImageInput], options: Options
+    ) -> Steps[Result]:
+        self._check_open()
+        spec = self._spec(self.card.image, "image")
+        fed = self._feeding("image")
+        return fed.embedder.encode_image(spec, images, fed.start, options)
+
+    def _text_steps(self, texts: str | Iterable[str], options: Options) -> Steps[Result]:
+        self._check_open()
+        spec = self._spec(self.card.text, "text")
+        items = each_text(texts)
+        tokenizer, fed = self._tokenizer(spec), self._feeding("text")
+        return fed.embedder.encode_text(tokenizer, items, fed.start, options, given=texts)
 
     def _feeding(self, tower: str) -> FedTower:
         """What computes a tower; made when it is first asked for."""

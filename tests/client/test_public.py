@@ -11,9 +11,10 @@ import cliprt
 
 PUBLIC = {
     "cliprt": {
-        "Bundle", "BundleError", "Card", "CheckpointError", "Client", "CliprtError", "ClosedError",
+        "AsyncClient", "Bundle", "BundleError", "Card", "CheckpointError", "Client", "CliprtError",
+        "ClosedError",
         "DeadlineExceeded", "DeploymentError", "EngineError", "EngineMismatch", "FidelityError",
-        "FileEntry", "ImageInput", "ImageSpec", "ImageTooLarge", "InvalidInput", "Limits",
+        "FileEntry", "ImageInput", "ImageSpec", "ImageTooLarge", "InvalidInput", "Item", "Limits",
         "MissingExtra", "ModelUnavailable", "Overloaded", "RetryableError", "ServerError",
         "ServerStartError", "ServerUnavailable", "TextSpec", "__version__", "open_bundle",
     },

@@ -1,0 +1,217 @@
+"""The client for asyncio: the methods of ``Client``, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Literal, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliprt._awaiting import Source, run
+from cliprt._batch import Item, OnError, Options, Result
+from cliprt._card import Card
+from cliprt._core import DEFAULT_TIMEOUT_S, Core
+from cliprt._embedder import closed
+from cliprt._images import ImageInput
+from cliprt._limits import Limits
+from cliprt._steps import Steps
+
+_T = TypeVar("_T")
+
+# Threads that prepare inputs and read answers. None of them waits for the server.
+_THREADS = 8
+
+
+class AsyncClient:
+    """Embeds pictures and texts on a Triton server, from coroutines.
+
+    It has the methods of ``Client``, with the same arguments, answers and errors; they share all
+    but the way of waiting. While a call waits for the server it occupies no thread. Decoding and
+    tokenizing happen on threads, never on the event loop. Cancelling a call cancels its requests.
+
+    It connects when it is entered, or at the first call. One client belongs to one event loop.
+
+    Example:
+        >>> async with AsyncClient("localhost:8001") as client:
+        ...     images, texts = await asyncio.gather(
+        ...         client.encode_image(["cat.jpg"]),
+        ...         client.encode_text(["a photo of a cat", "a photo of a dog"]),
+        ...     )
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        model: str = "clip",
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        limits: Limits | None = None,
+    ) -> None:
+        """Connects to nothing yet; for the arguments see ``Client``.
+
+        Raises:
+            ValueError: address or timeout_s is malformed.
+        """
+        self._core = Core(address, model=model, timeout_s=timeout_s, limits=limits)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cliprt-async")
+        self._connected = self._closed = False
+
+    @property
+    def card(self) -> Card:
+        """The card of the served bundle, once the client is connected.
+
+        Raises:
+            ClosedError: it is not.
+        """
+        return self._core.card
+
+    async def connect(self) -> None:
+        """Connects and reads the model's card, unless that was done.
+
+        Raises:
+            CliprtError: as for ``Client``.
+        """
+        if not self._connected:
+            await self._in_thread(self._core.connect)
+            self._connected = True
+
+    async def server_version(self) -> str:
+        """Triton's version, for instance ``2.51.0``."""
+        await self.connect()
+        return await self._in_thread(self._core.server_version)
+
+    @overload
+    async def encode_image(
+        self,
+        images: ImageInput | Iterable[ImageInput] | AsyncIterable[ImageInput],
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    async def encode_image(
+        self,
+        images: ImageInput | Iterable[ImageInput] | AsyncIterable[ImageInput],
+        *,
+        on_error: Literal["return"],
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Item]: ...
+
+    async def encode_image(
+        self,
+        images: ImageInput | Iterable[ImageInput] | AsyncIterable[ImageInput],
+        *,
+        on_error: OnError = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> Result:
+        """Embeds pictures, as ``Client.encode_image``; they may also come one by one, awaited."""
+        options = Options(on_error, batch_size, show_progress)
+        await self.connect()
+        with Source(images) as source:
+            return await self._run(lambda: self._core.image_steps(source.items, options, timeout_s))
+
+    @overload
+    async def encode_text(
+        self,
+        texts: str | Iterable[str] | AsyncIterable[str],
+        *,
+        truncate: bool = True,
+        on_error: Literal["raise", "skip"] = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    async def encode_text(
+        self,
+        texts: str | Iterable[str] | AsyncIterable[str],
+        *,
+        truncate: bool = True,
+        on_error: Literal["return"],
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Item]: ...
+
+    async def encode_text(
+        self,
+        texts: str | Iterable[str] | AsyncIterable[str],
+        *,
+        truncate: bool = True,
+        on_error: OnError = "raise",
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        timeout_s: float | None = None,
+    ) -> Result:
+        """Embeds texts, as ``Client.encode_text``; they may also come one by one, awaited."""
+        options = Options(on_error, batch_size, show_progress, truncate)
+        await self.connect()
+        with Source(texts) as source:
+            return await self._run(
+                lambda: self._core.text_steps(source.items, options, timeout_s),
+                here=self._core.is_quick(texts),
+            )
+
+    async def classify(
+        self,
+        images: ImageInput | Iterable[ImageInput] | AsyncIterable[ImageInput],
+        labels: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+    ) -> NDArray[np.float32]:
+        """Zero-shot classification, as ``Client.classify``."""
+        await self.connect()
+        with Source(images) as source:
+            return await self._run(
+                lambda: self._core.classify_steps(source.items, labels, timeout_s)
+            )
+
+    async def close(self) -> None:
+        """Closes the connection; calls under way end with ClosedError. A second call is allowed."""
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(None, self._core.close)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def __aenter__(self) -> AsyncClient:
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        if self._closed:
+            raise closed()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _run(self, begin: Callable[[], Steps[_T]], *, here: bool = False) -> _T:
+        """Runs a call to its end."""
+        if self._closed:
+            raise closed()
+        try:
+            return await run(begin, self._threads, here=here)
+        except RuntimeError:  # close() in another task shut the threads down
+            if not self._closed:
+                raise
+            raise closed() from None

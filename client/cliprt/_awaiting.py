@@ -1,0 +1,139 @@
+"""Running calls on an event loop: work on threads, waiting without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from cliprt._steps import Pending, Steps
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _End(Generic[_T]):
+    """The result of a call."""
+
+    value: _T
+
+
+class _Run(Generic[_T]):
+    """A call that goes from wait to wait."""
+
+    def __init__(self, begin: Callable[[], Steps[_T]]) -> None:
+        self._begin = begin
+        self._steps: Steps[_T] | None = None
+
+    def advance(self) -> Pending | _End[_T]:
+        """Works up to the next wait or the end."""
+        if self._steps is None:
+            self._steps = self._begin()
+        try:
+            return next(self._steps)
+        except StopIteration as end:  # which no future can carry
+            return _End(end.value)
+
+    def close(self) -> None:
+        """Lets go of everything; requests under way are cancelled."""
+        if self._steps is not None:
+            self._steps.close()
+
+
+async def run(begin: Callable[[], Steps[_T]], threads: Executor, *, here: bool) -> _T:
+    """Runs a call to its end.
+
+    Args:
+        begin: begins it.
+        threads: where it works.
+        here: work on the event loop's thread instead, because it takes less than changing threads.
+    """
+    loop = asyncio.get_running_loop()
+    call = _Run(begin)
+    work: asyncio.Future[Pending | _End[_T]] | None = None
+    try:
+        while True:
+            if here:
+                found = call.advance()
+            else:
+                work = loop.run_in_executor(threads, call.advance)
+                found = await asyncio.shield(work)
+            if isinstance(found, _End):
+                return found.value
+            await _settled(found, loop)
+    finally:
+        if work is None or work.done():
+            call.close()
+        else:  # a thread is at work on it
+            work.add_done_callback(partial(_closed, call))
+
+
+def _closed(call: _Run[Any], work: asyncio.Future[Any]) -> None:
+    work.exception()  # nobody waits for it any more
+    call.close()
+
+
+async def _settled(pending: Pending, loop: asyncio.AbstractEventLoop) -> None:
+    """Waits until there is an answer or a failure."""
+    settled = loop.create_future()
+
+    def tell() -> None:
+        if not settled.done():
+            settled.set_result(None)
+
+    def done(_: Any) -> None:
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(tell)
+
+    pending.add_done_callback(done)
+    await settled
+
+
+class Source:
+    """What a caller passed, as something that threads can iterate over.
+
+    Attributes:
+        items: the value itself, or for an asynchronous iterable an iterator that fetches each item
+            on the event loop. Only its own thread waits for it.
+    """
+
+    def __init__(self, given: Any) -> None:
+        """To be made on the event loop."""
+        self._closed = False
+        self._fetching: Future[Any] | None = None
+        self.items: Any = given
+        if isinstance(given, AsyncIterable):
+            self.items = self._fetched(given.__aiter__(), asyncio.get_running_loop())
+
+    def _fetched(self, items: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
+        while not self._closed:
+            self._fetching = asyncio.run_coroutine_threadsafe(_next(items), loop)
+            found = self._fetching.result()
+            if isinstance(found, _End):
+                return
+            yield found
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closed = True
+        if self._fetching is not None:
+            self._fetching.cancel()  # a thread may wait for it
+
+
+async def _next(items: AsyncIterator[_T]) -> _T | _End[None]:
+    try:
+        return await items.__anext__()
+    except StopAsyncIteration:
+        return _End(None)

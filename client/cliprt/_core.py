@@ -1,0 +1,271 @@
+"""What Client and AsyncClient have in common: everything but how they wait."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliprt._arguments import checked_address, checked_timeout
+from cliprt._batch import Batch, Options, Result
+from cliprt._card import Card, ImageSpec, TextSpec, decode_card
+from cliprt._embedder import Embedder, closed, each_text
+from cliprt._errors import BundleError, ClosedError, InvalidInput, ModelUnavailable
+from cliprt._images import ImageInput
+from cliprt._limits import Limits
+from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames, served_version
+from cliprt._steps import Pending, Steps
+from cliprt._texts import TextTokenizer
+from cliprt._tokenizer_cache import load_tokenizer_json
+
+if TYPE_CHECKING:
+    from cliprt._grpc import TritonChannel
+
+_T = TypeVar("_T")
+_Spec = TypeVar("_Spec", ImageSpec, TextSpec)
+
+DEFAULT_TIMEOUT_S = 60.0
+
+# Requests of one call that may be under way at once: enough that the server computes one while the
+# client prepares the next and a third travels; few enough that one call cannot fill the queue.
+_IN_FLIGHT = 3
+
+# Items of one request: few enough that a call of a full batch overlaps preparing with computing.
+# The server joins requests to larger batches by itself.
+_REQUEST_ITEMS = 32
+
+# Texts and characters of each that are tokenized within about a tenth of a millisecond.
+_FEW, _SHORT = 4, 200
+
+_INPUTS = {"image": PIXELS, "text": TOKENS}
+
+
+class Core:
+    """A connection to a served bundle, and the calls it offers as steps."""
+
+    def __init__(
+        self, address: str, *, model: str, timeout_s: float, limits: Limits | None
+    ) -> None:
+        """Checks the arguments and connects to nothing yet; for them see ``Client``."""
+        self._timeout_s = checked_timeout(timeout_s)
+        self._limits = limits or Limits()
+        self._address = checked_address(address)
+        self._names = ModelNames(model)
+        self._models = {"image": self._names.image, "text": self._names.text}
+        self._lock = threading.Lock()
+        self._tokenizer_lock = threading.Lock()
+        self._lazy_tokenizer: TextTokenizer | None = None
+        self._pool = ThreadPoolExecutor(
+            max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="cliprt"
+        )
+        self._lazy_channel: TritonChannel | None = None
+        self._closed = False
+        self._ready = False
+
+    def connect(self) -> None:
+        """Connects and reads the card. Waits; a second call does nothing."""
+        with self._lock:
+            if self._closed:
+                raise closed()
+            if self._ready:
+                return
+            from cliprt._grpc import TritonChannel  # gRPC takes a while to import
+
+            self._lazy_channel = self._lazy_channel or TritonChannel(self._address)
+            self._card, self._most = self._read_models(self._lazy_channel)
+            self._version = served_version(self._card.space)
+            self._embedder = Embedder(
+                self._card,
+                self._limits,
+                names={tower: f"{name} at {self._address}" for tower, name in self._models.items()},
+                batches={tower: min(most, _REQUEST_ITEMS) for tower, most in self._most.items()},
+                most=self._most,
+                in_flight=_IN_FLIGHT,
+                pool=self._pool,
+            )
+            self._ready = True
+
+    @property
+    def card(self) -> Card:
+        """The card of the served bundle."""
+        if not self._ready:
+            raise ClosedError(
+                "the client is not connected yet; use it as a context manager or connect it first"
+            )
+        return self._card
+
+    def server_version(self) -> str:
+        """Triton's version. Waits."""
+        return self._channel().server_version(self._timeout_s)
+
+    def image_steps(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        options: Options,
+        timeout_s: float | None,
+    ) -> Steps[Result]:
+        """Embeds pictures; for arguments and errors see ``Client.encode_image``."""
+        self._channel()
+        spec = self._served_spec(self._card.image, "image")
+        start = partial(self._start, self._deadline(timeout_s))
+        return self._explained(self._embedder.encode_image(spec, images, start, options))
+
+    def text_steps(
+        self, texts: str | Iterable[str], options: Options, timeout_s: float | None
+    ) -> Steps[Result]:
+        """Embeds texts; for arguments and errors see ``Client.encode_text``."""
+        self._channel()
+        spec = self._served_spec(self._card.text, "text")
+        deadline = self._deadline(timeout_s)
+        # What is no list of texts is refused before anything is fetched.
+        items = each_text(texts)
+        tokenizer = self._tokenizer(spec, deadline)
+        start = partial(self._start, deadline)
+        steps = self._embedder.encode_text(tokenizer, items, start, options, given=texts)
+        return self._explained(steps)
+
+    def classify_steps(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        labels: Sequence[str],
+        timeout_s: float | None,
+    ) -> Steps[NDArray[np.float32]]:
+        """Zero-shot classification; for arguments and errors see ``Client.classify``."""
+        if isinstance(labels, str):
+            raise InvalidInput("labels must be a list of strings, got one string")
+        self._channel()
+        self._served_spec(self._card.image, "image")
+        self._served_spec(self._card.text, "text")
+        return self._embedder.classify(
+            labels,
+            lambda texts: self.text_steps(texts, Options(), timeout_s),
+            lambda: self.image_steps(images, Options(), timeout_s),
+        )
+
+    def is_quick(self, texts: object) -> bool:
+        """Whether a call takes less time than to hand it to another thread and back."""
+        if self._lazy_tokenizer is None:
+            return False
+        if isinstance(texts, (list, tuple)) and len(texts) <= _FEW:
+            return all(isinstance(text, str) and len(text) <= _SHORT for text in texts)
+        return isinstance(texts, str) and len(texts) <= _SHORT
+
+    def close(self) -> None:
+        """Closes the connection. A second call does nothing."""
+        self._closed = True
+        if self._lazy_channel is not None:
+            self._lazy_channel.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, deadline: float, tower: str, batch: Batch, behind: int) -> Pending:
+        """Makes a batch and sends it."""
+        if (inputs := batch.make()) is None:
+            nothing: Future[NDArray[Any]] = Future()
+            nothing.set_result(np.empty((0, self._card.dim), np.float32))
+            return nothing
+        # The server answers the requests of one call one after the other.
+        patience = deadline * (behind + 1)
+        return self._channel().infer(
+            self._models[tower],
+            {_INPUTS[tower]: inputs},
+            EMBEDDING,
+            patience,
+            version=self._version,
+        )
+
+    def _explained(self, steps: Steps[_T]) -> Steps[_T]:
+        """Says so where a model is gone because another one took its place."""
+        try:
+            return (yield from steps)
+        except ModelUnavailable as error:
+            raise self._what_changed(error) from None
+
+    def _what_changed(self, error: ModelUnavailable) -> ModelUnavailable:
+        try:
+            card, _ = self._read_models(self._channel())
+        except (BundleError, ModelUnavailable):
+            return error
+        if card.space == self._card.space:
+            return error
+        return ModelUnavailable(
+            f"{self._address} now serves {card.name} in another space ({card.space[:12]}) than the "
+            f"one this client was made for, {self._card.name} ({self._card.space[:12]}); make a "
+            "new client, and do not compare its embeddings with former ones"
+        )
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
+
+    def _tokenizer(self, spec: TextSpec, timeout_s: float) -> TextTokenizer:
+        with self._tokenizer_lock:
+            if self._lazy_tokenizer is None:
+                fetch = partial(self._fetch_file, timeout_s)
+                content = load_tokenizer_json(self._card, fetch)
+                self._lazy_tokenizer = TextTokenizer(content, spec, self._limits)
+            return self._lazy_tokenizer
+
+    def _fetch_file(self, timeout_s: float, name: str) -> bytes:
+        """One file of the served bundle, through the model that carries them."""
+        request = {"name": np.frombuffer(name.encode(), dtype=np.uint8)}
+        model = self._names.card
+        answer = self._channel().infer(model, request, "content", timeout_s, version=self._version)
+        return answer.result().tobytes()
+
+    def _served_spec(self, spec: _Spec | None, tower: str) -> _Spec:
+        """How a tower is fed, if the server has it."""
+        if spec is None:
+            raise ModelUnavailable(
+                f"{self._card.name} at {self._address} has no {tower} tower; "
+                "serve a checkpoint that has one"
+            )
+        if tower not in self._most:
+            raise ModelUnavailable(
+                f"{self._address} does not serve the {tower} tower of {self._card.name}; "
+                "check the server's log"
+            )
+        return spec
+
+    def _read_models(self, channel: TritonChannel) -> tuple[Card, dict[str, int]]:
+        """The card, and for each tower that is served how many items a request may hold."""
+        found: dict[str, tuple[Card, int]] = {}
+        missing: list[ModelUnavailable] = []
+        for tower, name in self._models.items():
+            try:
+                config = channel.model_config(name, self._timeout_s)
+            except ModelUnavailable as error:
+                missing.append(error)
+            else:
+                found[tower] = self._read_model(name, config)
+        if not found:
+            raise missing[0]
+        cards = [card for card, _ in found.values()]
+        if cards[0] != cards[-1]:
+            raise ModelUnavailable(
+                f"{self._names.image} and {self._names.text} at {self._address} come from "
+                "different bundles; serve both from one repository"
+            )
+        return cards[0], {tower: batch for tower, (_, batch) in found.items()}
+
+    def _read_model(self, name: str, config: Any) -> tuple[Card, int]:
+        """A tower's card and how many items a request to it may hold."""
+        if CARD_PARAMETER not in config.parameters:
+            raise ModelUnavailable(
+                f"the model {name} at {self._address} carries no card, so it was not made by "
+                "cliprt repository; make its repository again"
+            )
+        text = config.parameters[CARD_PARAMETER].string_value
+        card = decode_card(text, origin=f"{name} at {self._address}")
+        return card, max(1, config.max_batch_size)
+
+    def _channel(self) -> TritonChannel:
+        if self._closed:
+            raise closed()
+        self.card  # noqa: B018 - refuses what is not connected
+        assert self._lazy_channel is not None
+        return self._lazy_channel
