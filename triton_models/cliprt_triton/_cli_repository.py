@@ -130,7 +130,13 @@ def _check(folder: Path, bundle: Path | None, tritonserver: Path | None, as_json
         click.echo(report.to_json())
     else:
         rows = [
-            [each.name, each.runs_on, each.state, "; ".join(each.checked), "; ".join(each.unchecked)]
+            [
+                each.name,
+                each.runs_on,
+                each.state,
+                "; ".join(each.checked),
+                "; ".join(each.unchecked),
+            ]
             for each in report.models
         ]
         print_table(("model", "runs on", "state", "checked", "not checked"), rows)

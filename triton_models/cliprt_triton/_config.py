@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -15,13 +16,18 @@ Kind: TypeAlias = Literal["KIND_CPU", "KIND_AUTO", "KIND_GPU"]
 # What models of Triton's own formats are called besides the backend that runs them.
 _PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
 
-# A false is the default of protobuf, which then leaves the line out; here it is a decision.
-_NO_GRAPHS = "cuda {\n  }"
-_NO_GRAPHS_SAID = (
-    "cuda {\n"
-    "    # With graphs, answers of earlier requests were returned (Triton server, issue 8550).\n"
-    "    graphs: false\n"
-    "  }"
+# What equals protobuf's default is left out of its text. These are decisions, which a reader of
+# config.pbtxt must see.
+_DECISIONS = (
+    (r"(instance_group \{\n  count: \d+\n)(?!  kind)", r"\1  kind: KIND_AUTO\n"),
+    (r"\n( +)(?=default_timeout_microseconds)", r"\n\1timeout_action: REJECT\n\1"),
+    (
+        r"  cuda \{\n  \}",
+        "  cuda {\n"
+        "    # They may answer with what an earlier request asked: Triton server, issue 8550.\n"
+        "    graphs: false\n"
+        "  }",
+    ),
 )
 
 
@@ -207,7 +213,9 @@ class ModelConfig:
         from google.protobuf import text_format
 
         text = str(text_format.MessageToString(self.to_proto()))
-        return text.replace(_NO_GRAPHS, _NO_GRAPHS_SAID) if self.backend == "tensorrt" else text
+        for pattern, said in _DECISIONS:
+            text = re.sub(pattern, said, text)
+        return text
 
 
 def _add_batching(batcher: Any, policy: Policy) -> None:

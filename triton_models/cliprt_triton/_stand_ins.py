@@ -1,7 +1,7 @@
 """Backends of Triton that are missing here, stood in for by one that runs on the processor.
 
-A stand-in is a Python-based backend: a ``model.py`` in a folder of the missing backend's name, which
-Triton runs with the library of its Python backend. See ``stand_ins/backend.py``.
+A stand-in is a Python-based backend: a ``model.py`` in a folder of the missing backend's name,
+which Triton runs with the library of its Python backend. See ``stand_ins/backend.py``.
 """
 
 from __future__ import annotations
