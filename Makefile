@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench cpu-check golden lock clean
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench cpu-check golden examples lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ cpu-check: $(ORACLE)/ready ## Compare the speed of LocalClip with transformers o
 
 golden: $(ORACLE)/ready ## Make the tests' golden files again from transformers
 	@$(ORACLE)/bin/python tests/oracle/make_golden.py
+
+examples: $(VENV)/ready ## Write triton_models/examples again, the configurations of ViT-B/32
+	@PYTHONPATH=tests $(VENV)/bin/python tests/repository_examples.py
 
 lock: $(VENV)/ready ## Choose new versions for constraints.txt
 	@$(VENV)/bin/pip install --quiet uv && UV=$(VENV)/bin/uv .ci/lock

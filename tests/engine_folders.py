@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt import Bundle, FileEntry
-from cliprt_engines import OnnxTower, TensorRtTower
+from cliprt_engines import OnnxTower, TensorRtTower, TowerInfo
 from cliprt_engines._flavor import FlavorName
 from cliprt_engines._manifest import (
     MANIFEST,
@@ -48,6 +48,10 @@ def write_engine(
     profiles: Sequence[Profile] | None = None,
     plan_profiles: Sequence[Profile] | None = None,
     flavor: FlavorName = "tensorrt",
+    version: str = "11.0.0",
+    architectures: Sequence[str] = ("sm89",),
+    options: BuilderOptions | None = None,
+    info: TowerInfo | None = None,
 ) -> Path:
     """A folder such as ``cliprt build`` makes, with a plan for the stand-in.
 
@@ -60,9 +64,13 @@ def write_engine(
         profiles: of the manifest.
         plan_profiles: of the plan, if they are others.
         flavor: of TensorRT.
+        version: of TensorRT.
+        architectures: that it is for.
+        options: that it was built with.
+        info: of the tower; None asks its graph.
     """
     graph = f"{tower}.{precision}.onnx"
-    info = OnnxTower(bundle.file(graph), threads=1).info
+    info = info or OnnxTower(bundle.file(graph), threads=1).info
     profiles = tuple(profiles or PROFILES[tower])
     content = {
         "onnx": str(onnx or bundle.file(graph)),
@@ -77,10 +85,10 @@ def write_engine(
         files={graph: bundle.card.files[graph]},
         profiles=profiles,
         flavor=flavor,
-        version="11.0.0",
-        architectures=("sm89",),
+        version=version,
+        architectures=tuple(architectures),
         built_on=None,
-        options=BuilderOptions(),
+        options=options or BuilderOptions(),
     )
     manifest = Manifest(
         schema=SCHEMA,

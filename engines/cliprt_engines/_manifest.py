@@ -211,6 +211,15 @@ class Engine:
         """The command that builds it again, for what is at hand then."""
         return rebuild_command(self.manifest.recipe, self.path.parent)
 
+    def checked_plan(self) -> Path:
+        """The plan's file, for those who hand it to a TensorRT elsewhere.
+
+        Raises:
+            EngineError: it is missing, cannot be read, or is not the one that was built.
+        """
+        read_plan(self)
+        return self.path / PLAN
+
 
 @dataclass(frozen=True)
 class OpenedEngine:

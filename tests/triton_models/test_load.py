@@ -16,7 +16,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cliprt import Bundle, Client, Overloaded
-from cliprt_triton import Batching, TritonServer, write_repository
+from cliprt_triton import Policy, TritonServer, write_repository
 
 SECONDS = 30
 THREADS = 64
@@ -135,10 +135,8 @@ def test_files_outside_the_list_are_not_handed_out(raw: InferenceServerClient) -
 
 
 def test_a_full_queue_refuses_at_once(demo_bundle: Bundle) -> None:
-    batching = Batching(max_batch_size=1, max_queue_size=1)
-    repository = write_repository(
-        demo_bundle, demo_bundle.path.parent / "narrow", batching=batching
-    )
+    policy = Policy(max_batch_size=1, max_queue_size=1)
+    repository = write_repository(demo_bundle, demo_bundle.path.parent / "narrow", policy=policy)
     with (
         TritonServer(repository) as server,
         Client(server.address) as client,

@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2
 from cliprt import Bundle, BundleError, open_bundle
 from cliprt._card import decode_card
 from cliprt._names import served_version
-from cliprt_triton import Batching, _repository, write_repository
+from cliprt_triton import Policy, _repository, write_repository
 
 
 @pytest.fixture
@@ -64,17 +64,24 @@ def test_the_text_tower_batches_unequal_lengths(repository: Path) -> None:
 
 
 def test_queues_are_bounded(small_bundle: Bundle, tmp_path: Path) -> None:
-    batching = Batching(
-        max_batch_size=8, max_queue_delay_us=7, max_queue_size=9, queue_timeout_us=11
+    policy = Policy(
+        max_batch_size=8,
+        max_queue_delay_us=7,
+        max_queue_size=9,
+        max_bulk_queue_size=10,
+        queue_timeout_us=11,
+        bulk_queue_timeout_us=12,
     )
-    repository = write_repository(small_bundle, tmp_path / "repository", batching=batching)
+    repository = write_repository(small_bundle, tmp_path / "repository", policy=policy)
     for model in ("clip_image", "clip_text"):
         config = config_of(repository, model)
         batcher = config.dynamic_batching
-        policy = batcher.default_queue_policy
         assert (config.max_batch_size, batcher.max_queue_delay_microseconds) == (8, 7)
-        assert (policy.max_queue_size, policy.default_timeout_microseconds) == (9, 11)
-        assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+        assert (batcher.priority_levels, batcher.default_priority_level) == (2, 1)
+        bulk = batcher.priority_queue_policy[2]
+        for queue, size, timeout_us in ((batcher.default_queue_policy, 9, 11), (bulk, 10, 12)):
+            assert (queue.max_queue_size, queue.default_timeout_microseconds) == (size, timeout_us)
+            assert queue.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
 
 
 def test_both_towers_carry_the_card(repository: Path, small_bundle: Bundle) -> None:
@@ -109,14 +116,6 @@ def test_a_failure_leaves_nothing_behind(
     with pytest.raises(BundleError, match="No space left on device"):
         write_repository(small_bundle, tmp_path / "repository")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "values", [{"max_batch_size": 0}, {"max_queue_size": 0}, {"max_queue_delay_us": -1}]
-)
-def test_batching_is_checked(values: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must"):
-        Batching(**values)
 
 
 def test_a_copy_is_the_callers_to_change(small_bundle: Bundle, repository: Path) -> None:

@@ -1,4 +1,4 @@
-"""``cliprt repository`` and ``cliprt serve``."""
+"""``cliprt serve``."""
 
 from __future__ import annotations
 
@@ -11,66 +11,31 @@ import click
 
 from cliprt import open_bundle
 from cliprt._console import out
-from cliprt._names import ModelNames
-from cliprt_triton._config import Batching
+from cliprt_triton._options import name_option, policy_options
+from cliprt_triton._policy import Policy
 from cliprt_triton._repository import write_repository
+from cliprt_triton._runtime import Runtime
 from cliprt_triton._server import TritonServer
 
 # Ctrl-C, a supervisor, a closed terminal.
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def _checked_name(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-    try:
-        return ModelNames(value).prefix
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-_name = click.option(
-    "--name",
-    default="clip",
-    show_default=True,
-    callback=_checked_name,
-    help="Prefix of the models' names: NAME_image, NAME_text, NAME_card.",
-)
-_batch = click.option(
-    "--max-batch-size",
-    default=Batching().max_batch_size,
-    show_default=True,
-    type=click.IntRange(1, 4096),
-    help="Items of one execution of a tower.",
-)
 _port = click.IntRange(0, 65535)
 _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 
 
 @click.command()
 @_bundle
+@name_option
 @click.option(
-    "--out",
-    "target",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder to write the model repository to.",
+    "--precision",
+    type=click.Choice(Runtime().precisions),
+    default=Runtime().precisions[0],
+    show_default=True,
+    help="Of the towers; int8-cpu must be in the bundle.",
 )
-@_name
-@_batch
-def repository(bundle: Path, target: Path, name: str, max_batch_size: int) -> None:
-    """Turn BUNDLE into a Triton model repository.
-
-    The towers run in Triton's Python backend with ONNX Runtime: wherever the server runs, its
-    Python needs numpy and onnxruntime.
-    """
-    batching = Batching(max_batch_size=max_batch_size)
-    write_repository(open_bundle(bundle), target, name=name, batching=batching)
-    out().print(f"repository  {target}")
-
-
-@click.command()
-@_bundle
-@_name
-@_batch
+@policy_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--grpc-port", default=8001, show_default=True, type=_port, help="Port of gRPC; 0 picks one."
@@ -103,7 +68,8 @@ def repository(bundle: Path, target: Path, name: str, max_batch_size: int) -> No
 def serve(
     bundle: Path,
     name: str,
-    max_batch_size: int,
+    precision: str,
+    policy: Policy,
     host: str,
     grpc_port: int,
     metrics_port: int,
@@ -119,9 +85,13 @@ def serve(
         signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="cliprt-serve-") as work:
         try:
-            batching = Batching(max_batch_size=max_batch_size)
             models = write_repository(
-                opened, Path(work) / "models", name=name, batching=batching, link=True
+                opened,
+                Path(work) / "models",
+                precision=precision,
+                name=name,
+                policy=policy,
+                link=True,
             )
             with TritonServer(
                 models,

@@ -6,20 +6,15 @@ import shutil
 from pathlib import Path
 
 from cliprt._bundle import TOKENIZER, Bundle
-from cliprt._card import TextSpec, encode_card
 from cliprt._errors import BundleError
 from cliprt._folders import folder_that_becomes
-from cliprt._names import (
-    CARD_PARAMETER,
-    EMBEDDING,
-    LENGTHS_PARAMETER,
-    PIXELS,
-    TOKENS,
-    ModelNames,
-    served_version,
-)
-from cliprt_triton._config import Batching, ModelConfig, Tensor, Warmup
+from cliprt._limits import Limits
+from cliprt._names import ModelNames, served_version
+from cliprt_triton._config import ModelConfig, Tensor
+from cliprt_triton._policy import Policy
+from cliprt_triton._runtime import Provider, Runtime, RuntimeName
 from cliprt_triton._served import ServedModel
+from cliprt_triton._towers import tower_models
 
 _SOURCES = Path(__file__).parent / "models"
 
@@ -28,104 +23,96 @@ def write_repository(
     bundle: Bundle,
     out: str | Path,
     *,
+    runtime: RuntimeName = "python",
+    precision: str | None = None,
+    provider: Provider = "cpu",
+    engines: str | Path | None = None,
+    engine_cache: str | None = None,
+    gpus: int | None = None,
     name: str = "clip",
-    batching: Batching | None = None,
+    policy: Policy | None = None,
+    limits: Limits | None = None,
     link: bool = False,
 ) -> Path:
     """Writes a model repository. It appears whole or not at all.
 
+    Models, tensors and keys of parameters are the same with every runtime.
+
     Args:
         bundle: what to serve.
         out: folder to write; it must not exist.
+        runtime: what computes the towers: ``python`` is ONNX Runtime in Triton's Python backend, on
+            the processor; ``onnxruntime`` and ``tensorrt`` are Triton's own backends.
+        precision: of the towers; None is fp32 on a processor, fp16 with a provider for GPUs, and
+            that of the engines if they have but one.
+        provider: what the runtime onnxruntime computes with: cpu, cuda, or tensorrt.
+        engines: folder that ``cliprt build`` filled, for the runtime tensorrt.
+        engine_cache: folder on the server where the provider tensorrt keeps what it builds; None
+            builds at every start.
+        gpus: use the first so many GPUs; None uses all that Triton finds.
         name: prefix of the models' names, so that one server can hold several bundles.
-        batching: dynamic batching of both towers; None means the defaults.
-        link: point to the bundle's files instead of copying them; for a repository that is used
-            where it is made and goes before the bundle does.
+        policy: batches and queues; None is the preset ``balanced``.
+        limits: what models that take pictures and strings accept; None means the defaults.
+        link: point to files instead of copying them; for a repository that is used where it is made
+            and goes before they do.
 
     Returns:
         The folder.
 
     Raises:
-        BundleError: out exists, or cannot be written.
+        BundleError: out exists, cannot be written, or the bundle has no such precision.
+        EngineError: an engine is missing, cannot be told from another, or must not be loaded.
+        InvalidInput: the runtime does not know such a precision, provider or option.
         ValueError: name is not allowed.
     """
-    models = _models(bundle, ModelNames(name), batching or Batching())
+    chosen = Runtime(
+        name=runtime,
+        precision=precision,
+        provider=provider,
+        engines=None if engines is None else Path(engines),
+        engine_cache=engine_cache,
+        gpus=gpus,
+    )
     target = Path(out)
     if target.exists():
         raise BundleError(f"{target} already exists; choose another --out")
+    models = served_models(
+        bundle, ModelNames(name), chosen, policy or Policy(), limits=limits or Limits()
+    )
     with folder_that_becomes(target) as folder:
         for model in models:
             _write_model(folder, model, link)
     return target
 
 
-def _models(bundle: Bundle, names: ModelNames, batching: Batching) -> list[ServedModel]:
-    card = bundle.card
-    version = served_version(card.space)
-    carried = {CARD_PARAMETER: encode_card(card).decode()}
-    embedding = Tensor(EMBEDDING, "TYPE_FP32", (card.dim,))
-    models: list[ServedModel] = []
-    if card.image is not None:
-        pixels = (card.image.height, card.image.width, 3)
-        image = ModelConfig(
-            name=names.image,
-            version=version,
-            inputs=(Tensor(PIXELS, "TYPE_UINT8", pixels),),
-            outputs=(embedding,),
-            batching=batching,
-            warmup=(Warmup("one", 1, pixels),),
-            parameters=carried,
-        )
-        models.append(ServedModel(image, "tower", _graph(bundle, "image.fp32.onnx")))
-    if card.text is not None:
-        text = _text_config(card.text, names.text, version, embedding, batching, carried)
-        models.append(ServedModel(text, "tower", _graph(bundle, "text.fp32.onnx")))
-        files = ModelConfig(
-            name=names.card,
-            version=version,
-            inputs=(Tensor("name", "TYPE_UINT8", (-1,)),),
-            outputs=(Tensor("content", "TYPE_UINT8", (-1,)),),
-            parameters={"files": TOKENIZER},
-        )
-        models.append(ServedModel(files, "card", {TOKENIZER: bundle.file(TOKENIZER)}))
+def served_models(
+    bundle: Bundle, names: ModelNames, runtime: Runtime, policy: Policy, *, limits: Limits
+) -> list[ServedModel]:
+    """Every model of a repository, the towers first.
+
+    Raises:
+        BundleError: the bundle has no tower of that precision.
+        EngineError: an engine is missing, cannot be told from another, or must not be loaded.
+    """
+    models = tower_models(bundle, names, runtime, policy)
+    if bundle.card.text is not None:
+        models.append(_card_model(bundle, names))
+    # What is made of the towers follows here, and gets them to know their sizes and lengths:
+    # pipeline_models(bundle, names, policy, limits=limits, towers=models) of _pipelines.py, and
+    # health_model(bundle, names, models[0].config.parameters["precision"]) of _health.py.
     return models
 
 
-def _graph(bundle: Bundle, graph: str) -> dict[str, Path]:
-    """A tower's files: the graph, and its weights under the names by which it refers to them."""
-    weights = {name: bundle.file(name) for name in bundle.weights_of(graph)}
-    return {"model.onnx": bundle.file(graph), **weights}
-
-
-def _text_config(
-    spec: TextSpec,
-    name: str,
-    version: int,
-    embedding: Tensor,
-    batching: Batching,
-    carried: dict[str, str],
-) -> ModelConfig:
-    context = spec.context_length
-    # Triton refuses other lengths by itself, naming the right one.
-    tokens = Tensor(TOKENS, "TYPE_INT32", (context,))
-    if not spec.fixed_length:
-        # Texts of unequal length share a batch: the model fills them up.
-        tokens = Tensor(TOKENS, "TYPE_INT32", (-1,), ragged=True)
-    return ModelConfig(
-        name=name,
-        version=version,
-        inputs=(tokens,),
-        outputs=(embedding,),
-        batching=batching,
-        warmup=(Warmup("one", 1, (context,)),),
-        parameters={
-            **carried,
-            LENGTHS_PARAMETER: "",
-            "vocabulary": str(spec.vocabulary),
-            "pad_id": str(spec.pad_id),
-            "max_length": str(context),
-        },
+def _card_model(bundle: Bundle, names: ModelNames) -> ServedModel:
+    """The model that hands out files which clients need."""
+    config = ModelConfig(
+        name=names.card,
+        version=served_version(bundle.card.space),
+        inputs=(Tensor("name", "TYPE_UINT8", (-1,)),),
+        outputs=(Tensor("content", "TYPE_UINT8", (-1,)),),
+        parameters={"files": TOKENIZER},
     )
+    return ServedModel(config, "card", {TOKENIZER: bundle.file(TOKENIZER)})
 
 
 def _write_model(repository: Path, model: ServedModel, link: bool) -> None:

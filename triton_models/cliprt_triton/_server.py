@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -57,6 +58,7 @@ class TritonServer:
         tritonserver: str | Path | None = None,
         log: str | Path | None = None,
         ready_timeout_s: float = 300.0,
+        prepare: Callable[[TritonInstall, Path], TritonInstall] | None = None,
     ) -> None:
         """Starts the server and waits until all its models are ready.
 
@@ -71,6 +73,8 @@ class TritonServer:
             tritonserver: executable to use; None finds one.
             log: file for Triton's output; None puts it under ``$CLIPRT_HOME/logs``.
             ready_timeout_s: how long loading may take, in seconds.
+            prepare: changes the installation that was found, given a folder for its files; for
+                checks that stand in for backends which it lacks.
 
         Raises:
             ServerStartError: no tritonserver was found, a port is taken, or it did not come up.
@@ -86,6 +90,8 @@ class TritonServer:
         try:
             work = Path(self._work.name)
             install = find_tritonserver(tritonserver, work)
+            if prepare is not None:
+                install = prepare(install, work)
             # The Python backend cannot take a path with spaces; a link gives any path a plain name.
             (work / "models").symlink_to(Path(repository).resolve())
             arguments = _arguments(work / "models", host, ports[0], ports[1], http)

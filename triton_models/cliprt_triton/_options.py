@@ -1,0 +1,131 @@
+"""Options that ``cliprt repository`` and ``cliprt serve`` share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from cliprt._names import ModelNames
+from cliprt_triton._policy import PRESETS, Policy, PresetName
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_SECOND_US = 1_000_000
+_COUNT = click.IntRange(1, 2**31 - 1)
+_TIMEOUT_S = click.FloatRange(0.001, 86_400.0)
+
+
+def _checked_name(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        return ModelNames(value).prefix
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+name_option = click.option(
+    "--name",
+    default="clip",
+    show_default=True,
+    callback=_checked_name,
+    help="Prefix of the models' names: NAME_image, NAME_text, NAME_card.",
+)
+
+_POLICY_OPTIONS = (
+    click.option(
+        "--preset",
+        type=click.Choice(PRESETS),
+        default="balanced",
+        show_default=True,
+        help="latency: no request waits for company, batches and queues are short. balanced: half "
+        "a millisecond for company, queues hold a burst. throughput: five milliseconds for "
+        "company, queues hold what a fleet of workers sends. The options below change it.",
+    ),
+    click.option(
+        "--max-batch-size",
+        type=click.IntRange(1, 4096),
+        help="Items of one execution of a tower, at most; engines may take fewer.",
+    ),
+    click.option(
+        "--queue-delay-us",
+        "max_queue_delay_us",
+        type=click.IntRange(0, _SECOND_US),
+        help="How long a request may wait for company while the tower is idle, in microseconds.",
+    ),
+    click.option(
+        "--queue-size",
+        "max_queue_size",
+        type=_COUNT,
+        help="Interactive requests that may wait; one more is refused at once.",
+    ),
+    click.option(
+        "--bulk-queue-size",
+        "max_bulk_queue_size",
+        type=_COUNT,
+        help="Requests of priority 2 that may wait, in a queue of their own.",
+    ),
+    click.option(
+        "--queue-timeout",
+        "queue_timeout_s",
+        type=_TIMEOUT_S,
+        help="Seconds after which a waiting interactive request is refused.",
+    ),
+    click.option(
+        "--bulk-queue-timeout",
+        "bulk_queue_timeout_s",
+        type=_TIMEOUT_S,
+        help="The same of requests of priority 2.",
+    ),
+    click.option(
+        "--cache-texts",
+        is_flag=True,
+        help="Keep embeddings of texts in Triton's response cache, for a server that has one. It "
+        "tells requests apart by a 64-bit hash alone, and leaks memory before Triton 25.09.",
+    ),
+    click.option(
+        "--instances",
+        type=click.IntRange(1, 64),
+        help="Copies of each tower that run at once, on each GPU where there are several.",
+    ),
+)
+
+
+def policy_options(command: _Command) -> _Command:
+    """Adds the options of a policy to a command, which gets them as its argument ``policy``."""
+
+    @functools.wraps(command)
+    def with_policy(
+        *args: Any,
+        preset: PresetName,
+        max_batch_size: int | None,
+        max_queue_delay_us: int | None,
+        max_queue_size: int | None,
+        max_bulk_queue_size: int | None,
+        queue_timeout_s: float | None,
+        bulk_queue_timeout_s: float | None,
+        cache_texts: bool,
+        instances: int | None,
+        **others: Any,
+    ) -> Any:
+        policy = Policy.preset(
+            preset,
+            max_batch_size=max_batch_size,
+            max_queue_delay_us=max_queue_delay_us,
+            max_queue_size=max_queue_size,
+            max_bulk_queue_size=max_bulk_queue_size,
+            queue_timeout_us=_microseconds(queue_timeout_s),
+            bulk_queue_timeout_us=_microseconds(bulk_queue_timeout_s),
+            cache_texts=cache_texts,
+            instances=instances,
+        )
+        return command(*args, policy=policy, **others)
+
+    for option in reversed(_POLICY_OPTIONS):
+        with_policy = option(with_policy)
+    return with_policy  # type: ignore[return-value]
+
+
+def _microseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * _SECOND_US)

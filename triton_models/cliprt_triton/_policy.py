@@ -1,0 +1,120 @@
+"""How requests queue, meet and are refused: one small policy for all models of a repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeAlias, get_args
+
+PresetName: TypeAlias = Literal["latency", "balanced", "throughput"]
+
+INTERACTIVE, BULK = 1, 2
+"""Priorities of requests. One that names none is interactive; waiting bulk ones let it pass."""
+
+MAX_BATCH_SIZE = 64
+"""Items of one execution where neither the policy nor an engine says how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Batches, queues and deadlines of the towers and of what prepares their inputs.
+
+    Every queue is bounded in length and in time, in every preset: without bounds an overloaded
+    server answers everybody, each of them too late. Interactive and bulk requests wait in queues of
+    their own, so that a job over a million pictures neither fills the queue of a web page nor
+    stands before it. What is running is never interrupted: the greatest batch is how long an
+    interactive request may stand behind bulk ones.
+
+    Attributes:
+        max_batch_size: items of one execution, at most; engines may take fewer, and then that
+            counts. None takes what engines take, and 64 where there are none.
+        max_queue_delay_us: how long a request may wait for company, in microseconds, while an
+            instance is idle. Requests that arrive while all are busy are batched without any delay.
+        max_queue_size: interactive requests that may wait; one more is refused at once.
+        max_bulk_queue_size: the same of bulk requests.
+        queue_timeout_us: an interactive request that waited longer is refused instead of computed,
+            in microseconds. A request may ask for less, not for more.
+        bulk_queue_timeout_us: the same of bulk requests.
+        cache_texts: keep embeddings of texts in Triton's response cache, for servers that have one
+            (``--cache-config``). Off, because the cache tells requests apart by a 64-bit hash
+            alone, so that one text may get the embedding of another, and leaks memory before
+            Triton 25.09. What a hit saves is the tower's time; a miss costs more than no cache.
+        instances: copies of each tower that run at once, on each GPU where there are several. On a
+            CPU they share the cores and gain nothing.
+    """
+
+    max_batch_size: int | None = None
+    max_queue_delay_us: int = 500
+    max_queue_size: int = 512
+    max_bulk_queue_size: int = 2048
+    queue_timeout_us: int = 60_000_000
+    bulk_queue_timeout_us: int = 300_000_000
+    cache_texts: bool = False
+    instances: int = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "cache_texts" or (value is None and field.name == "max_batch_size"):
+                continue
+            least = 0 if field.name == "max_queue_delay_us" else 1
+            if value < least:
+                raise ValueError(f"{field.name} must be at least {least}, got {value}")
+
+    @classmethod
+    def preset(cls, name: PresetName, **changes: Any) -> Policy:
+        """One of the presets, with changes.
+
+        - ``latency``: one caller waits for each answer, a search box for instance. No request
+          waits for company, batches stay at 16 items so that nobody stands long behind one, and
+          queues are short: a request that cannot be answered within two seconds is refused, and the
+          caller may ask another server.
+        - ``balanced``, the default: many callers of both kinds. Half a millisecond of waiting for
+          company costs a caller little and makes batches of what arrives together; queues hold a
+          burst, and a minute of it.
+        - ``throughput``: answers per second and nothing else, an index that is built overnight.
+          Requests wait up to five milliseconds for company, and queues hold what a fleet of
+          workers keeps in flight, for up to ten minutes.
+
+        Args:
+            name: latency, balanced or throughput.
+            changes: attributes that are other than in the preset; None stands for the preset's.
+
+        Raises:
+            ValueError: there is no such preset, or a value is out of range.
+        """
+        if name not in _PRESETS:
+            raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+        given = {key: value for key, value in changes.items() if value is not None}
+        return replace(_PRESETS[name], **given)
+
+    def batch_size(self, most: int | None = None) -> int:
+        """Items of one execution.
+
+        Args:
+            most: what the model takes; None where it takes any number.
+        """
+        if self.max_batch_size is None:
+            return most or MAX_BATCH_SIZE
+        return min(self.max_batch_size, most or self.max_batch_size)
+
+
+PRESETS: tuple[PresetName, ...] = get_args(PresetName)
+
+_PRESETS = {
+    "latency": Policy(
+        max_batch_size=16,
+        max_queue_delay_us=0,
+        max_queue_size=128,
+        max_bulk_queue_size=128,
+        queue_timeout_us=2_000_000,
+        bulk_queue_timeout_us=10_000_000,
+    ),
+    "balanced": Policy(),
+    "throughput": Policy(
+        max_queue_delay_us=5_000,
+        max_queue_size=4096,
+        max_bulk_queue_size=16_384,
+        queue_timeout_us=600_000_000,
+        bulk_queue_timeout_us=600_000_000,
+    ),
+}

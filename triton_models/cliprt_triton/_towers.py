@@ -1,0 +1,217 @@
+"""The two towers as models of any runtime: same names, tensors and keys of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cliprt._bundle import Bundle
+from cliprt._card import ImageSpec, TextSpec, encode_card
+from cliprt._names import (
+    CARD_PARAMETER,
+    EMBEDDING,
+    LENGTHS_PARAMETER,
+    PIXELS,
+    TOKENS,
+    ModelNames,
+    served_version,
+)
+from cliprt_triton._config import Accelerator, Backend, Kind, ModelConfig, Tensor, Warmup
+from cliprt_triton._plans import TowerPlans, find_plans
+from cliprt_triton._policy import Policy
+from cliprt_triton._runtime import Runtime
+from cliprt_triton._served import ServedModel
+
+# To these lengths texts are filled up where requests meet only if they are equally long: captions
+# of ten words and of twenty. Engines bring lengths of their own.
+_LENGTHS = (16, 32)
+
+_LEAST_LENGTH = 2
+
+# As LocalClip tells ONNX Runtime: float32 stays float32, and the search for the fastest convolution
+# is not made again for every size of batch.
+_CUDA = Accelerator("cuda", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """What a runtime brings to a tower's model.
+
+    Attributes:
+        backend: which of Triton's.
+        kind: where instances run.
+        most: items that it takes at once; None takes any number.
+        lengths: to which texts are filled up; empty where any length is welcome.
+        profiles: numbers of an engine's profiles.
+        plans: by compute capability, the file that runs there.
+        accelerators: of ONNX Runtime.
+        code: of the Python backend.
+        files: of the model's folder.
+    """
+
+    backend: Backend
+    kind: Kind
+    most: int | None = None
+    lengths: tuple[int, ...] = ()
+    profiles: tuple[int, ...] = ()
+    plans: Mapping[str, str] = field(default_factory=dict)
+    accelerators: tuple[Accelerator, ...] = ()
+    code: str | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+def tower_models(
+    bundle: Bundle, names: ModelNames, runtime: Runtime, policy: Policy
+) -> list[ServedModel]:
+    """The models of the towers that a bundle has, image before text.
+
+    Args:
+        bundle: what to serve.
+        names: of the models.
+        runtime: what computes them.
+        policy: of their queues.
+
+    Raises:
+        BundleError: the bundle has no tower of that precision.
+        EngineError: an engine is missing, cannot be told from another, or must not be loaded.
+    """
+    card = bundle.card
+    precision = runtime.precision or runtime.precisions[0]
+    plans: Mapping[str, TowerPlans] = {}
+    if runtime.engines is not None:
+        precision, plans = find_plans(bundle, runtime.engines, runtime.precision)
+    models = []
+    for tower, spec in (("image", card.image), ("text", card.text)):
+        if spec is None:
+            continue
+        name = names.image if tower == "image" else names.text
+        if runtime.engines is not None:
+            computed = _by_tensorrt(plans[tower], runtime)
+        else:
+            graph = f"{tower}.{precision}.onnx"
+            computed = _by_onnx(runtime, bundle, graph, spec, policy)
+        models.append(_model(bundle, name, spec, runtime, policy, precision, computed))
+    return models
+
+
+def _model(
+    bundle: Bundle,
+    name: str,
+    spec: ImageSpec | TextSpec,
+    runtime: Runtime,
+    policy: Policy,
+    precision: str,
+    computed: _Computed,
+) -> ServedModel:
+    card = bundle.card
+    parameters = {CARD_PARAMETER: encode_card(card).decode(), "precision": precision}
+    shape: tuple[int, ...]
+    if isinstance(spec, ImageSpec):
+        shape = (spec.height, spec.width, 3)
+        taken = Tensor(PIXELS, "TYPE_UINT8", shape)
+    else:
+        shape = (spec.context_length,)
+        # Of a fixed length Triton refuses others by itself, naming the right one. Elsewhere texts
+        # of unequal length share a batch in the Python runtime, which fills them up.
+        taken = Tensor(TOKENS, "TYPE_INT32", shape)
+        if not spec.fixed_length:
+            taken = Tensor(TOKENS, "TYPE_INT32", (-1,), ragged=computed.code is not None)
+        parameters |= {
+            LENGTHS_PARAMETER: ",".join(map(str, computed.lengths)),
+            "vocabulary": str(spec.vocabulary),
+            "pad_id": str(spec.pad_id),
+            "max_length": str(spec.context_length),
+        }
+    batch = policy.batch_size(computed.most)
+    warmup = [Warmup("one", 1, shape)]
+    if runtime.on_gpu and batch > 1:
+        # What the greatest batch needs is allocated before the first caller comes.
+        warmup.append(Warmup("most", batch, shape))
+    config = ModelConfig(
+        name=name,
+        version=served_version(card.space),
+        inputs=(taken,),
+        outputs=(Tensor(EMBEDDING, "TYPE_FP32", (card.dim,)),),
+        backend=computed.backend,
+        instances=policy.instances,
+        kind=computed.kind,
+        gpus=() if runtime.gpus is None else tuple(range(runtime.gpus)),
+        profiles=computed.profiles,
+        max_batch_size=batch,
+        batching=policy,
+        cache=policy.cache_texts and isinstance(spec, TextSpec),
+        warmup=tuple(warmup),
+        accelerators=computed.accelerators,
+        plans=computed.plans,
+        parameters=parameters,
+    )
+    return ServedModel(config, computed.code, computed.files)
+
+
+def _by_tensorrt(plans: TowerPlans, runtime: Runtime) -> _Computed:
+    return _Computed(
+        "tensorrt",
+        runtime.kind,
+        most=plans.max_batch_size,
+        lengths=plans.lengths,
+        profiles=tuple(range(plans.profiles)),
+        plans=plans.by_capability,
+        files=plans.files,
+    )
+
+
+def _by_onnx(
+    runtime: Runtime, bundle: Bundle, graph: str, spec: ImageSpec | TextSpec, policy: Policy
+) -> _Computed:
+    """ONNX Runtime, in Triton's Python backend or in the one of its own."""
+    # The graph, and its weights under the names by which it refers to them.
+    weights = {name: bundle.file(name) for name in bundle.weights_of(graph)}
+    files = {"model.onnx": bundle.file(graph), **weights}
+    if runtime.name == "python":
+        return _Computed("python", "KIND_CPU", code="tower", files=files)
+    lengths: tuple[int, ...] = ()
+    if isinstance(spec, TextSpec) and not spec.fixed_length:
+        context = spec.context_length
+        lengths = (*(length for length in _LENGTHS if length < context), context)
+    return _Computed(
+        "onnxruntime",
+        runtime.kind,
+        lengths=lengths,
+        accelerators=_accelerators(runtime, bundle, graph, spec, policy.batch_size()),
+        files=files,
+    )
+
+
+def _accelerators(
+    runtime: Runtime, bundle: Bundle, graph: str, spec: ImageSpec | TextSpec, batch: int
+) -> tuple[Accelerator, ...]:
+    if runtime.provider == "cpu":
+        return ()
+    if runtime.provider == "cuda":
+        return (_CUDA,)
+    # Without shapes it would build again whenever one exceeds those that came before. No option
+    # names a precision: that is in the graph.
+    options = _shapes(spec, batch)
+    if runtime.engine_cache is not None:
+        options |= {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": runtime.engine_cache,
+            "trt_engine_cache_prefix": f"{bundle.card.space[:16]}.{graph.removesuffix('.onnx')}",
+        }
+    return (Accelerator("tensorrt", options), _CUDA)
+
+
+def _shapes(spec: ImageSpec | TextSpec, batch: int) -> dict[str, str]:
+    """From which to which shape ONNX Runtime builds an engine, and for which it tunes it."""
+    if isinstance(spec, ImageSpec):
+        name, item = PIXELS, f"{spec.height}x{spec.width}x3"
+        least = best = most = item
+    else:
+        name, best, most = TOKENS, f"{spec.context_length}", f"{spec.context_length}"
+        least = most if spec.fixed_length else f"{_LEAST_LENGTH}"
+    return {
+        "trt_profile_min_shapes": f"{name}:1x{least}",
+        "trt_profile_opt_shapes": f"{name}:{max(batch // 2, 1)}x{best}",
+        "trt_profile_max_shapes": f"{name}:{batch}x{most}",
+    }
