@@ -6,7 +6,7 @@ every call a finite deadline, and leaves the status code of a failure readable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -69,9 +69,23 @@ class PendingTensor:
             f"the server at {self._channel.address} sent no usable output {self._output!r}"
         )
 
+    def done(self) -> bool:
+        """Whether the answer, or its failure, is there: ``result`` would not wait."""
+        return bool(self._future.done())
+
     def cancel(self) -> None:
-        """Tells the server that nobody waits any more."""
+        """Tells the server that nobody waits any more; what it still has queued is dropped."""
         self._future.cancel()
+
+    def add_done_callback(self, callback: Callable[[PendingTensor], object]) -> None:
+        """Has a function called once, as soon as ``result`` would not wait.
+
+        Args:
+            callback: gets this object. It is called exactly once, also after a failure, after
+                ``cancel`` and after the channel was closed: from a thread of gRPC, which it must
+                not keep, or at once from the calling thread where the answer is there already.
+        """
+        self._future.add_done_callback(lambda _: callback(self))
 
 
 class TritonChannel:
@@ -109,7 +123,14 @@ class TritonChannel:
         return self._call(self._stub.ModelConfig, request, timeout_s).config
 
     def infer(
-        self, model: str, inputs: Mapping[str, NDArray[Any]], output: str, timeout_s: float
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        output: str,
+        timeout_s: float,
+        *,
+        version: int | None = None,
+        priority: int | None = None,
     ) -> PendingTensor:
         """Sends one request and returns at once.
 
@@ -118,9 +139,13 @@ class TritonChannel:
             inputs: tensors by name; dtype uint8, int32 or float32.
             output: name of the tensor to return.
             timeout_s: deadline of this request, in seconds from now.
+            version: version of the model that must answer; None takes the one that is served.
+            priority: 1 is served first, greater numbers later; None is the model's default.
+                Models without priority levels take no notice.
         """
         request = service_pb2.ModelInferRequest(
             model_name=model,
+            model_version="" if version is None else str(version),
             outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=output)],
             inputs=[
                 service_pb2.ModelInferRequest.InferInputTensor(
@@ -130,6 +155,8 @@ class TritonChannel:
             ],
             raw_input_contents=[array.tobytes() for array in inputs.values()],
         )
+        if priority is not None:
+            request.parameters["priority"].uint64_param = priority
         try:
             future = self._stub.ModelInfer.future(request, timeout=timeout_s)
         except ValueError as error:
@@ -145,8 +172,10 @@ class TritonChannel:
     def translate(self, error: Any, timeout_s: float) -> CliprtError:
         """The error of cliprt that a failed call stands for."""
         # Once closed, gRPC fails in many ways: ValueError, CANCELLED, a cancelled future.
-        if self._closed or isinstance(error, grpc.FutureCancelledError):
+        if self._closed:
             return ClosedError("the client is closed; make a new one")
+        if isinstance(error, grpc.FutureCancelledError):
+            return ClosedError("the request was cancelled before it was answered")
         if isinstance(error, ValueError):
             return ServerError(f"the request could not be sent: {error}")
         return _translate(error, self.address, timeout_s)

@@ -1,0 +1,98 @@
+"""A repository of small models with which the wire is tested: echo, slow, refusing.
+
+The models are real models of the real server; only what they compute is nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+VERSION = 7
+
+MODEL = """
+import json
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._sleep_s = float(parameters["sleep_s"]["string_value"])
+        self._refuse = parameters["refuse"]["string_value"]
+
+    def execute(self, requests):
+        time.sleep(self._sleep_s)
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        value = pb_utils.get_input_tensor_by_name(request, "value").as_numpy()
+        if self._refuse:
+            error = pb_utils.TritonError(
+                value.tobytes().decode(), pb_utils.TritonError.INVALID_ARG
+            )
+            return pb_utils.InferenceResponse(error=error)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("value", value)])
+"""
+
+CONFIG = """
+name: "{name}"
+backend: "python"
+max_batch_size: {batch}
+version_policy {{ specific {{ versions: [{version}] }} }}
+input [{{ name: "value" data_type: TYPE_UINT8 dims: [-1] }}]
+output [{{ name: "value" data_type: TYPE_UINT8 dims: [-1] }}]
+instance_group [{{ count: 1 kind: KIND_CPU }}]
+dynamic_batching {{
+  max_queue_delay_microseconds: 0
+  priority_levels: 3
+  default_priority_level: 2
+  default_queue_policy {{ max_queue_size: {queue} }}
+}}
+parameters [
+  {{ key: "sleep_s" value {{ string_value: "{sleep_s}" }} }},
+  {{ key: "refuse" value {{ string_value: "{refuse}" }} }}
+]
+"""
+
+ENSEMBLE = """
+name: "chain"
+platform: "ensemble"
+max_batch_size: 8
+input [{ name: "value" data_type: TYPE_UINT8 dims: [-1] }]
+output [{ name: "value" data_type: TYPE_UINT8 dims: [-1] }]
+ensemble_scheduling {
+  step [
+    { model_name: "echo" model_version: -1
+      input_map { key: "value" value: "value" } output_map { key: "value" value: "between" } },
+    { model_name: "refusing" model_version: -1
+      input_map { key: "value" value: "between" } output_map { key: "value" value: "value" } }
+  ]
+}
+"""
+
+
+def write_wire_repository(folder: Path, *, slow_s: float = 0.2) -> Path:
+    """Writes the models: echo, slow (one at a time, four may wait), refusing, chain."""
+    _write(folder, "echo", batch=8, queue=100_000)
+    _write(folder, "slow", batch=1, queue=4, sleep_s=slow_s)
+    _write(folder, "refusing", batch=8, queue=100, refuse="yes")
+    chain = folder / "chain"
+    (chain / "1").mkdir(parents=True)
+    (chain / "config.pbtxt").write_text(ENSEMBLE)
+    return folder
+
+
+def _write(
+    folder: Path, name: str, *, batch: int, queue: int, sleep_s: float = 0, refuse: str = ""
+) -> None:
+    code = folder / name / str(VERSION)
+    code.mkdir(parents=True)
+    (code / "model.py").write_text(MODEL)
+    (folder / name / "config.pbtxt").write_text(
+        CONFIG.format(
+            name=name, batch=batch, version=VERSION, queue=queue, sleep_s=sleep_s, refuse=refuse
+        )
+    )
