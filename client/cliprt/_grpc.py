@@ -1,4 +1,4 @@
-"""The wire: Triton's gRPC protocol (KServe v2), and its failures as cliprt's errors.
+"""The wire: Triton's gRPC protocol (KServe v2), over one channel.
 
 Requests are built straight from the protocol's messages. That keeps tensors as raw bytes, gives
 every call a finite deadline, and leaves the status code of a failure readable.
@@ -6,104 +6,81 @@ every call a finite deadline, and leaves the status code of a failure readable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
-import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from cliprt._errors import (
-    CliprtError,
-    ClosedError,
-    DeadlineExceeded,
-    ModelUnavailable,
-    Overloaded,
-    ServerError,
-    ServerUnavailable,
-)
+from cliprt._channel import open_channel
+from cliprt._connection import Connection, checked_token
+from cliprt._errors import CliprtError, ClosedError, ServerError
+from cliprt._grpc_errors import translate
+from cliprt._pending import DATATYPES, Payload, PendingTensor
+from cliprt._shared_memory import SharedInputs
+from cliprt._statistics import ModelStatistics, read_statistics
 
-_DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
-_DTYPES = {datatype: np.dtype(dtype) for dtype, datatype in _DATATYPES.items()}
+__all__ = ["PendingTensor", "TritonChannel"]
 
-_CHANNEL_OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # Proxies that the environment names are for HTTP; they would break even loopback.
-    ("grpc.enable_http_proxy", 0),
-    # After a restart of the server a client is back within a second, not within two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
-
-# What Triton says when it refuses work it could do later. The status is the same UNAVAILABLE as
-# for a dead server, only the text differs.
-_OVERLOAD_TEXTS = ("exceeds maximum queue size", "request timeout expired")
-_MODEL_TEXTS = ("unknown model", "no available versions", "is not ready")
-
-
-class PendingTensor:
-    """An answer that is under way."""
-
-    def __init__(self, future: Any, output: str, channel: TritonChannel, timeout_s: float) -> None:
-        self._future = future
-        self._output = output
-        self._channel = channel
-        self._timeout_s = timeout_s
-
-    def result(self) -> NDArray[Any]:
-        """Waits for the answer.
-
-        Raises:
-            CliprtError: the error that the failure stands for.
-        """
-        try:
-            response = self._future.result()
-        except (grpc.RpcError, grpc.FutureCancelledError) as error:
-            raise self._channel.translate(error, self._timeout_s) from None
-        for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-            if tensor.name == self._output and tensor.datatype in _DTYPES:
-                return np.frombuffer(raw, dtype=_DTYPES[tensor.datatype]).reshape(tensor.shape)
-        raise ServerError(
-            f"the server at {self._channel.address} sent no usable output {self._output!r}"
-        )
-
-    def done(self) -> bool:
-        """Whether the answer, or its failure, is there: ``result`` would not wait."""
-        return bool(self._future.done())
-
-    def cancel(self) -> None:
-        """Tells the server that nobody waits any more; what it still has queued is dropped."""
-        self._future.cancel()
-
-    def add_done_callback(self, callback: Callable[[PendingTensor], object]) -> None:
-        """Has a function called once, as soon as ``result`` would not wait.
-
-        Args:
-            callback: gets this object. It is called exactly once, also after a failure, after
-                ``cancel`` and after the channel was closed: from a thread of gRPC, which it must
-                not keep, or at once from the calling thread where the answer is there already.
-        """
-        self._future.add_done_callback(lambda _: callback(self))
+# Channels of this process, and those that a forked child got from its parent. The latter must
+# never be finalised there: that waits for threads of gRPC which the child does not have.
+_channels: weakref.WeakSet[TritonChannel] = weakref.WeakSet()
+_inherited: list[TritonChannel] = []
 
 
 class TritonChannel:
-    """A connection to one Triton server. Safe to use from many threads.
+    """A connection to one Triton server, or to several that serve the same.
+
+    Safe to use from many threads, also while one of them closes it. A process that was forked off
+    cannot use it and is told so.
 
     Attributes:
-        address: host and port.
+        connection: how the server is reached.
+        address: its endpoints as text, for messages.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, connection: Connection | str) -> None:
+        """Makes the channel; it connects when it is first used.
+
+        Raises:
+            ValueError: the address is malformed, or a TLS file cannot be read.
+            ServerUnavailable: a name in a list of endpoints cannot be looked up.
+        """
+        if isinstance(connection, str):
+            connection = Connection(connection)
+        self.connection = connection
+        self.address = connection.address
         self._closed = False
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._answered = False
+        self._process = os.getpid()
+        self._channel = open_channel(connection)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._shared = SharedInputs(self._shared_memory_call) if connection.shared_memory else None
+        _channels.add(self)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it belongs to the process from which this one was forked off."""
+        return self._process != os.getpid()
+
+    @property
+    def waits_for_server(self) -> bool:
+        """Whether requests outlast a server that is gone for a while."""
+        retry = self.connection.retry
+        return retry is not None and retry.wait_for_server and self._answered
 
     def close(self) -> None:
-        """Closes the connection; calls under way are cancelled."""
+        """Closes the connection; calls under way are cancelled. A second call does nothing."""
+        if self._closed or self.foreign:
+            self._closed = True
+            return
+        # First, so that what fails from now on is known to fail for this reason.
         self._closed = True
+        if self._shared is not None:
+            self._shared.close()
         self._channel.close()
 
     def server_version(self, timeout_s: float) -> str:
@@ -122,6 +99,17 @@ class TritonChannel:
         request = service_pb2.ModelConfigRequest(name=model)
         return self._call(self._stub.ModelConfig, request, timeout_s).config
 
+    def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
+        """What the server has counted for a model since it was loaded.
+
+        Of several endpoints one answers for itself.
+
+        Raises:
+            ModelUnavailable: there is no such model.
+        """
+        request = service_pb2.ModelStatisticsRequest(name=model)
+        return read_statistics(self._call(self._stub.ModelStatistics, request, timeout_s))
+
     def infer(
         self,
         model: str,
@@ -134,42 +122,74 @@ class TritonChannel:
     ) -> PendingTensor:
         """Sends one request and returns at once.
 
+        The first request with shared memory waits until the server has answered whether it may.
+
         Args:
             model: name of the model.
             inputs: tensors by name; dtype uint8, int32 or float32.
             output: name of the tensor to return.
-            timeout_s: deadline of this request, in seconds from now.
+            timeout_s: deadline of this request and all attempts at it, in seconds from now.
             version: version of the model that must answer; None takes the one that is served.
             priority: 1 is served first, greater numbers later; None is the model's default.
                 Models without priority levels take no notice.
+
+        Raises:
+            ClosedError: the channel is closed, or belongs to the parent of this process.
         """
+        self.check_process()
+        if self._closed:
+            raise self.translate(None, timeout_s)
         request = service_pb2.ModelInferRequest(
             model_name=model,
             model_version="" if version is None else str(version),
             outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=output)],
             inputs=[
                 service_pb2.ModelInferRequest.InferInputTensor(
-                    name=name, datatype=_DATATYPES[array.dtype.name], shape=array.shape
+                    name=name, datatype=DATATYPES[array.dtype.name], shape=array.shape
                 )
                 for name, array in inputs.items()
             ],
-            raw_input_contents=[array.tobytes() for array in inputs.values()],
         )
         if priority is not None:
             request.parameters["priority"].uint64_param = priority
+        payload = self._shared.place(request, inputs, timeout_s) if self._shared else None
+        return PendingTensor(self, payload or _Inline(request, inputs), output, timeout_s)
+
+    # What follows is for PendingTensor and for this class.
+
+    def start(self, request: Any, timeout_s: float) -> Any:
+        """Starts a call of inference and returns gRPC's future."""
         try:
-            future = self._stub.ModelInfer.future(request, timeout=timeout_s)
+            return self._stub.ModelInfer.future(
+                request,
+                timeout=timeout_s,
+                metadata=self._metadata(),
+                wait_for_ready=self.waits_for_server,
+            )
         except ValueError as error:
             raise self.translate(error, timeout_s) from None
-        return PendingTensor(future, output, self, timeout_s)
 
-    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
-        try:
-            return method(request, timeout=timeout_s)
-        except (grpc.RpcError, ValueError) as error:
-            raise self.translate(error, timeout_s) from None
+    def has_answered(self) -> None:
+        """The server is the right one: from now on it may be waited for."""
+        self._answered = True
 
-    def translate(self, error: Any, timeout_s: float) -> CliprtError:
+    def waits(self, call: Any) -> bool:
+        """Whether a call ended while it waited for a server that had gone."""
+        return self.waits_for_server and "onnect" in (call.details() or "")
+
+    def check_process(self) -> None:
+        """Refuses to work in a process that was forked off.
+
+        Raises:
+            ClosedError: this is not the process that made the channel.
+        """
+        if self.foreign:
+            raise ClosedError(
+                "this client was made before the process was forked and works in the parent alone; "
+                "make a new one in the child"
+            )
+
+    def translate(self, error: Any, timeout_s: float, *, lost: bool = False) -> CliprtError:
         """The error of cliprt that a failed call stands for."""
         # Once closed, gRPC fails in many ways: ValueError, CANCELLED, a cancelled future.
         if self._closed:
@@ -178,33 +198,50 @@ class TritonChannel:
             return ClosedError("the request was cancelled before it was answered")
         if isinstance(error, ValueError):
             return ServerError(f"the request could not be sent: {error}")
-        return _translate(error, self.address, timeout_s)
+        return translate(error, self.connection, timeout_s, lost=lost)
+
+    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
+        self.check_process()
+        wait = self.waits_for_server
+        try:
+            answer = method(
+                request, timeout=timeout_s, metadata=self._metadata(), wait_for_ready=wait
+            )
+        except (grpc.RpcError, ValueError) as error:
+            lost = isinstance(error, grpc.RpcError) and self.waits(error)
+            raise self.translate(error, timeout_s, lost=lost) from None
+        self._answered = True
+        return answer
+
+    def _shared_memory_call(self, method: str, request: Any, timeout_s: float) -> Any:
+        return self._call(getattr(self._stub, method), request, timeout_s)
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        pairs = [*self.connection.metadata]
+        auth = self.connection.auth
+        if auth is not None:
+            token = auth if isinstance(auth, str) else checked_token(auth())
+            pairs.append(("authorization", f"Bearer {token}"))
+        return pairs
 
 
-def _translate(error: Any, address: str, timeout_s: float) -> CliprtError:
-    code, details = error.code(), error.details() or ""
-    text = details.lower()
-    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded(
-            f"{address} did not answer within {timeout_s:g} s; try again, pass a longer timeout_s, "
-            "or send smaller batches"
-        )
-    if any(sign in text for sign in _OVERLOAD_TEXTS):
-        return Overloaded(
-            f"{address} has more requests than it can queue ({details}); "
-            "wait before trying again, or send fewer at once"
-        )
-    if code == grpc.StatusCode.NOT_FOUND or any(sign in text for sign in _MODEL_TEXTS):
-        return ModelUnavailable(
-            f"{address} does not serve the model: {details}; "
-            "check the model's name and the server's log"
-        )
-    if code == grpc.StatusCode.CANCELLED:
-        return ServerUnavailable(f"{address} cancelled the request, it is probably shutting down")
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
-        return ServerUnavailable(
-            f"no Triton gRPC server answers at {address}; check that it runs and that this is its "
-            f"gRPC port (8001 by default, not the HTTP port 8000 or the metrics port 8002). "
-            f"Cause: {details}"
-        )
-    return ServerError(f"{address} failed on the request ({code.name}): {details}")
+class _Inline(Payload):
+    """A request that carries its inputs."""
+
+    def __init__(self, request: Any, inputs: Mapping[str, NDArray[Any]]) -> None:
+        request.raw_input_contents.extend(array.tobytes() for array in inputs.values())
+        self.request = request
+
+    def on_wire(self, error: Any) -> None:
+        return None
+
+    def release(self) -> None:
+        # Retries are over; the inputs need not live as long as the answer.
+        self.request = None
+
+
+def _keep_inherited() -> None:
+    _inherited.extend(_channels)
+
+
+os.register_at_fork(after_in_child=_keep_inherited)
