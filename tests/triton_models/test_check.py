@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import SMALL, write_checkpoint
 from click.testing import CliRunner, Result
 from engine_folders import write_engine
 
 from cliprt import Bundle, DeploymentError
+from cliprt_export import export_checkpoint
 from cliprt_triton import Policy, write_repository
 from cliprt_triton._check import CheckedModel, check_repository
 from cliprt_triton._cli_repository import repository as command
@@ -103,15 +105,14 @@ def test_a_model_of_another_bundle_is_wrong(
 
 def test_wrong_answers_are_found(small_bundle: Bundle, tmp_path: Path) -> None:
     folder = write_repository(small_bundle, tmp_path / "repository", runtime="onnxruntime")
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", SMALL, seed=1)
+    other = export_checkpoint(str(checkpoint), tmp_path / "other")
     (graph,) = (folder / "clip_text").glob("*/model.onnx")
-    # A tower of the same shapes that answers with something else.
-    content = graph.read_bytes()
-    middle = len(content) // 2
-    graph.write_bytes(
-        content[:middle] + content[middle : middle + 8000][::-1] + content[middle + 8000 :]
-    )
-    text = checked(folder, bundle=small_bundle)["clip_text"]
-    assert text.state == "failed"
+    shutil.copyfile(other.file("text.fp32.onnx"), graph)
+    models = checked(folder, bundle=small_bundle)
+    assert models["clip_text"].state == "failed"
+    assert "at least 0.98 is expected" in models["clip_text"].problems[0]
+    assert models["clip_image"].state == "ok"
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +150,11 @@ def damaged(
     edit(folder / "lengths_text" / "config.pbtxt", '"16,77"', '"77,16"')
     add("card")
     edit(folder / "card_text" / "config.pbtxt", 'string_value: "{', 'string_value: "{,')
-    module = next((folder / "good_card").glob("*"))
     other = folder / "torch_model" / "1"
     other.mkdir(parents=True)
     (other / "model.py").write_text("import a_module_that_nobody_has\n", encoding="utf-8")
-    tensors = "input { name: 'x' data_type: TYPE_FP32 dims: 2 } output { name: 'y' data_type: TYPE_FP32 dims: [-1, 3] }"
+    tensors = "input { name: 'x' data_type: TYPE_FP32 dims: 2 } "
+    tensors += "output { name: 'y' data_type: TYPE_FP32 dims: [-1, 3] }"
     (folder / "torch_model" / "config.pbtxt").write_text(
         f"backend: 'python' {tensors}", encoding="utf-8"
     )
@@ -172,7 +173,6 @@ def damaged(
             f"platform: 'ensemble' max_batch_size: 4 {tensors} ensemble_scheduling {{ {steps} }}",
             encoding="utf-8",
         )
-    assert module.is_dir() or module.is_file()
     return checked(folder)
 
 

@@ -36,6 +36,8 @@ _BACKENDS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "en
 # Backends that do nothing without a GPU, even where their libraries are.
 _GPU_BACKENDS = ("tensorrt",)
 _LOAD_TIMEOUT_S = 600.0
+# load failed for model 'x': version 1 is at UNAVAILABLE state: Internal: why At: file.py(1): f ;
+_REASON = re.compile(r"load failed for .*?: (?:.* UNAVAILABLE state: )?(.*?)(?: At: .*)?[ ;]*")
 _MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
 
 
@@ -282,7 +284,8 @@ def _load(triton: Any, models: Sequence[_Model]) -> dict[str, str]:
 def _refused(model: _Model, failures: dict[str, str]) -> CheckedModel:
     """The report of a model that the core did not load."""
     reason = " ".join(failures[model.name].split())
-    # What matters stands behind "failed to load 'x', failed to poll from model repository".
+    if said := _REASON.fullmatch(reason):
+        reason = said[1]
     runs_on = _runs_on(model)
     if missing := _MISSING_MODULE.search(reason):
         why = f"its code needs the Python module {missing[1]}, which is not installed here"

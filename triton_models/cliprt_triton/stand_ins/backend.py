@@ -1,8 +1,8 @@
 """A STAND-IN for a backend of Triton that is missing here; never part of a deployment.
 
 ``cliprt repository --check`` and the tests copy this file as ``model.py`` into a backend folder
-that has the missing backend's name. The real Triton core then loads its models with
-their configurations as they are: names, shapes, versions, batching, queues, ensembles and warm-up are
+that has the missing backend's name. The real Triton core then loads its models with their
+configurations as they are: names, shapes, versions, batching, queues, ensembles and warm-up are
 real. What computes is not: ONNX Runtime on the processor where a tower is named, zeros elsewhere.
 
 It needs numpy and onnxruntime, and nothing of cliprt.
