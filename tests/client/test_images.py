@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import struct
 import zlib
@@ -19,7 +20,7 @@ from PIL import Image
 
 from cliprt import ImageSpec, ImageTooLarge, InvalidInput, Limits
 from cliprt._images import preprocess
-from pictures import file_cases, in_mode, pil_cases, pixels, rgb
+from pictures import SIZES, file_cases, in_mode, pil_cases, pixels, rgb
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "pixels.json").read_text())
 LIMITS = Limits()
@@ -284,3 +285,64 @@ def test_no_bytes_crash_the_decoder(data: bytes) -> None:
     for prefix in (b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"BM"):
         with contextlib.suppress(InvalidInput):
             preprocess(prefix + data, spec(8), Limits(max_image_pixels=10**6))
+
+
+def plain_pixels(image: Image.Image, card: ImageSpec, size: tuple[int, int]) -> np.ndarray:
+    """What Pillow's own resize and crop give, one whole step after the other."""
+    if card.convert == "first":
+        image = image.convert("RGB")
+    image = image.resize(size, Image.Resampling[card.resample.upper()])
+    if card.crop != "none":
+        left, top = (size[0] - card.width) / 2, (size[1] - card.height) / 2
+        corner = (
+            (math.floor(left), math.floor(top))
+            if card.crop == "floor"
+            else tuple(-math.floor(-v) if v < 0 else round(v) for v in (left, top))
+        )
+        image = image.crop((*corner, corner[0] + card.width, corner[1] + card.height))
+    return np.asarray(image.convert("RGB"))
+
+
+@given(
+    width=st.integers(1, 700),
+    height=st.integers(1, 700),
+    target=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    crop=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    resample=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
+    mode=st.sampled_from(["RGB", "RGB", "L", "CMYK", "LA", "RGBA", "P", "1", "YCbCr", "F"]),
+    convert=st.sampled_from(["first", "last"]),
+    corner=st.sampled_from(["floor", "round"]),
+    way=st.sampled_from(["shortest", "squash", "cover"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_only_what_the_crop_keeps_is_computed_and_nothing_else_changes(
+    width: int, height: int, target: tuple[int, int], crop: tuple[int, int], resample: str,
+    mode: str, convert: str, corner: str, way: str,
+) -> None:  # fmt: skip
+    if way == "shortest":
+        target = (target[0], target[0])
+        size = (target[0], int(target[0] * height / width))
+        if width > height:
+            size = (int(target[0] * width / height), target[0])
+    elif way == "squash":
+        size = target
+    else:
+        ratio = min(width / target[0], height / target[1])
+        size = round(width / ratio), round(height / ratio)
+    card = spec(
+        resize=way, resize_width=target[0], resize_height=target[1], width=crop[0], height=crop[1],
+        crop=corner, resample=resample, convert=convert, transparency="drop",
+    )  # fmt: skip
+    image = rgb(width, height, seed=width + height).convert(mode)
+    found = preprocess(image, card, Limits(max_image_aspect_ratio=1000))
+    assert np.array_equal(found, plain_pixels(image, card, size))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_usual_spec_equals_plain_calls_at_every_size(size: tuple[int, int]) -> None:
+    image = rgb(*size)
+    width, height = size
+    longest = int(224 * max(size) / min(size))
+    resized = (224, longest) if width <= height else (longest, 224)
+    found = preprocess(image, spec(224), Limits(max_image_aspect_ratio=200))
+    assert np.array_equal(found, plain_pixels(image, spec(224), resized))
