@@ -8,6 +8,7 @@ model), ``cliprt_bench`` (measurement).
 from cliprt._bundle import Bundle, open_bundle
 from cliprt._card import Card, FileEntry, ImageSpec, TextSpec
 from cliprt._client import Client
+from cliprt._decoding import Decoding
 from cliprt._errors import (
     BundleError,
     CheckpointError,
@@ -42,6 +43,7 @@ __all__ = [
     "CliprtError",
     "ClosedError",
     "DeadlineExceeded",
+    "Decoding",
     "DeploymentError",
     "EngineError",
     "EngineMismatch",

@@ -12,9 +12,9 @@ import cliprt
 PUBLIC = {
     "cliprt": {
         "Bundle", "BundleError", "Card", "CheckpointError", "Client", "CliprtError", "ClosedError",
-        "DeadlineExceeded", "DeploymentError", "EngineError", "EngineMismatch", "FidelityError",
-        "FileEntry", "ImageInput", "ImageSpec", "ImageTooLarge", "InvalidInput", "Limits",
-        "MissingExtra", "ModelUnavailable", "Overloaded", "RetryableError", "ServerError",
+        "DeadlineExceeded", "Decoding", "DeploymentError", "EngineError", "EngineMismatch",
+        "FidelityError", "FileEntry", "ImageInput", "ImageSpec", "ImageTooLarge", "InvalidInput",
+        "Limits", "MissingExtra", "ModelUnavailable", "Overloaded", "RetryableError", "ServerError",
         "ServerStartError", "ServerUnavailable", "TextSpec", "__version__", "open_bundle",
     },
     "cliprt_bench": {"Latency", "measure_latency"},
