@@ -74,7 +74,7 @@ def _rows_come_first(original: tuple[int, int], size: tuple[int, int]) -> bool:
     """Whether Pillow certainly resizes along the rows first.
 
     From version 13 it begins with the columns where the height loses more than twice what the width
-    does; version 12.3 where a picture is more than 100 times as high as wide; older ones never.
+    does; before, where a picture that becomes lower is more than 100 times as high as wide.
     """
     lost = [before - after for before, after in zip(original, size, strict=True)]
     return original[1] <= 100 * original[0] and (lost[1] <= 0 or lost[1] <= 2 * lost[0])
