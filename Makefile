@@ -7,10 +7,10 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench cpu-check soak-check golden examples lock clean
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench cpu-check preprocess-check soak-check golden examples lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready ## Make the environment (the other targets do it themselves)
 
@@ -47,6 +47,9 @@ cpu-check: $(ORACLE)/ready ## Compare the speed of LocalClip with transformers o
 
 soak-check: $(VENV)/ready ## Watch the memory of client and server over 200,000 requests
 	@$(VENV)/bin/python -W ignore bench/soak_check.py $(ARGS)
+
+preprocess-check: $(ORACLE)/ready ## Compare the speed of preprocessing with transformers on this CPU
+	@$(ORACLE)/bin/python -W ignore bench/preprocess_check.py $(ARGS)
 
 golden: $(ORACLE)/ready ## Make the tests' golden files again from transformers
 	@$(ORACLE)/bin/python tests/oracle/make_golden.py

@@ -10,6 +10,7 @@ from cliprt._batch import Item
 from cliprt._bundle import Bundle, open_bundle
 from cliprt._card import Card, FileEntry, ImageSpec, TextSpec
 from cliprt._client import Client
+from cliprt._decoding import Decoding
 from cliprt._errors import (
     BundleError,
     CheckpointError,
@@ -45,6 +46,7 @@ __all__ = [
     "CliprtError",
     "ClosedError",
     "DeadlineExceeded",
+    "Decoding",
     "DeploymentError",
     "EngineError",
     "EngineMismatch",

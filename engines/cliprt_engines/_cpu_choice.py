@@ -21,13 +21,14 @@ from pathlib import Path
 import msgspec
 
 from cliprt._bundle import Bundle
+from cliprt._cores import usable_cores
 from cliprt._extras import require
 from cliprt._folders import write_whole
 from cliprt._tokenizer_cache import cache_home
 from cliprt_engines._cpu_measure import Goal, Measured, check_answers, measure, unusable
 from cliprt_engines._cpu_settings import CpuSettings, load_tower
 from cliprt_engines._openvino import computes_bfloat16
-from cliprt_engines._processor import processor, usable_cores
+from cliprt_engines._processor import processor
 from cliprt_engines._tower import Tower
 
 SWITCH = "CLIPRT_CPU_CHOICE"

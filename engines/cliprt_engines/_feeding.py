@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from cliprt._batch import Batch
 from cliprt._card import Card
+from cliprt._cores import usable_cores
 from cliprt._embedder import Embedder, closed
 from cliprt._errors import CliprtError, ServerError
 from cliprt._limits import Limits
 from cliprt._names import PIXELS, TOKENS
 from cliprt_engines._cpu_settings import CpuSettings
-from cliprt_engines._processor import usable_cores
 from cliprt_engines._tower import Tower, TowerInfo
 
 # Threads that prepare batches while others are computed.

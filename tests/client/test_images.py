@@ -5,42 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
-import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from bad_pictures import BAD, TOO_LARGE, jpeg, spec
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from cliprt import ImageSpec, ImageTooLarge, InvalidInput, Limits
 from cliprt._images import preprocess
-from pictures import file_cases, in_mode, pil_cases, pixels, rgb
+from pictures import SIZES, file_cases, in_mode, pil_cases, pixels, rgb
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "pixels.json").read_text())
 LIMITS = Limits()
-
-
-def spec(side: int = 64, **changes: object) -> ImageSpec:
-    values: dict[str, object] = {
-        "height": side,
-        "width": side,
-        "resize": "shortest",
-        "resize_height": side,
-        "resize_width": side,
-        "resample": "bicubic",
-        "crop": "floor",
-        "convert": "first",
-        "transparency": "white",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "rescale": 1 / 255,
-    }
-    return ImageSpec(**{**values, **changes})  # type: ignore[arg-type]
 
 
 CASES = [*pil_cases(), *file_cases()]
@@ -178,61 +160,6 @@ def test_a_picture_covers_a_target_that_is_not_square(
     assert np.array_equal(found, np.asarray(image.crop((left, top, left + 60, top + 40))))
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A small PNG whose header promises many pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = (
-        chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    )
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def jpeg(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def corrupt_png() -> bytes:
-    buffer = BytesIO()
-    rgb(80, 80).save(buffer, "PNG")
-    data = bytearray(buffer.getvalue())
-    data[len(data) // 2] ^= 0xFF
-    return bytes(data)
-
-
-BAD = {
-    "zero bytes": (b"", "0 bytes"),
-    "random bytes": (bytes(range(256)) * 4, "supported format"),
-    "html": (b"<html><body>not found</body></html>", "supported format"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "supported format"),
-    "pdf": (b"%PDF-1.4 nothing", "supported format"),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "supported format"),
-    "tiff": (b"II*\0\x08\0\0\0\0\0", "supported format"),
-    "half a jpeg": (jpeg(rgb(200, 200))[:2000], "truncated or damaged"),
-    "jpeg without its end": (jpeg(rgb(200, 200))[:-400], "truncated or damaged"),
-    "corrupt png": (corrupt_png(), "truncated or damaged"),
-    "float array": (np.zeros((8, 8, 3)), "uint8"),
-    "channels first": (np.zeros((3, 8, 8), np.uint8), "height, width, 3"),
-    "four channels": (np.zeros((8, 8, 4), np.uint8), "height, width, 3"),
-    "object array": (np.array([[[object()] * 3]]), "uint8"),
-    "empty array": (np.zeros((0, 8, 3), np.uint8), "no pixels"),
-    "a number": (17, "got int"),
-    "none": (None, "got NoneType"),
-    "a missing file": ("no/such/picture.jpg", "No such file"),
-    "a folder": ("/", "not a regular file"),
-    "a device": ("/dev/zero", "not a regular file"),
-    "a path with a zero": ("a\0b", "null"),
-    "a url": ("https://example.com/cat.jpg", "URLs are not fetched"),
-    "a file url": ("file:///etc/passwd", "URLs are not fetched"),
-}
-
-
 @pytest.mark.parametrize(("value", "text"), BAD.values(), ids=BAD)
 def test_what_is_no_image_is_refused(value: object, text: str) -> None:
     with pytest.raises(InvalidInput, match=text) as caught:
@@ -252,15 +179,6 @@ def test_a_closed_image_is_refused() -> None:
     image.close()
     with pytest.raises(InvalidInput, match="truncated, damaged or closed"):
         preprocess(image, spec(), LIMITS)
-
-
-TOO_LARGE = {
-    "bomb": (bomb(30_000, 30_000), "max_image_pixels"),
-    "between one and two times Pillow's limit": (bomb(10_000, 10_000), "max_image_pixels"),
-    "long": (bomb(65_500, 1), "max_image_aspect_ratio"),
-    "long array": (np.zeros((1, 101, 3), np.uint8), "max_image_aspect_ratio"),
-    "bytes": (b"\xff\xd8" * (17 * 2**20), "max_image_bytes"),
-}
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -284,3 +202,70 @@ def test_no_bytes_crash_the_decoder(data: bytes) -> None:
     for prefix in (b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"BM"):
         with contextlib.suppress(InvalidInput):
             preprocess(prefix + data, spec(8), Limits(max_image_pixels=10**6))
+
+
+def plain_pixels(image: Image.Image, card: ImageSpec, size: tuple[int, int]) -> np.ndarray:
+    """What Pillow's own resize and crop give, one whole step after the other."""
+    if card.convert == "first":
+        image = image.convert("RGB")
+    image = image.resize(size, Image.Resampling[card.resample.upper()])
+    if card.crop != "none":
+        left, top = (size[0] - card.width) / 2, (size[1] - card.height) / 2
+        corner = (
+            (math.floor(left), math.floor(top))
+            if card.crop == "floor"
+            else tuple(-math.floor(-v) if v < 0 else round(v) for v in (left, top))
+        )
+        image = image.crop((*corner, corner[0] + card.width, corner[1] + card.height))
+    return np.asarray(image.convert("RGB"))
+
+
+@given(
+    width=st.integers(1, 700),
+    height=st.integers(1, 700),
+    target=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    crop=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    resample=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
+    mode=st.sampled_from(["RGB", "RGB", "L", "CMYK", "LA", "RGBA", "P", "1", "YCbCr", "F"]),
+    convert=st.sampled_from(["first", "last"]),
+    corner=st.sampled_from(["floor", "round"]),
+    way=st.sampled_from(["shortest", "squash", "cover"]),
+)
+# Sizes at which Pillow 13 begins with the columns, and their neighbours at which it does not.
+@example(2, 5, (1, 1), (1, 1), "bilinear", "RGB", "first", "floor", "shortest")
+@example(300, 700, (60, 60), (60, 60), "bicubic", "RGB", "first", "floor", "shortest")
+@example(300, 600, (60, 60), (60, 60), "bicubic", "RGB", "first", "floor", "shortest")
+@example(300, 601, (60, 60), (60, 60), "bicubic", "RGB", "first", "floor", "shortest")
+@example(40, 700, (60, 60), (50, 60), "lanczos", "RGB", "first", "round", "squash")
+@settings(max_examples=300, deadline=None)
+def test_only_what_the_crop_keeps_is_computed_and_nothing_else_changes(
+    width: int, height: int, target: tuple[int, int], crop: tuple[int, int], resample: str,
+    mode: str, convert: str, corner: str, way: str,
+) -> None:  # fmt: skip
+    if way == "shortest":
+        target = (target[0], target[0])
+        size = (target[0], int(target[0] * height / width))
+        if width > height:
+            size = (int(target[0] * width / height), target[0])
+    elif way == "squash":
+        size = target
+    else:
+        ratio = min(width / target[0], height / target[1])
+        size = round(width / ratio), round(height / ratio)
+    card = spec(
+        resize=way, resize_width=target[0], resize_height=target[1], width=crop[0], height=crop[1],
+        crop=corner, resample=resample, convert=convert, transparency="drop",
+    )  # fmt: skip
+    image = rgb(width, height, seed=width + height).convert(mode)
+    found = preprocess(image, card, Limits(max_image_aspect_ratio=1000))
+    assert np.array_equal(found, plain_pixels(image, card, size))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_usual_spec_equals_plain_calls_at_every_size(size: tuple[int, int]) -> None:
+    image = rgb(*size)
+    width, height = size
+    longest = int(224 * max(size) / min(size))
+    resized = (224, longest) if width <= height else (longest, 224)
+    found = preprocess(image, spec(224), Limits(max_image_aspect_ratio=200))
+    assert np.array_equal(found, plain_pixels(image, spec(224), resized))

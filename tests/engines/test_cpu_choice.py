@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from cliprt import Bundle, BundleError, FidelityError
+from cliprt._cores import usable_cores
 from cliprt_engines import CpuSettings, LocalClip, OnnxTower, OpenVinoTower, _cpu_choice
 from cliprt_engines import _cpu_measure as measuring
 from cliprt_engines._cpu_choice import (
@@ -24,7 +25,7 @@ from cliprt_engines._cpu_choice import (
     default_settings,
     load_chosen,
 )
-from cliprt_engines._processor import processor, usable_cores
+from cliprt_engines._processor import processor
 
 OPENVINO = importlib.util.find_spec("openvino") is not None
 
