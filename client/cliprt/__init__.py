@@ -10,6 +10,7 @@ from cliprt._batch import Item
 from cliprt._bundle import Bundle, open_bundle
 from cliprt._card import Card, FileEntry, ImageSpec, TextSpec
 from cliprt._client import Client
+from cliprt._connection import Connection, Retry, Tls
 from cliprt._decoding import Decoding
 from cliprt._errors import (
     BundleError,
@@ -33,6 +34,7 @@ from cliprt._errors import (
 )
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
+from cliprt._profile import RequestTimes, TowerTimes
 
 __version__ = "0.1.0"
 
@@ -45,6 +47,7 @@ __all__ = [
     "Client",
     "CliprtError",
     "ClosedError",
+    "Connection",
     "DeadlineExceeded",
     "Decoding",
     "DeploymentError",
@@ -61,11 +64,15 @@ __all__ = [
     "MissingExtra",
     "ModelUnavailable",
     "Overloaded",
+    "RequestTimes",
+    "Retry",
     "RetryableError",
     "ServerError",
     "ServerStartError",
     "ServerUnavailable",
     "TextSpec",
+    "Tls",
+    "TowerTimes",
     "__version__",
     "open_bundle",
 ]

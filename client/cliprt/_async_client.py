@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Literal, TypeVar, overload
 
@@ -14,10 +17,12 @@ from numpy.typing import NDArray
 from cliprt._awaiting import Source, run
 from cliprt._batch import Item, OnError, Options, Result
 from cliprt._card import Card
-from cliprt._core import DEFAULT_TIMEOUT_S, Core
+from cliprt._core import DEFAULT_TIMEOUT_S, Core, Priority, Server
+from cliprt._decoding import Decoding
 from cliprt._embedder import closed
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
+from cliprt._profile import RequestTimes
 from cliprt._steps import Steps
 
 _T = TypeVar("_T")
@@ -45,18 +50,27 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str,
+        server: Server,
         *,
         model: str = "clip",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         limits: Limits | None = None,
+        decoding: Decoding | None = None,
+        priority: Priority = "interactive",
     ) -> None:
         """Connects to nothing yet; for the arguments see ``Client``.
 
         Raises:
-            ValueError: address or timeout_s is malformed.
+            ValueError: an argument is malformed.
         """
-        self._core = Core(address, model=model, timeout_s=timeout_s, limits=limits)
+        self._core = Core(
+            server,
+            model=model,
+            timeout_s=timeout_s,
+            limits=limits,
+            decoding=decoding,
+            priority=priority,
+        )
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cliprt-async")
         self._connected = self._closed = False
 
@@ -177,6 +191,16 @@ class AsyncClient:
             return await self._run(
                 lambda: self._core.classify_steps(source.items, labels, timeout_s)
             )
+
+    @asynccontextmanager
+    async def profile(self, *, show: bool = True) -> AsyncIterator[RequestTimes]:
+        """Notes where the time of requests goes, as ``Client.profile``."""
+        await self.connect()
+        begun, profile = await self._in_thread(self._core.begin_profile), RequestTimes()
+        yield profile
+        await self._in_thread(partial(self._core.end_profile, begun, profile))
+        if show:
+            print(profile, file=sys.stderr)  # noqa: T201
 
     async def close(self) -> None:
         """Closes the connection; calls under way end with ClosedError. A second call is allowed."""

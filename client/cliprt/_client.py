@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal, overload
 
@@ -11,9 +13,11 @@ from numpy.typing import NDArray
 
 from cliprt._batch import Item, OnError, Options, Result
 from cliprt._card import Card
-from cliprt._core import DEFAULT_TIMEOUT_S, Core
+from cliprt._core import DEFAULT_TIMEOUT_S, Core, Priority, Server
+from cliprt._decoding import Decoding
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
+from cliprt._profile import RequestTimes
 from cliprt._steps import finish
 
 
@@ -33,29 +37,42 @@ class Client:
 
     def __init__(
         self,
-        address: str,
+        server: Server,
         *,
         model: str = "clip",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         limits: Limits | None = None,
+        decoding: Decoding | None = None,
+        priority: Priority = "interactive",
     ) -> None:
         """Connects and reads the model's card.
 
         Args:
-            address: host and gRPC port, ``host:8001``.
+            server: host and gRPC port, ``host:8001``; a list of them that take turns; or a
+                ``Connection`` with TLS, keepalive, headers, retries or shared memory.
             model: name under which the bundle is served; the prefix of its Triton models.
             timeout_s: deadline of each request, in seconds. A call that splits its input sends
                 several requests; each has this much time after the one before it.
             limits: bounds on the inputs; None means the defaults.
+            decoding: who decodes pictures, and how; None means threads and the exact way.
+            priority: ``interactive`` where somebody waits for each answer; ``bulk`` requests wait
+                in a queue of their own and let interactive ones pass.
 
         Raises:
-            ValueError: address or timeout_s is malformed.
+            ValueError: an argument is malformed.
             ServerUnavailable: nothing answers there.
             ModelUnavailable: the server serves neither tower of this model, or not from a cliprt
                 bundle, or the two from different ones.
             DeadlineExceeded: the server did not answer in time.
         """
-        self._core = Core(address, model=model, timeout_s=timeout_s, limits=limits)
+        self._core = Core(
+            server,
+            model=model,
+            timeout_s=timeout_s,
+            limits=limits,
+            decoding=decoding,
+            priority=priority,
+        )
         try:
             self._core.connect()
         except BaseException:
@@ -221,6 +238,30 @@ class Client:
             ModelUnavailable: the served model has one tower only, or no logit scale.
         """
         return finish(self._core.classify_steps(images, labels, timeout_s))
+
+    @contextmanager
+    def profile(self, *, show: bool = True) -> Iterator[RequestTimes]:
+        """Notes where the time of requests goes that are made within the block.
+
+        Example:
+            >>> with client.profile():
+            ...     client.encode_image(files)
+            tower  requests  items  batch  prepare  wire  queue  compute  total
+
+        Args:
+            show: print the table on standard error when the block ends.
+
+        Yields:
+            The profile; it is filled when the block ends.
+
+        Raises:
+            ValueError: the server was started anew within the block.
+        """
+        begun, profile = self._core.begin_profile(), RequestTimes()
+        yield profile
+        self._core.end_profile(begun, profile)
+        if show:
+            print(profile, file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
         """Closes the connection. A second call does nothing."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import threading
+import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._arguments import checked_address, checked_timeout
+from cliprt._arguments import checked_timeout
 from cliprt._batch import Batch, Options, Result
 from cliprt._card import Card, ImageSpec, TextSpec, decode_card
+from cliprt._connection import Connection
+from cliprt._decoding import Decoder, Decoding
 from cliprt._embedder import Embedder, closed, each_text
 from cliprt._errors import BundleError, ClosedError, InvalidInput, ModelUnavailable
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
 from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames, served_version
+from cliprt._profile import RequestTimes, Stopwatch
+from cliprt._statistics import ModelStatistics
 from cliprt._steps import Pending, Steps
 from cliprt._texts import TextTokenizer
 from cliprt._tokenizer_cache import load_tokenizer_json
@@ -30,7 +35,16 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _Spec = TypeVar("_Spec", ImageSpec, TextSpec)
 
+Server: TypeAlias = "str | Sequence[str] | Connection"
+"""Where a server is: its address, several of them, or a connection with options."""
+
+Priority: TypeAlias = Literal["interactive", "bulk"]
+"""Whether somebody waits for each answer, or all of them are wanted some time."""
+
 DEFAULT_TIMEOUT_S = 60.0
+
+# As the repository's policy counts them; servers without priorities take no notice.
+_PRIORITIES = {"interactive": 1, "bulk": 2}
 
 # Requests of one call that may be under way at once: enough that the server computes one while the
 # client prepares the next and a third travels; few enough that one call cannot fill the queue.
@@ -46,24 +60,48 @@ _FEW, _SHORT = 4, 200
 _INPUTS = {"image": PIXELS, "text": TOKENS}
 
 
+@dataclass(frozen=True)
+class Profiling:
+    """A profile under way.
+
+    Attributes:
+        stopwatch: notes the requests.
+        counts: by tower, what the server had counted when it began.
+    """
+
+    stopwatch: Stopwatch
+    counts: dict[str, ModelStatistics]
+
+
 class Core:
     """A connection to a served bundle, and the calls it offers as steps."""
 
     def __init__(
-        self, address: str, *, model: str, timeout_s: float, limits: Limits | None
+        self,
+        server: Server,
+        *,
+        model: str,
+        timeout_s: float,
+        limits: Limits | None,
+        decoding: Decoding | None,
+        priority: Priority,
     ) -> None:
         """Checks the arguments and connects to nothing yet; for them see ``Client``."""
+        if priority not in _PRIORITIES:
+            raise ValueError(f"priority must be 'interactive' or 'bulk', got {priority!r}")
         self._timeout_s = checked_timeout(timeout_s)
         self._limits = limits or Limits()
-        self._address = checked_address(address)
+        self._decoding = decoding or Decoding()
+        self._connection = server if isinstance(server, Connection) else Connection(server)
+        self._address = self._connection.address
+        self._priority = _PRIORITIES[priority]
         self._names = ModelNames(model)
         self._models = {"image": self._names.image, "text": self._names.text}
         self._lock = threading.Lock()
         self._tokenizer_lock = threading.Lock()
         self._lazy_tokenizer: TextTokenizer | None = None
-        self._pool = ThreadPoolExecutor(
-            max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="cliprt"
-        )
+        self._decoder: Decoder | None = None
+        self._stopwatches: tuple[Stopwatch, ...] = ()
         self._lazy_channel: TritonChannel | None = None
         self._closed = False
         self._ready = False
@@ -77,17 +115,18 @@ class Core:
                 return
             from cliprt._grpc import TritonChannel  # gRPC takes a while to import
 
-            self._lazy_channel = self._lazy_channel or TritonChannel(self._address)
+            self._lazy_channel = self._lazy_channel or TritonChannel(self._connection)
             self._card, self._most = self._read_models(self._lazy_channel)
             self._version = served_version(self._card.space)
+            if self._card.image is not None:
+                self._decoder = Decoder(self._card.image, self._limits, self._decoding)
             self._embedder = Embedder(
                 self._card,
-                self._limits,
                 names={tower: f"{name} at {self._address}" for tower, name in self._models.items()},
                 batches={tower: min(most, _REQUEST_ITEMS) for tower, most in self._most.items()},
                 most=self._most,
                 in_flight=_IN_FLIGHT,
-                pool=self._pool,
+                decoder=self._decoder,
             )
             self._ready = True
 
@@ -112,9 +151,9 @@ class Core:
     ) -> Steps[Result]:
         """Embeds pictures; for arguments and errors see ``Client.encode_image``."""
         self._channel()
-        spec = self._served_spec(self._card.image, "image")
+        self._served_spec(self._card.image, "image")
         start = partial(self._start, self._deadline(timeout_s))
-        return self._explained(self._embedder.encode_image(spec, images, start, options))
+        return self._explained(self._embedder.encode_image(images, start, options))
 
     def text_steps(
         self, texts: str | Iterable[str], options: Options, timeout_s: float | None
@@ -156,28 +195,59 @@ class Core:
             return all(isinstance(text, str) and len(text) <= _SHORT for text in texts)
         return isinstance(texts, str) and len(texts) <= _SHORT
 
+    def begin_profile(self) -> Profiling:
+        """Begins to note where the time of requests goes. Waits."""
+        stopwatch = Stopwatch()
+        begun = self._counts()
+        with self._lock:
+            self._stopwatches = (*self._stopwatches, stopwatch)
+        return Profiling(stopwatch, begun)
+
+    def end_profile(self, profiling: Profiling, profile: RequestTimes) -> None:
+        """Fills a profile with what was noted. Waits."""
+        stopwatch = profiling.stopwatch
+        with self._lock:
+            self._stopwatches = tuple(each for each in self._stopwatches if each is not stopwatch)
+        for tower, counts in self._counts().items():
+            if times := stopwatch.times(tower, counts - profiling.counts[tower]):
+                profile.towers[tower] = times
+
+    def _counts(self) -> dict[str, ModelStatistics]:
+        channel = self._channel()
+        return {
+            tower: channel.statistics(self._models[tower], self._timeout_s) for tower in self._most
+        }
+
     def close(self) -> None:
         """Closes the connection. A second call does nothing."""
         self._closed = True
         if self._lazy_channel is not None:
             self._lazy_channel.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._decoder is not None:
+            self._decoder.close()
 
     def _start(self, deadline: float, tower: str, batch: Batch, behind: int) -> Pending:
         """Makes a batch and sends it."""
+        begun = time.perf_counter_ns()
         if (inputs := batch.make()) is None:
             nothing: Future[NDArray[Any]] = Future()
             nothing.set_result(np.empty((0, self._card.dim), np.float32))
             return nothing
         # The server answers the requests of one call one after the other.
         patience = deadline * (behind + 1)
-        return self._channel().infer(
+        sent = time.perf_counter_ns()
+        pending = self._channel().infer(
             self._models[tower],
             {_INPUTS[tower]: inputs},
             EMBEDDING,
             patience,
             version=self._version,
+            priority=self._priority,
         )
+        for stopwatch in self._stopwatches:
+            note = partial(stopwatch.answered, tower, len(inputs), sent - begun, sent)
+            pending.add_done_callback(note)
+        return pending
 
     def _explained(self, steps: Steps[_T]) -> Steps[_T]:
         """Says so where a model is gone because another one took its place."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from functools import partial
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from cliprt._arguments import iterate
 from cliprt._batch import Batch, Call, Options, Result
-from cliprt._card import Card, ImageSpec
+from cliprt._card import Card
+from cliprt._decoding import Decoder
 from cliprt._errors import (
     CliprtError,
     ClosedError,
@@ -27,8 +28,7 @@ from cliprt._errors import (
     ModelUnavailable,
     ServerError,
 )
-from cliprt._images import ImageInput, is_single_image, preprocess
-from cliprt._limits import Limits
+from cliprt._images import ImageInput, is_single_image
 from cliprt._progress import progress
 from cliprt._steps import Pending, Steps
 from cliprt._texts import TextTokenizer
@@ -64,44 +64,39 @@ class Embedder:
     def __init__(
         self,
         card: Card,
-        limits: Limits,
         *,
         names: dict[str, str],
         batches: dict[str, int],
         most: dict[str, int],
         in_flight: int,
         parts: int = 1,
-        pool: ThreadPoolExecutor | None = None,
+        decoder: Decoder | None = None,
         advice: str = "check the server's model",
     ) -> None:
         """Takes what does not change from call to call.
 
         Args:
             card: how the towers are fed.
-            limits: bounds on the inputs.
             names: by tower, what computes it and where, for error messages.
             batches: by tower, items of a batch unless a call says otherwise.
             most: by tower, most items of a batch that a call may ask for.
             in_flight: batches of one call that may be under way at once.
             parts: into how many batches even a small call is cut, where several are computed at
                 once.
-            pool: prepares the pictures of a batch on several threads; None prepares them one after
-                the other.
+            decoder: prepares the pictures of a batch; None where there is no image tower.
             advice: what to do about answers that cannot be right, for error messages.
         """
         self._card = card
-        self._limits = limits
         self._names = names
         self._batches = batches
         self._most = most
         self._in_flight = in_flight
         self._parts = parts
-        self._pool = pool
+        self._decoder = decoder
         self._advice = advice
 
     def encode_image(
         self,
-        spec: ImageSpec,
         images: ImageInput | Iterable[ImageInput],
         start: Start,
         options: Options,
@@ -115,8 +110,13 @@ class Embedder:
         items: Iterable[ImageInput] = [images] if is_single_image(images) else images  # type: ignore[list-item, assignment]
         size = self._size("image", options)
         call = Call(self._card, options)
+        assert self._decoder is not None
         batches = (
-            Batch(call, range(first, first + len(batch)), partial(self._pixels, spec, first, batch))
+            Batch(
+                call,
+                range(first, first + len(batch)),
+                partial(self._decoder.prepare, first, batch),
+            )
             for first, batch in self._cut(iterate(items, "images"), size)
         )
         with progress("images", items, show=options.show_progress) as call.advance:
@@ -279,27 +279,6 @@ class Embedder:
                 f"{self._names[tower]} answered embeddings that are not of length 1 "
                 f"(from {lengths.min():g} to {lengths.max():g}); {self._advice}"
             )
-
-    def _pixels(
-        self, spec: ImageSpec, first: int, images: Sequence[ImageInput]
-    ) -> list[NDArray[np.uint8] | InvalidInput]:
-        """Preprocesses pictures; Pillow computes without the interpreter lock."""
-        limits = self._limits
-
-        def prepare(indexed: tuple[int, ImageInput]) -> NDArray[np.uint8] | InvalidInput:
-            index, image = indexed
-            try:
-                return preprocess(image, spec, limits)
-            except InvalidInput as error:
-                return type(error)(error.reason, index=index)
-
-        jobs = list(enumerate(images, start=first))
-        if len(jobs) == 1 or self._pool is None:
-            return [prepare(job) for job in jobs]
-        try:
-            return list(self._pool.map(prepare, jobs))
-        except (RuntimeError, CancelledError):  # close() in another thread shut the pool down
-            raise closed() from None
 
 
 def each_text(texts: str | Iterable[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from cliprt._batch import Batch
 from cliprt._card import Card
 from cliprt._cores import usable_cores
+from cliprt._decoding import Decoder, Decoding
 from cliprt._embedder import Embedder, closed
 from cliprt._errors import CliprtError, ServerError
 from cliprt._limits import Limits
@@ -47,7 +49,7 @@ class FedTower:
         preparing: int,
         parts: int,
         most: int,
-        pool: ThreadPoolExecutor | None = None,
+        decoding: Decoding,
         advice: str,
     ) -> None:
         """Starts no thread before there is work.
@@ -61,25 +63,24 @@ class FedTower:
             preparing: threads that prepare batches beside those that compute.
             parts: into how many batches even a small call is cut.
             most: most items of a batch that a call may ask for.
-            pool: prepares the pictures of a batch on several threads.
+            decoding: who prepares the pictures of a batch.
             advice: what to do about answers that cannot be right.
         """
         self.settings = settings
         self._name = f"the {name} tower ({tower.info.runtime})"
         self._tower = tower
-        self._preparing = pool
+        self._decoder = Decoder(card.image, limits, decoding) if card.image else None
         self._computing = threading.BoundedSemaphore(settings.workers)
         threads = settings.workers + preparing
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"cliprt-{name}")
         self.embedder = Embedder(
             card,
-            limits,
             names={name: self._name},
             batches={name: settings.batch},
             most={name: most},
             in_flight=threads + _WAITING,
             parts=parts,
-            pool=pool,
+            decoder=self._decoder,
             advice=advice,
         )
 
@@ -93,8 +94,8 @@ class FedTower:
     def close(self) -> None:
         """Waits for batches under way, and closes the tower."""
         self._threads.shutdown(cancel_futures=True)
-        if self._preparing is not None:
-            self._preparing.shutdown(cancel_futures=True)
+        if self._decoder is not None:
+            self._decoder.close()
         self._tower.close()
 
     def _compute(self, batch: Batch) -> NDArray[Any]:
@@ -112,7 +113,12 @@ class FedTower:
 
 
 def feed_own(
-    card: Card, limits: Limits, name: str, tower: Tower, settings: CpuSettings
+    card: Card,
+    limits: Limits,
+    name: str,
+    tower: Tower,
+    settings: CpuSettings,
+    decoding: Decoding,
 ) -> FedTower:
     """Feeds a tower of the bundle, computed on the CPU.
 
@@ -120,6 +126,8 @@ def feed_own(
     cores. Where one batch occupies several cores, other threads prepare the next ones.
     """
     cores = usable_cores()
+    if decoding.kind == "threads":
+        decoding = replace(decoding, workers=1)
     return FedTower(
         card,
         limits,
@@ -129,20 +137,17 @@ def feed_own(
         preparing=min(cores, _PREPARING) if settings.workers < cores else 0,
         parts=settings.workers,
         most=_MOST_ITEMS,
+        decoding=decoding,
         advice="check the bundle with cliprt verify",
     )
 
 
-def feed_given(card: Card, limits: Limits, name: str, tower: Tower) -> FedTower:
+def feed_given(card: Card, limits: Limits, name: str, tower: Tower, decoding: Decoding) -> FedTower:
     """Feeds a tower that was passed in.
 
     It computes large batches, so the pictures of each are prepared by several threads.
     """
     batch = min(tower.info.max_batch or _ITEMS, _MOST_ITEMS)
-    pool = None
-    if name == "image":
-        threads = min(usable_cores(), _PREPARING)
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="cliprt-pictures")
     return FedTower(
         card,
         limits,
@@ -152,7 +157,7 @@ def feed_given(card: Card, limits: Limits, name: str, tower: Tower) -> FedTower:
         preparing=1,
         parts=1,
         most=batch if tower.info.max_batch else _MOST_ITEMS,
-        pool=pool,
+        decoding=decoding,
         advice="check the tower that was passed in",
     )
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cliprt._batch import Item, OnError, Options, Result
 from cliprt._bundle import TOKENIZER, Bundle, open_bundle
 from cliprt._card import Card, ImageSpec, TextSpec
+from cliprt._decoding import Decoding
 from cliprt._embedder import closed, each_text
 from cliprt._errors import (
     BundleError,
@@ -69,6 +70,7 @@ class LocalClip:
         settings: CpuSettings | None = None,
         towers: Mapping[str, Tower] | None = None,
         limits: Limits | None = None,
+        decoding: Decoding | None = None,
     ) -> None:
         """Opens a bundle.
 
@@ -84,6 +86,7 @@ class LocalClip:
                 must be made from the same bundle. Two threads run each of them at once, with
                 batches of up to its ``max_batch``, at most 256. They are closed with this object.
             limits: bounds on the inputs; None means the defaults.
+            decoding: who decodes pictures, and how; None means threads and the exact way.
 
         Raises:
             ValueError: precision, goal or a tower's name is none of those, or a tower that was
@@ -104,6 +107,7 @@ class LocalClip:
         for name, own in self._towers.items():
             check_fits(self.card, name, own.info)
         self._limits = limits or Limits()
+        self._decoding = decoding or Decoding()
         self._goal, self._settings = goal, settings
         self._wanted: LocalPrecision = precision or "fp32"
         self._precisions: dict[str, Precision] = {
@@ -309,9 +313,9 @@ class LocalClip:
         self, images: ImageInput | Iterable[ImageInput], options: Options
     ) -> Steps[Result]:
         self._check_open()
-        spec = self._spec(self.card.image, "image")
+        self._spec(self.card.image, "image")
         fed = self._feeding("image")
-        return fed.embedder.encode_image(spec, images, fed.start, options)
+        return fed.embedder.encode_image(images, fed.start, options)
 
     def _text_steps(self, texts: str | Iterable[str], options: Options) -> Steps[Result]:
         self._check_open()
@@ -332,7 +336,7 @@ class LocalClip:
 
     def _load(self, tower: str) -> FedTower:
         if tower in self._towers:
-            return feed_given(self.card, self._limits, tower, self._towers[tower])
+            return feed_given(self.card, self._limits, tower, self._towers[tower], self._decoding)
         precision, settings = self._precisions[tower], self._settings
         try:
             loaded, used = load_chosen(self._bundle, tower, precision, self._goal, settings)
@@ -344,7 +348,7 @@ class LocalClip:
                 settings = msgspec.structs.replace(settings, bfloat16=False)
             loaded, used = load_chosen(self._bundle, tower, "fp32", self._goal, settings)
             self._precisions[tower] = "fp32"
-        return feed_own(self.card, self._limits, tower, loaded, used)
+        return feed_own(self.card, self._limits, tower, loaded, used, self._decoding)
 
     def _tokenizer(self, spec: TextSpec) -> TextTokenizer:
         with self._lock:

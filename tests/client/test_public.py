@@ -12,11 +12,11 @@ import cliprt
 PUBLIC = {
     "cliprt": {
         "AsyncClient", "Bundle", "BundleError", "Card", "CheckpointError", "Client", "CliprtError",
-        "ClosedError", "DeadlineExceeded", "Decoding", "DeploymentError", "EngineError",
-        "EngineMismatch", "FidelityError", "FileEntry", "ImageInput", "ImageSpec", "ImageTooLarge",
-        "InvalidInput", "Item", "Limits", "MissingExtra", "ModelUnavailable", "Overloaded",
-        "RetryableError", "ServerError", "ServerStartError", "ServerUnavailable", "TextSpec",
-        "__version__", "open_bundle",
+        "ClosedError", "Connection", "DeadlineExceeded", "Decoding", "DeploymentError",
+        "EngineError", "EngineMismatch", "FidelityError", "FileEntry", "ImageInput", "ImageSpec",
+        "ImageTooLarge", "InvalidInput", "Item", "Limits", "MissingExtra", "ModelUnavailable",
+        "Overloaded", "RequestTimes", "Retry", "RetryableError", "ServerError", "ServerStartError",
+        "ServerUnavailable", "TextSpec", "Tls", "TowerTimes", "__version__", "open_bundle",
     },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {

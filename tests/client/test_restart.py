@@ -42,9 +42,9 @@ def test_every_item_of_a_stream_is_answered_once_and_in_order(
                 starting[0].start()
             yield text
 
-    connection = Connection(retry=Retry(wait_for_ready=True))
+    retry = Retry(wait_for_server=True)
     try:
-        with Client(servers[0].address, connection=connection, timeout_s=120) as client:
+        with Client(Connection(servers[0].address, retry=retry), timeout_s=120) as client:
             expected = client.encode_text(TEXTS[:64])
             found = client.encode_text(stream(), batch_size=8)
             starting[0].join(120)
@@ -60,7 +60,7 @@ def test_every_item_of_a_stream_is_answered_once_and_in_order(
 def test_without_retries_a_dead_server_is_told_at_once(demo_bundle: Bundle, tmp_path: Path) -> None:
     repository = write_repository(demo_bundle, tmp_path / "repository")
     with TritonServer(repository) as server:
-        client = Client(server.address, connection=Connection(retry=None))
+        client = Client(Connection(server.address, retry=None))
     begun = time.monotonic()
     with client, pytest.raises(ServerUnavailable):
         client.encode_text("a")

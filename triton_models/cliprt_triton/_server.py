@@ -101,6 +101,12 @@ class TritonServer:
             self.stop()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Number of the tritonserver process, also after it has ended."""
+        assert self._process is not None
+        return self._process.pid
+
     def wait(self) -> int:
         """Waits until the server ends by itself and returns its exit status."""
         assert self._process is not None
