@@ -8,6 +8,7 @@ model), ``cliprt_bench`` (measurement).
 from cliprt._bundle import Bundle, open_bundle
 from cliprt._card import Card, FileEntry, ImageSpec, TextSpec
 from cliprt._client import Client
+from cliprt._connection import Connection, Retry, Tls
 from cliprt._errors import (
     BundleError,
     CheckpointError,
@@ -41,6 +42,7 @@ __all__ = [
     "Client",
     "CliprtError",
     "ClosedError",
+    "Connection",
     "DeadlineExceeded",
     "DeploymentError",
     "EngineError",
@@ -55,11 +57,13 @@ __all__ = [
     "MissingExtra",
     "ModelUnavailable",
     "Overloaded",
+    "Retry",
     "RetryableError",
     "ServerError",
     "ServerStartError",
     "ServerUnavailable",
     "TextSpec",
+    "Tls",
     "__version__",
     "open_bundle",
 ]

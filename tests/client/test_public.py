@@ -12,10 +12,11 @@ import cliprt
 PUBLIC = {
     "cliprt": {
         "Bundle", "BundleError", "Card", "CheckpointError", "Client", "CliprtError", "ClosedError",
-        "DeadlineExceeded", "DeploymentError", "EngineError", "EngineMismatch", "FidelityError",
-        "FileEntry", "ImageInput", "ImageSpec", "ImageTooLarge", "InvalidInput", "Limits",
-        "MissingExtra", "ModelUnavailable", "Overloaded", "RetryableError", "ServerError",
-        "ServerStartError", "ServerUnavailable", "TextSpec", "__version__", "open_bundle",
+        "Connection", "DeadlineExceeded", "DeploymentError", "EngineError", "EngineMismatch",
+        "FidelityError", "FileEntry", "ImageInput", "ImageSpec", "ImageTooLarge", "InvalidInput",
+        "Limits",
+        "MissingExtra", "ModelUnavailable", "Overloaded", "Retry", "RetryableError", "ServerError",
+        "ServerStartError", "ServerUnavailable", "TextSpec", "Tls", "__version__", "open_bundle",
     },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {
@@ -29,7 +30,7 @@ PUBLIC = {
         "Fidelity", "MeasuredOn", "Verification", "export_checkpoint", "export_random",
         "read_certificate", "read_engine_certificate", "verify_bundle", "verify_engines",
     },
-    "cliprt_triton": {"Batching", "TritonServer", "write_repository"},
+    "cliprt_triton": {"Batching", "ServerTls", "TritonServer", "write_repository"},
 }  # fmt: skip
 
 

@@ -3,5 +3,6 @@
 from cliprt_triton._config import Batching
 from cliprt_triton._repository import write_repository
 from cliprt_triton._server import TritonServer
+from cliprt_triton._server_flags import ServerTls
 
-__all__ = ["Batching", "TritonServer", "write_repository"]
+__all__ = ["Batching", "ServerTls", "TritonServer", "write_repository"]
