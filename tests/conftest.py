@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from checkpoints import SMALL, VIT_B_32, write_checkpoint
 from numpy.typing import NDArray
+from wire_models import write_wire_repository
 
 from cliprt import Bundle, Client, open_bundle
 from cliprt_export import export_checkpoint
@@ -75,6 +76,14 @@ def vit_b_32(tmp_path_factory: pytest.TempPathFactory) -> MeasuredExport:
 def demo_server(demo_bundle: Bundle) -> Iterator[TritonServer]:
     repository = write_repository(demo_bundle, demo_bundle.path.parent / "repository")
     with TritonServer(repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def wire_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """Serves models that compute nothing, for what concerns the wire alone."""
+    repository = write_wire_repository(tmp_path_factory.mktemp("wire") / "models")
+    with TritonServer(repository, shared_memory=True) as server:
         yield server
 
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 VERSION = 7
+
+ONE = {"value": np.array([[1, 2, 3]], dtype=np.uint8)}
 
 MODEL = """
 import json
@@ -57,31 +61,12 @@ parameters [
 ]
 """
 
-ENSEMBLE = """
-name: "chain"
-platform: "ensemble"
-max_batch_size: 8
-input [{ name: "value" data_type: TYPE_UINT8 dims: [-1] }]
-output [{ name: "value" data_type: TYPE_UINT8 dims: [-1] }]
-ensemble_scheduling {
-  step [
-    { model_name: "echo" model_version: -1
-      input_map { key: "value" value: "value" } output_map { key: "value" value: "between" } },
-    { model_name: "refusing" model_version: -1
-      input_map { key: "value" value: "between" } output_map { key: "value" value: "value" } }
-  ]
-}
-"""
-
 
 def write_wire_repository(folder: Path, *, slow_s: float = 0.2) -> Path:
-    """Writes the models: echo, slow (one at a time, four may wait), refusing, chain."""
+    """Writes the models: echo, slow (one at a time, four may wait), refusing."""
     _write(folder, "echo", batch=8, queue=100_000)
     _write(folder, "slow", batch=1, queue=4, sleep_s=slow_s)
     _write(folder, "refusing", batch=8, queue=100, refuse="yes")
-    chain = folder / "chain"
-    (chain / "1").mkdir(parents=True)
-    (chain / "config.pbtxt").write_text(ENSEMBLE)
     return folder
 
 

@@ -30,8 +30,8 @@ _BASE_OPTIONS = (
 
 _KEEPALIVE_TIMEOUT_MS = 10_000
 
-# Beyond this, pings that no data follows are rationed. A server's default is to hang up at the
-# third one within five minutes.
+# Pings beyond this, with no data in between, are rationed to one a minute. A server hangs up at the
+# fourth that comes within five minutes of the one before, unless it was told to permit them.
 _PINGS_WITHOUT_DATA = 2
 
 _PAUSE_FACTOR = 4

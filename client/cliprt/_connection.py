@@ -124,6 +124,8 @@ class Connection:
         tls: None means plain text. There is no falling back from one to the other.
         keepalive_s: a server that does not answer a ping within 10 s is given up; it is pinged
             when nothing was heard for this long during a request, in seconds. None never pings.
+            Servers that were not told to permit it hang up after three to four pings without an
+            answer in between: where requests last longer than two minutes, pass 300 or more.
         metadata: headers of every request, as pairs; names in lower case.
         auth: a bearer token for the header ``authorization``, or a function that is called for
             every request, from the thread that makes it, and returns the token of the moment.
@@ -139,7 +141,7 @@ class Connection:
 
     endpoints: str | Sequence[str]
     tls: Tls | None = None
-    keepalive_s: float | None = 20.0
+    keepalive_s: float | None = 30.0
     metadata: Sequence[tuple[str, str]] | Mapping[str, str] = field(default=(), repr=False)
     auth: Token | None = field(default=None, repr=False)
     auth_over_plaintext: bool = False

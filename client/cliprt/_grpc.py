@@ -25,6 +25,9 @@ from cliprt._statistics import ModelStatistics, read_statistics
 
 __all__ = ["PendingTensor", "TritonChannel"]
 
+# A connection that is gone is known to be at once; a server that is there need not hurry.
+_SIGN_OF_LIFE_S = 0.2
+
 # Channels of this process, and those that a forked child got from its parent. The latter must
 # never be finalised there: that waits for threads of gRPC which the child does not have.
 _channels: weakref.WeakSet[TritonChannel] = weakref.WeakSet()
@@ -173,10 +176,6 @@ class TritonChannel:
         """The server is the right one: from now on it may be waited for."""
         self._answered = True
 
-    def waits(self, call: Any) -> bool:
-        """Whether a call ended while it waited for a server that had gone."""
-        return self.waits_for_server and "onnect" in (call.details() or "")
-
     def check_process(self) -> None:
         """Refuses to work in a process that was forked off.
 
@@ -189,7 +188,7 @@ class TritonChannel:
                 "make a new one in the child"
             )
 
-    def translate(self, error: Any, timeout_s: float, *, lost: bool = False) -> CliprtError:
+    def translate(self, error: Any, timeout_s: float) -> CliprtError:
         """The error of cliprt that a failed call stands for."""
         # Once closed, gRPC fails in many ways: ValueError, CANCELLED, a cancelled future.
         if self._closed:
@@ -198,20 +197,36 @@ class TritonChannel:
             return ClosedError("the request was cancelled before it was answered")
         if isinstance(error, ValueError):
             return ServerError(f"the request could not be sent: {error}")
-        return translate(error, self.connection, timeout_s, lost=lost)
+        return translate(error, self.connection, timeout_s, lost=self._lost(error))
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         self.check_process()
-        wait = self.waits_for_server
         try:
             answer = method(
-                request, timeout=timeout_s, metadata=self._metadata(), wait_for_ready=wait
+                request,
+                timeout=timeout_s,
+                metadata=self._metadata(),
+                wait_for_ready=self.waits_for_server,
             )
         except (grpc.RpcError, ValueError) as error:
-            lost = isinstance(error, grpc.RpcError) and self.waits(error)
-            raise self.translate(error, timeout_s, lost=lost) from None
+            raise self.translate(error, timeout_s) from None
         self._answered = True
         return answer
+
+    def _lost(self, error: Any) -> bool:
+        """Whether a call that ran out of time was waiting for a server that is gone.
+
+        gRPC does not say, so the server is asked for a sign of life.
+        """
+        if not self.waits_for_server or error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+            return False
+        try:
+            self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=_SIGN_OF_LIFE_S)
+        except grpc.RpcError as failed:
+            return bool(failed.code() == grpc.StatusCode.UNAVAILABLE)
+        except ValueError:
+            return False  # closed meanwhile
+        return False
 
     def _shared_memory_call(self, method: str, request: Any, timeout_s: float) -> Any:
         return self._call(getattr(self._stub, method), request, timeout_s)

@@ -22,7 +22,7 @@ from cliprt._errors import (
 # What Triton says when it refuses work it could do later. The status is the same UNAVAILABLE as
 # for a dead server, only the text differs.
 _OVERLOAD_TEXTS = ("exceeds maximum queue size", "request timeout expired")
-_MODEL_TEXTS = ("unknown model", "no available versions", "is not ready")
+_MODEL_TEXTS = ("unknown model", "no available versions", "is not ready", "requested model '")
 
 # What Triton puts before the words of a model: once for each ensemble, and the request's name.
 _PREFIX = re.compile(r"^(in ensemble '[^']*', |\[request id: [^\]]*\] )+")

@@ -58,7 +58,6 @@ class PendingTensor:
         self._cancelled = False
         self._may_resend = channel.waits_for_server
         self._call: Any = None
-        self._waited = False
         try:
             self._send(payload.request)
         except BaseException:
@@ -78,7 +77,7 @@ class PendingTensor:
         try:
             response = self._outcome.result()
         except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
-            raise self._channel.translate(error, self._timeout_s, lost=self._waited) from None
+            raise self._channel.translate(error, self._timeout_s) from None
         for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
             if tensor.name == self._output and tensor.datatype in _DTYPES:
                 return np.frombuffer(raw, dtype=_DTYPES[tensor.datatype]).reshape(tensor.shape)
@@ -125,7 +124,6 @@ class PendingTensor:
                 self._channel.has_answered()
                 self._settle(call.result(), None)
                 return
-            self._waited = self._channel.waits(call)
             request = None if self._cancelled else self._another(call)
             if request is None:
                 self._settle(None, _failure(call))

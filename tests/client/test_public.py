@@ -30,7 +30,7 @@ PUBLIC = {
         "Fidelity", "MeasuredOn", "Verification", "export_checkpoint", "export_random",
         "read_certificate", "read_engine_certificate", "verify_bundle", "verify_engines",
     },
-    "cliprt_triton": {"Policy", "TritonServer", "write_repository"},
+    "cliprt_triton": {"Policy", "ServerTls", "TritonServer", "write_repository"},
 }  # fmt: skip
 
 

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
-from wire_models import VERSION, write_wire_repository
+from numpy.typing import NDArray
+from wire_models import ONE, VERSION, write_wire_repository
 
-from cliprt import ClosedError, ModelUnavailable, ServerUnavailable
+from cliprt import (
+    CliprtError,
+    ClosedError,
+    Connection,
+    InvalidInput,
+    ModelUnavailable,
+    Overloaded,
+    Retry,
+    ServerError,
+    ServerUnavailable,
+)
 from cliprt._grpc import PendingTensor, TritonChannel
 from cliprt_triton import TritonServer
 
-ONE = {"value": np.array([[1, 2, 3]], dtype=np.uint8)}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    repository = write_wire_repository(tmp_path_factory.mktemp("wire") / "models")
-    with TritonServer(repository) as server:
-        yield server
-
 
 @pytest.fixture
-def channel(server: TritonServer) -> Iterator[TritonChannel]:
-    channel = TritonChannel(server.address)
+def channel(wire_server: TritonServer) -> Iterator[TritonChannel]:
+    channel = TritonChannel(wire_server.address)
     yield channel
     channel.close()
 
@@ -87,8 +91,8 @@ def test_a_callback_hears_of_a_failure(channel: TritonChannel) -> None:
         calls.wait().result()
 
 
-def test_a_callback_hears_of_a_closed_channel(server: TritonServer) -> None:
-    channel, calls = TritonChannel(server.address), Calls()
+def test_a_callback_hears_of_a_closed_channel(wire_server: TritonServer) -> None:
+    channel, calls = TritonChannel(wire_server.address), Calls()
     pending = channel.infer("slow", ONE, "value", 20)
     pending.add_done_callback(calls)
     channel.close()
@@ -120,3 +124,181 @@ def test_urgent_requests_overtake(channel: TritonChannel) -> None:
         pending = channel.infer("slow", ONE, "value", 20, priority=priority)
         pending.add_done_callback(lambda _, name=name: order.put(name))  # type: ignore[misc]
     assert [order.get(timeout=20) for _ in range(3)] == ["urgent", "usual", "later"]
+
+
+def say(words: str) -> dict[str, NDArray[np.uint8]]:
+    return {"value": np.frombuffer(words.encode(), np.uint8)[None]}
+
+
+def test_a_refused_item_of_a_model_is_the_clients_own_error(channel: TritonChannel) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        channel.infer("refusing", say("item 3: too wide, by far"), "value", 20).result()
+    assert (caught.value.index, caught.value.what) == (3, "item")
+    assert str(caught.value) == "item 3: too wide, by far"
+
+
+def test_what_names_no_item_stays_an_error_of_the_server(channel: TritonChannel) -> None:
+    with pytest.raises(ServerError, match=r"INVALID_ARGUMENT\): the tower is ill$"):
+        channel.infer("refusing", say("the tower is ill"), "value", 20).result()
+
+
+def test_a_full_queue_is_tried_again(wire_server: TritonServer) -> None:
+    # One runs, four wait, four are refused: the second attempts come when the first are done.
+    retry = Retry(attempts=5, first_pause_s=0.5)
+    channel = TritonChannel(Connection(wire_server.address, retry=retry))
+    pending = [channel.infer("slow", ONE, "value", 30) for _ in range(9)]
+    assert [each.result().tolist() for each in pending] == [[[1, 2, 3]]] * 9
+    channel.close()
+
+
+def test_without_retries_a_full_queue_is_an_error(wire_server: TritonServer) -> None:
+    channel = TritonChannel(Connection(wire_server.address, retry=None))
+    pending = [channel.infer("slow", ONE, "value", 30) for _ in range(9)]
+    with pytest.raises(Overloaded, match="send fewer at once"):
+        [each.result() for each in pending]
+    channel.close()
+
+
+def test_the_server_drops_what_is_cancelled_in_its_queue(channel: TritonChannel) -> None:
+    channel.infer("slow", ONE, "value", 20).result()  # nothing else is under way any more
+    before = channel.statistics("slow", 20)
+    first = channel.infer("slow", ONE, "value", 20)
+    waiting = [channel.infer("slow", ONE, "value", 20) for _ in range(3)]
+    # By now all are at the server: this one came behind them.
+    channel.server_ready(20)
+    for each in waiting:
+        each.cancel()
+    first.result()
+    channel.infer("slow", ONE, "value", 20).result()
+    happened = channel.statistics("slow", 20) - before
+    # Of five requests two were wanted; one more may have left the queue for the model already.
+    assert happened.inferences <= 3
+    assert happened.failures >= 2
+
+
+def test_statistics_say_where_the_time_went(channel: TritonChannel) -> None:
+    channel.infer("slow", ONE, "value", 20).result()
+    before = channel.statistics("slow", 20)
+    pending = [channel.infer("slow", ONE, "value", 20) for _ in range(2)]
+    for each in pending:
+        each.result()
+    happened = channel.statistics("slow", 20) - before
+    assert (happened.requests, happened.inferences, happened.executions) == (2, 2, 2)
+    assert happened.compute_infer_ns > 2 * 0.19e9
+    assert happened.queue_ns > 0.1e9  # the second waited for the first
+    assert happened.cache_hits == 0
+    assert happened + before == channel.statistics("slow", 20)
+
+
+def test_counts_that_fell_are_no_difference(channel: TritonChannel) -> None:
+    before = channel.statistics("echo", 20)
+    channel.infer("echo", ONE, "value", 20).result()
+    with pytest.raises(ValueError, match="started anew"):
+        before - channel.statistics("echo", 20)
+
+
+def test_statistics_of_no_model(channel: TritonChannel) -> None:
+    with pytest.raises(ModelUnavailable):
+        channel.statistics("no_such_model", 20)
+
+
+def test_many_threads_and_one_that_closes(wire_server: TritonServer) -> None:
+    channel = TritonChannel(wire_server.address)
+    answers, failures = [0] * 32, []
+    warm = threading.Barrier(33)
+
+    def work(number: int) -> None:
+        warm.wait()
+        try:
+            while True:
+                assert channel.infer("echo", ONE, "value", 20).result().shape == (1, 3)
+                answers[number] += 1
+        except CliprtError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    warm.wait()
+    while sum(answers) < 200:
+        time.sleep(0.01)
+    channel.close()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert {type(failure) for failure in failures} == {ClosedError}
+    assert len(failures) == 32
+
+
+@pytest.mark.parametrize(
+    "form", ["dns:///localhost:{port}", ["localhost:{port}"], "grpc://127.0.0.1:{port}"]
+)
+def test_ways_to_name_a_server(wire_server: TritonServer, form: str | list[str]) -> None:
+    port = wire_server.address.rsplit(":", 1)[1]
+    named = (
+        form.format(port=port)
+        if isinstance(form, str)
+        else [each.format(port=port) for each in form]
+    )
+    channel = TritonChannel(Connection(named))
+    assert channel.server_ready(20)
+    channel.close()
+
+
+def test_requests_go_round_the_servers_of_a_list(wire_server: TritonServer, tmp_path: Path) -> None:
+    with TritonServer(write_wire_repository(tmp_path / "models")) as second:
+        channel = TritonChannel(Connection([wire_server.address, second.address]))
+        counts = {}
+        for server in (wire_server, second):
+            only = TritonChannel(server.address)
+            counts[server] = (only, only.statistics("echo", 20))
+        for _ in range(40):
+            channel.infer("echo", ONE, "value", 20).result()
+        taken = [
+            (only.statistics("echo", 20) - before).inferences for only, before in counts.values()
+        ]
+        assert sum(taken) == 40
+        assert min(taken) >= 10
+    # One is gone: the other takes all.
+    for _ in range(10):
+        channel.infer("echo", ONE, "value", 20).result()
+    for each in (channel, *(only for only, _ in counts.values())):
+        each.close()
+
+
+def test_addresses_of_both_families_in_one_list(wire_server: TritonServer) -> None:
+    port = wire_server.address.rsplit(":", 1)[1]
+    channel = TritonChannel(Connection([wire_server.address, f"[::1]:{port}"]))
+    assert channel.infer("echo", ONE, "value", 20).result().shape == (1, 3)
+    channel.close()
+
+
+def test_a_name_that_nobody_knows() -> None:
+    with pytest.raises(ServerUnavailable, match="cannot be looked up"):
+        TritonChannel(Connection(["no.such.host.invalid:8001"]))
+    channel = TritonChannel("no.such.host.invalid:8001")
+    with pytest.raises(ServerUnavailable, match="cannot be looked up"):
+        channel.server_ready(20)
+    channel.close()
+
+
+def test_an_auth_function_is_asked_for_each_request(wire_server: TritonServer) -> None:
+    asked = []
+
+    def token() -> str:
+        asked.append(threading.current_thread())
+        return f"token-{len(asked)}"
+
+    channel = TritonChannel(Connection(wire_server.address, auth=token))
+    for _ in range(3):
+        channel.infer("echo", ONE, "value", 20).result()
+    assert asked == [threading.current_thread()] * 3
+    channel.close()
+
+
+def test_a_token_that_cannot_be_sent_is_not_shown(wire_server: TritonServer) -> None:
+    channel = TritonChannel(Connection(wire_server.address, auth=lambda: "sécret"))
+    with pytest.raises(CliprtError, match="printable ASCII") as caught:
+        channel.infer("echo", ONE, "value", 20)
+    assert "cret" not in str(caught.value)
+    channel.close()

@@ -3,5 +3,6 @@
 from cliprt_triton._policy import Policy
 from cliprt_triton._repository import write_repository
 from cliprt_triton._server import TritonServer
+from cliprt_triton._server_flags import ServerTls
 
-__all__ = ["Policy", "TritonServer", "write_repository"]
+__all__ = ["Policy", "ServerTls", "TritonServer", "write_repository"]

@@ -16,12 +16,14 @@ from cliprt_triton._policy import Policy
 from cliprt_triton._repository import write_repository
 from cliprt_triton._runtime import Runtime
 from cliprt_triton._server import TritonServer
+from cliprt_triton._server_flags import ServerTls
 
 # Ctrl-C, a supervisor, a closed terminal.
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 _port = click.IntRange(0, 65535)
+_file = click.Path(path_type=Path)
 _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 
 
@@ -65,6 +67,22 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
     show_default=True,
     help="Seconds that loading may take.",
 )
+@click.option("--tls-certificate", type=_file, help="Serve gRPC over TLS with this certificate.")
+@click.option("--tls-key", type=_file, help="The private key of --tls-certificate.")
+@click.option(
+    "--tls-client-ca", type=_file, help="Take only clients with a certificate signed by these."
+)
+@click.option(
+    "--shared-memory", is_flag=True, help="Let clients on this machine pass inputs in memory."
+)
+@click.option(
+    "--response-cache-bytes", type=click.IntRange(1), help="Size of the response cache, if any."
+)
+@click.option(
+    "--admin-secret",
+    envvar="CLIPRT_ADMIN_SECRET",
+    help="Let who sends this secret load models, trace and change logging.",
+)
 def serve(
     bundle: Path,
     name: str,
@@ -77,8 +95,15 @@ def serve(
     tritonserver: Path | None,
     log: Path | None,
     ready_timeout_s: float,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    shared_memory: bool,
+    response_cache_bytes: int | None,
+    admin_secret: str | None,
 ) -> None:
     """Serve BUNDLE on a Triton server until Ctrl-C or SIGTERM."""
+    tls = _tls(tls_certificate, tls_key, tls_client_ca)
     opened = open_bundle(bundle)
     # From here on a signal must run the context managers, also while models load.
     for number in _STOPPING:
@@ -102,6 +127,10 @@ def serve(
                 tritonserver=tritonserver,
                 log=log,
                 ready_timeout_s=ready_timeout_s,
+                tls=tls,
+                shared_memory=shared_memory,
+                response_cache_bytes=response_cache_bytes,
+                admin_secret=admin_secret,
             ) as server:
                 console = out()
                 console.print(f"{opened.card.name} ({opened.card.dim} dimensions) is ready")
@@ -116,6 +145,14 @@ def serve(
                 )
         except _Stop:
             pass
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
+    if certificate is not None and key is not None:
+        return ServerTls(certificate, key, client_ca)
+    if certificate is None and key is None and client_ca is None:
+        return None
+    raise click.UsageError("TLS needs --tls-certificate and --tls-key")
 
 
 class _Stop(BaseException):

@@ -23,12 +23,14 @@ class TritonInstall:
     Attributes:
         binary: the executable.
         arguments: arguments that belong to this installation.
+        cache_arguments: those that it needs as soon as responses are cached.
         environment: variables to set for it.
     """
 
     binary: Path
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    cache_arguments: tuple[str, ...] = ()
 
 
 def find_tritonserver(given: str | Path | None, work: Path) -> TritonInstall:
@@ -86,6 +88,7 @@ def _from_wheel(package: Path, work: Path) -> TritonInstall:
     return TritonInstall(
         binary=server / "bin" / "tritonserver",
         arguments=(f"--backend-directory={backend.parent}",),
+        cache_arguments=(f"--cache-directory={server / 'caches'}",),
         environment={
             "LD_LIBRARY_PATH": _path(*map(str, libraries), os.environ.get("LD_LIBRARY_PATH")),
             # The stub embeds an isolated Python, which ignores PYTHONPATH and takes its packages

@@ -10,13 +10,22 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from cliprt._connection import Connection
 from cliprt._errors import CliprtError, ServerStartError
 from cliprt._tokenizer_cache import cache_home
 from cliprt_triton._install import TritonInstall, find_tritonserver
+from cliprt_triton._server_flags import (
+    ServerTls,
+    access_arguments,
+    cache_arguments,
+    keepalive_arguments,
+)
 
 # Triton ends within this time after a SIGTERM; then it is killed.
 _GRACE_S = 10
@@ -59,6 +68,10 @@ class TritonServer:
         log: str | Path | None = None,
         ready_timeout_s: float = 300.0,
         prepare: Callable[[TritonInstall, Path], TritonInstall] | None = None,
+        tls: ServerTls | None = None,
+        shared_memory: bool = False,
+        response_cache_bytes: int | None = None,
+        admin_secret: str | None = None,
     ) -> None:
         """Starts the server and waits until all its models are ready.
 
@@ -75,6 +88,13 @@ class TritonServer:
             ready_timeout_s: how long loading may take, in seconds.
             prepare: changes the installation that was found, given a folder for its files; for
                 checks that stand in for backends which it lacks.
+            tls: of gRPC; None serves plain text. HTTP and metrics are plain text in any case.
+            shared_memory: clients on this machine may pass inputs in shared memory. Whoever
+                reaches the server may then map and read shared memory of its user.
+            response_cache_bytes: size of the cache for models that ask for one; None has none.
+            admin_secret: who sends it as the header ``triton-grpc-protocol-cliprt-secret`` may
+                load models, trace and change logging (and use shared memory); None lets nobody.
+                Users of this machine can read it among the server's arguments.
 
         Raises:
             ServerStartError: no tritonserver was found, a port is taken, or it did not come up.
@@ -94,9 +114,20 @@ class TritonServer:
                 install = prepare(install, work)
             # The Python backend cannot take a path with spaces; a link gives any path a plain name.
             (work / "models").symlink_to(Path(repository).resolve())
-            arguments = _arguments(work / "models", host, ports[0], ports[1], http)
+            arguments = [
+                *_arguments(work / "models", host, ports[0], ports[1], http),
+                *keepalive_arguments(),
+                *cache_arguments(install, response_cache_bytes),
+                *access_arguments(
+                    install,
+                    shared_memory=shared_memory,
+                    admin_secret=admin_secret,
+                    http=http is not None,
+                ),
+                *(tls.arguments() if tls else ()),
+            ]
             self._process = self._start(install, arguments)
-            self._wait_until_ready(ready_timeout_s)
+            self._wait_until_ready(ready_timeout_s, self._metrics_ready if tls else None)
         except BaseException:
             self.stop()
             raise
@@ -156,12 +187,14 @@ class TritonServer:
                 "name another file if that cannot be written"
             ) from None
 
-    def _wait_until_ready(self, timeout_s: float) -> None:
+    def _wait_until_ready(self, timeout_s: float, ready: Callable[[], bool] | None) -> None:
+        """Waits until the server is ready, which it is asked over gRPC unless a way is given."""
         from cliprt._grpc import TritonChannel
 
         assert self._process is not None
         deadline = time.monotonic() + timeout_s
-        channel = TritonChannel(self.address)
+        channel = TritonChannel(Connection(self.address, retry=None))
+        ready = ready or partial(channel.server_ready, timeout_s=1)
         try:
             while self._process.poll() is None:
                 if time.monotonic() > deadline:
@@ -170,7 +203,7 @@ class TritonServer:
                         f"All it printed is in {self.log}"
                     )
                 try:
-                    if channel.server_ready(timeout_s=1):
+                    if ready():
                         return
                 except CliprtError:
                     pass  # not listening yet
@@ -181,6 +214,19 @@ class TritonServer:
             f"tritonserver ended with status {self._process.returncode} while starting: "
             f"{_why(self.log)}. All it printed is in {self.log}"
         )
+
+    def _metrics_ready(self) -> bool:
+        """Whether metrics are served, which Triton starts last, when all models are loaded.
+
+        With TLS gRPC cannot be asked: the certificate is for another name than the address to
+        listen on, and a server may want one of this program, too.
+        """
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(self.metrics_url, timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
 
 def _arguments(
