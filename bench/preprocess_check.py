@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -98,8 +100,8 @@ def opened(files: Iterable[bytes]) -> list[Image.Image]:
     return [Image.open(BytesIO(data)) for data in files]
 
 
-def one_core(files: list[bytes], spec: ImageSpec, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of processor time a picture, of every round, by system."""
+def systems(spec: ImageSpec) -> dict[str, tuple[Callable[[list[Any]], None], bool]]:
+    """By name, what prepares pictures, and whether it is given Pillow images rather than bytes."""
     processor = CLIPImageProcessorPil()
 
     def theirs(given: list[Any]) -> None:
@@ -117,7 +119,7 @@ def one_core(files: list[bytes], spec: ImageSpec, rounds: int) -> dict[str, list
     def ours_batched(given: list[Any]) -> None:
         np.stack([preprocess(data, spec, LIMITS) for data in given])
 
-    systems: dict[str, tuple[Callable[[list[Any]], None], bool]] = {
+    return {
         "processor, a Pillow image a call": (theirs, True),
         "processor, bytes opened within": (theirs, False),
         f"processor, {BATCH} Pillow images a call": (theirs_batched, True),
@@ -125,15 +127,43 @@ def one_core(files: list[bytes], spec: ImageSpec, rounds: int) -> dict[str, list
         f"cliprt, {BATCH} of bytes, stacked": (ours_batched, False),
         "cliprt, Pillow images": (ours, True),
     }
-    found: dict[str, list[float]] = {name: [] for name in systems}
+
+
+def spent_ms(files: list[bytes], work: Callable[[list[Any]], None], wants_images: bool) -> float:
+    """Processor time of a picture."""
+    given: list[Any] = opened(files) if wants_images else list(files)
+    begun = time.process_time()
+    work(given)
+    return (time.process_time() - begun) / len(files) * 1000
+
+
+def one_core(files: list[bytes], spec: ImageSpec, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of processor time a picture, of every round, by system; all in this process."""
+    found: dict[str, list[float]] = {name: [] for name in systems(spec)}
     for turn in range(rounds + 1):
-        for name, (work, wants_images) in systems.items():
-            given: list[Any] = opened(files) if wants_images else list(files)
-            begun = time.process_time()
-            work(given)
-            spent = (time.process_time() - begun) / len(files) * 1000
+        for name, (work, wants_images) in systems(spec).items():
+            spent = spent_ms(files, work, wants_images)
             if turn:  # the first one warms up
                 found[name].append(spent)
+    return found
+
+
+def apart(files: list[bytes], spec: ImageSpec, rounds: int) -> dict[str, list[float]]:
+    """The same, each system in processes of its own, as programs have them.
+
+    What one system frees, the next one in the same process gets without asking the kernel for
+    memory, and the allocator learns from the largest: alone, each pays for itself.
+    """
+    found: dict[str, list[float]] = {name: [] for name in systems(spec)}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, f"{index}.jpg") for index in range(len(files))]
+        for path, data in zip(paths, files, strict=True):
+            path.write_bytes(data)
+        for _ in range(rounds):
+            for name in found:
+                command = [sys.executable, "-W", "ignore", __file__, "--alone", name, "--files"]
+                answer = subprocess.check_output([*command, *map(str, paths)], text=True)
+                found[name].append(float(answer))
     return found
 
 
@@ -146,9 +176,16 @@ def ratio(above: list[float], below: list[float]) -> tuple[float, float]:
 def print_one_core(files: list[bytes], spec: ImageSpec, rounds: int) -> None:
     """One core, beside the processor."""
     check_pixels(files, spec)
-    print(f"{len(files)} files, {sum(map(len, files)) // len(files):,} bytes on average; "
-          "pixels identical")  # fmt: skip
-    found = one_core(files, spec, rounds)
+    size = sum(map(len, files)) // len(files)
+    print(f"{len(files)} files, {size:,} bytes on average; pixels identical")
+    print("all in one process:")
+    print_ratios(one_core(files, spec, rounds))
+    print("each in processes of its own:")
+    print_ratios(apart(files, spec, max(3, rounds // 3)))
+
+
+def print_ratios(found: dict[str, list[float]]) -> None:
+    """A table, and who is how many times as fast as whom."""
     for name, spent in found.items():
         middle = statistics.median(spent)
         print(f"{name:36} {middle:6.2f} ms {1000 / middle:6.0f} images/s")
@@ -200,7 +237,7 @@ def print_fast(bundle: Bundle, count: int, rounds: int) -> None:
         exact = [preprocess(data, spec, LIMITS) for data in files]
         reference = embedded(tower, exact)
         others = reference @ reference.T
-        apart = others[~np.eye(count, dtype=bool)].mean()
+        between = others[~np.eye(count, dtype=bool)].mean()
         cells = []
         for margin in MARGINS:
             images.FAST_JPEG_MARGIN = margin
@@ -218,7 +255,9 @@ def print_fast(bundle: Bundle, count: int, rounds: int) -> None:
                     spent.append(time.process_time() - begun)
             cells.append(f"{margin:g}: {cosines.min():.5f} {cosines.mean():.5f} "
                          f"{ratio(plain, quick)[0]:.1f} x")  # fmt: skip
-        print(f"{width} x {height} (two pictures: {apart:.2f})  " + "  |  ".join(cells), flush=True)
+        print(
+            f"{width} x {height} (two pictures: {between:.2f})  " + "  |  ".join(cells), flush=True
+        )
     images.FAST_JPEG_MARGIN = chosen
 
 
@@ -230,7 +269,14 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, action="append", help="for the cosines")
     parser.add_argument("--files", type=Path, nargs="+", help="photographs instead of drawn ones")
     parser.add_argument("--only", choices=("core", "scaling", "fast"), action="append")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)  # what `apart` starts
     arguments = parser.parse_args()
+    if arguments.alone:
+        torch.set_num_threads(1)
+        files = [path.read_bytes() for path in arguments.files]
+        system = systems(clip_spec())[arguments.alone]
+        print(statistics.median([spent_ms(files, *system) for _ in range(8)][1:]))
+        return
     parts = arguments.only or ["core", "scaling", "fast"]
     torch.set_num_threads(1)
     files = [path.read_bytes() for path in arguments.files or []]

@@ -45,9 +45,9 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def jpeg(image: Image.Image) -> bytes:
+def jpeg(image: Image.Image, **options: object) -> bytes:
     buffer = BytesIO()
-    image.save(buffer, "JPEG")
+    image.save(buffer, "JPEG", **options)
     return buffer.getvalue()
 
 

@@ -33,6 +33,13 @@ _PIXELS, _INVALID, _TOO_LARGE, _FAILED = b"p", b"i", b"l", b"f"
 
 _REFUSALS = {_INVALID: InvalidInput, _TOO_LARGE: ImageTooLarge}
 
+# The GNU allocator hands freed pictures back to the system and asks for them again, page by page,
+# for every picture; a process that does nothing else may keep them. Others do not read these.
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(64 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+}
+
 _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; from cliprt._decode_workers import serve; serve({fd})"
 )
@@ -186,6 +193,7 @@ class _Worker:
             self.process = subprocess.Popen(
                 [os.fsdecode(get_executable() or sys.executable), "-c", program],
                 stdin=subprocess.DEVNULL,
+                env={**_KEEP_MEMORY, **os.environ},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )

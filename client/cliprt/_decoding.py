@@ -42,8 +42,10 @@ class Decoding:
             __name__ == "__main__"``, and end with the client or the program.
         fast_jpeg: decode JPEG files that are much larger than the tower's input at a half, a
             quarter or an eighth of their sides, and resize from there. Off by default: the pixels
-            are no longer those of the checkpoint's own processor. ``client/PICTURES.md`` states how
-            much faster it is and the cosine between the embeddings with and without it.
+            are no longer those of the checkpoint's own processor. Measured cosine between the
+            embeddings with and without it: 0.9998 or more with the small trained model of the
+            demo, 0.9999 or more with a ViT-B/32 of drawn weights; 1.7 to 3.6 times as fast on
+            pictures that it concerns. ``client/PICTURES.md`` has the figures by size.
     """
 
     workers: int | None = None

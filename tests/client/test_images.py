@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliprt import ImageSpec, ImageTooLarge, InvalidInput, Limits
+from cliprt import ImageSpec, ImageTooLarge, InvalidInput, Limits, _images
 from cliprt._images import preprocess
 from pictures import SIZES, file_cases, in_mode, pil_cases, pixels, rgb
 
@@ -269,3 +269,88 @@ def test_the_usual_spec_equals_plain_calls_at_every_size(size: tuple[int, int]) 
     resized = (224, longest) if width <= height else (longest, 224)
     found = preprocess(image, spec(224), Limits(max_image_aspect_ratio=200))
     assert np.array_equal(found, plain_pixels(image, spec(224), resized))
+
+
+def scaled(size: tuple[int, int], card: ImageSpec, **options: object) -> np.ndarray:
+    return preprocess(jpeg(rgb(*size), **options), card, LIMITS, fast_jpeg=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale"),
+    [((255, 600), 1), ((256, 600), 2), ((600, 511), 2), ((600, 512), 4), ((1023, 1400), 4),
+     ((1024, 1400), 8), ((3000, 3001), 8)],
+)  # fmt: skip
+def test_large_jpegs_are_decoded_at_a_part_of_their_size_on_request(
+    size: tuple[int, int], scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[tuple[int, int]] = []
+    real = _images.resize_and_crop
+
+    def spy(image: Image.Image, *rest: object) -> Image.Image:
+        decoded.append(image.size)
+        return real(image, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_images, "resize_and_crop", spy)
+    assert scaled(size, spec(64)).shape == (64, 64, 3)
+    preprocess(jpeg(rgb(*size)), spec(64), LIMITS)
+    assert decoded == [tuple(-(-side // scale) for side in size), size]
+    assert min(decoded[0]) >= (64 * _images.FAST_JPEG_MARGIN if scale > 1 else 1)
+
+
+@pytest.mark.parametrize("size", [(801, 603), (603, 801), (1000, 300), (130, 1201)])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"convert": "last", "crop": "round"}, {"resize": "squash", "crop": "none"},
+     {"resize": "cover", "resize_width": 48}, {"resample": "bilinear"}],
+    ids=str,
+)  # fmt: skip
+def test_a_scaled_decode_shows_the_same_picture(
+    size: tuple[int, int], changes: dict[str, object]
+) -> None:
+    # Waves without sharp edges: a shift by a tenth of a pixel of the result would show.
+    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    waves = [np.sin(x / (17 + k) * 0.7 + k) + np.cos(y / (23 - k) * 0.6) for k in range(3)]
+    data = jpeg(Image.fromarray((np.stack(waves, -1) * 55 + 128).astype(np.uint8)), quality=98)
+    card = spec(64, **changes)
+    exact = preprocess(data, card, LIMITS).astype(int)
+    fast = preprocess(data, card, LIMITS, fast_jpeg=True).astype(int)
+    assert np.abs(exact - fast).mean() < 1
+    assert np.abs(exact - fast).max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_scaled_decode_takes_every_kind_of_jpeg(mode: str) -> None:
+    image = Image.fromarray(pixels(40, 30)).resize((800, 600)).convert(mode)
+    exact = preprocess(jpeg(image), spec(64), LIMITS).astype(int)
+    fast = preprocess(jpeg(image), spec(64), LIMITS, fast_jpeg=True).astype(int)
+    assert 0 < np.abs(exact - fast).mean() < 2
+
+
+def test_a_scaled_decode_touches_nothing_but_jpeg_files() -> None:
+    image = rgb(800, 600)
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    lazy = Image.open(BytesIO(jpeg(image)))
+    for given_image in (image, np.asarray(image), buffer.getvalue(), lazy):
+        fast = preprocess(given_image, spec(64), LIMITS, fast_jpeg=True)
+        assert np.array_equal(fast, preprocess(given_image, spec(64), LIMITS))
+    assert lazy.size == (800, 600)
+    card = spec(64, resize="none")
+    assert np.array_equal(scaled((800, 600), card), preprocess(jpeg(image), card, LIMITS))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    "value", [v for v, _ in [*BAD.values(), *TOO_LARGE.values()]], ids=[*BAD, *TOO_LARGE]
+)
+def test_a_scaled_decode_refuses_with_the_same_words(value: object) -> None:
+    with pytest.raises(InvalidInput) as exact:
+        preprocess(value, spec(8), LIMITS)  # type: ignore[arg-type]
+    with pytest.raises(type(exact.value)) as fast:
+        preprocess(value, spec(8), LIMITS, fast_jpeg=True)  # type: ignore[arg-type]
+    assert str(fast.value) == str(exact.value)
+
+
+def test_limits_hold_for_the_size_before_a_scaled_decode() -> None:
+    with pytest.raises(ImageTooLarge, match="800 x 600"):
+        preprocess(jpeg(rgb(800, 600)), spec(64), Limits(max_image_pixels=400_000), fast_jpeg=True)
