@@ -198,7 +198,7 @@ def test_what_is_wrong_is_said(model: str, problem: str, damaged: dict[str, Chec
     ("model", "why"),
     [
         ("guess_text", "it has no config.pbtxt"),
-        ("torch_model", "needs the Python module a_module_that_nobody_has"),
+        ("torch_model", "cannot be imported here: No module named 'a_module_that_nobody_has'"),
         ("broken_chain", "it needs plan_text, which did not load"),
     ],
 )

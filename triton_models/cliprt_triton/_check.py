@@ -22,7 +22,7 @@ from cliprt._bundle import Bundle
 from cliprt._card import Card
 from cliprt._errors import DeploymentError
 from cliprt._names import CARD_PARAMETER, TOKENS, ModelNames
-from cliprt_triton._check_towers import check_tower, compare_answers, read_card
+from cliprt_triton._check_towers import check_tower, compare_answers, is_tower, read_card
 from cliprt_triton._install import TritonInstall, find_tritonserver
 from cliprt_triton._server import TritonServer
 from cliprt_triton._stand_ins import BUILT_IN, missing_backends, stand_ins
@@ -38,7 +38,7 @@ _GPU_BACKENDS = ("tensorrt",)
 _LOAD_TIMEOUT_S = 600.0
 # load failed for model 'x': version 1 is at UNAVAILABLE state: Internal: why At: file.py(1): f ;
 _REASON = re.compile(r"load failed for .*?: (?:.* UNAVAILABLE state: )?(.*?)(?: At: .*)?[ ;]*")
-_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
+_NOT_IMPORTED = re.compile(r"(?:ModuleNotFoundError|ImportError): (.+)")
 
 
 @dataclass(frozen=True)
@@ -287,8 +287,8 @@ def _refused(model: _Model, failures: dict[str, str]) -> CheckedModel:
     if said := _REASON.fullmatch(reason):
         reason = said[1]
     runs_on = _runs_on(model)
-    if missing := _MISSING_MODULE.search(reason):
-        why = f"its code needs the Python module {missing[1]}, which is not installed here"
+    if found := _NOT_IMPORTED.search(reason):
+        why = f"its code cannot be imported here: {found[1]}"
         return CheckedModel(model.name, runs_on, "not checked", unchecked=(why,))
     steps = {step.model_name for step in model.config.ensemble_scheduling.step}
     if broken := sorted(steps & failures.keys()):
@@ -309,7 +309,7 @@ def _loaded(
     card = cards.get(model.name)
     if card is None and CARD_PARAMETER in model.config.parameters:
         problems.append("the card that it carries cannot be read")
-    if card is not None:
+    if card is not None and is_tower(model.config):
         problems += check_tower(model.config, card)
         if others := _others(model.name, card, cards):
             problems.append(f"its card is not that of {others[0]}, which a client uses with it")
