@@ -9,6 +9,7 @@ its files is what Triton sees, so that nothing is written beside them.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -240,17 +241,24 @@ def _linked(models: Sequence[_Model]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="cliprt-check-") as work:
         for model in models:
             copy = Path(work) / model.name
-            for source in sorted(model.folder.rglob("*")):
-                target = copy / source.relative_to(model.folder)
-                if source.is_dir():
-                    target.mkdir(parents=True, exist_ok=True)
-                elif "__pycache__" not in source.parts:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.symlink_to(source.resolve())
+            try:
+                # Folders that are links are followed: Python writes its caches beside its code.
+                shutil.copytree(
+                    model.folder,
+                    copy,
+                    copy_function=_link,
+                    ignore=shutil.ignore_patterns("__pycache__"),
+                )
+            except OSError as error:
+                raise DeploymentError(f"{model.folder} cannot be read: {error}") from None
             if model.moved is not None:
                 (copy / CONFIG).unlink()
                 (copy / CONFIG).write_text(text_format.MessageToString(model.config), "utf-8")
         yield Path(work)
+
+
+def _link(source: str, target: str) -> None:
+    Path(target).symlink_to(Path(source).resolve())
 
 
 @contextmanager
