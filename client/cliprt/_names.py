@@ -19,6 +19,10 @@ Ascending numbers with commas between them, the last one the context length; emp
 is welcome. Runtimes that batch only requests of equal length name a few, so that requests meet.
 """
 
+PRECISION_PARAMETER = "cliprt_precision"
+"""Key under which a tower's configuration says in which precision it is computed; others have none.
+"""
+
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 

@@ -64,6 +64,17 @@ def test_a_python_repository_is_checked_whole(small_bundle: Bundle, tmp_path: Pa
     assert contents(folder) == before
 
 
+def test_links_are_followed(small_bundle: Bundle, tmp_path: Path) -> None:
+    folder = write_repository(small_bundle, tmp_path / "repository", link=True)
+    (version,) = (folder / "clip_image").glob("[0-9]*")
+    version.rename(tmp_path / "elsewhere")
+    version.symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path / "elsewhere")
+    assert check_repository(folder).ok
+    # Python writes its caches beside the code that it imports, but not there.
+    assert contents(tmp_path / "elsewhere") == before
+
+
 def test_one_for_tensorrt_says_what_was_not_seen(
     small_bundle: Bundle, engines: Path, tmp_path: Path
 ) -> None:
@@ -198,7 +209,7 @@ def test_what_is_wrong_is_said(model: str, problem: str, damaged: dict[str, Chec
     ("model", "why"),
     [
         ("guess_text", "it has no config.pbtxt"),
-        ("torch_model", "needs the Python module a_module_that_nobody_has"),
+        ("torch_model", "cannot be imported here: No module named 'a_module_that_nobody_has'"),
         ("broken_chain", "it needs plan_text, which did not load"),
     ],
 )

@@ -59,7 +59,7 @@ def statistics(raw: InferenceServerClient) -> dict[str, tuple[int, int]]:
     """Per model: items answered, and executions that took."""
     models = raw.get_inference_statistics(as_json=True)["model_stats"]
     return {
-        model["name"]: (int(model["inference_count"]), int(model["execution_count"]))
+        model["name"]: (int(model.get("inference_count", 0)), int(model.get("execution_count", 0)))
         for model in models
     }
 

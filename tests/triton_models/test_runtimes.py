@@ -194,7 +194,7 @@ def test_only_texts_are_cached(small_bundle: Bundle, tmp_path: Path) -> None:
 
 def test_the_precision_of_the_engines_is_taken(small_bundle: Bundle, engines: Path) -> None:
     text = written(small_bundle, engines)["clip_text"]
-    assert text.parameters["precision"].string_value == "fp32"
+    assert text.parameters["cliprt_precision"].string_value == "fp32"
 
 
 def test_one_of_several_precisions_must_be_chosen(small_checkpoint: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_one_of_several_precisions_must_be_chosen(small_checkpoint: Path, tmp_pa
     said = refused(bundle, tmp_path / "engines")
     assert "has engines in fp16 and fp32; say which with --precision" in said
     text = written(bundle, tmp_path / "engines", precision="fp16")["clip_text"]
-    assert text.parameters["precision"].string_value == "fp16"
+    assert text.parameters["cliprt_precision"].string_value == "fp16"
 
 
 def test_engines_of_another_space_are_refused(

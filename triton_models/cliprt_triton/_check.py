@@ -9,6 +9,7 @@ its files is what Triton sees, so that nothing is written beside them.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from cliprt._bundle import Bundle
 from cliprt._card import Card
 from cliprt._errors import DeploymentError
 from cliprt._names import CARD_PARAMETER, TOKENS, ModelNames
-from cliprt_triton._check_towers import check_tower, compare_answers, read_card
+from cliprt_triton._check_towers import check_tower, compare_answers, is_tower, read_card
 from cliprt_triton._install import TritonInstall, find_tritonserver
 from cliprt_triton._server import TritonServer
 from cliprt_triton._stand_ins import BUILT_IN, missing_backends, stand_ins
@@ -38,7 +39,7 @@ _GPU_BACKENDS = ("tensorrt",)
 _LOAD_TIMEOUT_S = 600.0
 # load failed for model 'x': version 1 is at UNAVAILABLE state: Internal: why At: file.py(1): f ;
 _REASON = re.compile(r"load failed for .*?: (?:.* UNAVAILABLE state: )?(.*?)(?: At: .*)?[ ;]*")
-_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
+_NOT_IMPORTED = re.compile(r"(?:ModuleNotFoundError|ImportError): (.+)")
 
 
 @dataclass(frozen=True)
@@ -240,17 +241,24 @@ def _linked(models: Sequence[_Model]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="cliprt-check-") as work:
         for model in models:
             copy = Path(work) / model.name
-            for source in sorted(model.folder.rglob("*")):
-                target = copy / source.relative_to(model.folder)
-                if source.is_dir():
-                    target.mkdir(parents=True, exist_ok=True)
-                elif "__pycache__" not in source.parts:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.symlink_to(source.resolve())
+            try:
+                # Folders that are links are followed: Python writes its caches beside its code.
+                shutil.copytree(
+                    model.folder,
+                    copy,
+                    copy_function=_link,
+                    ignore=shutil.ignore_patterns("__pycache__"),
+                )
+            except OSError as error:
+                raise DeploymentError(f"{model.folder} cannot be read: {error}") from None
             if model.moved is not None:
                 (copy / CONFIG).unlink()
                 (copy / CONFIG).write_text(text_format.MessageToString(model.config), "utf-8")
         yield Path(work)
+
+
+def _link(source: str, target: str) -> None:
+    Path(target).symlink_to(Path(source).resolve())
 
 
 @contextmanager
@@ -287,8 +295,8 @@ def _refused(model: _Model, failures: dict[str, str]) -> CheckedModel:
     if said := _REASON.fullmatch(reason):
         reason = said[1]
     runs_on = _runs_on(model)
-    if missing := _MISSING_MODULE.search(reason):
-        why = f"its code needs the Python module {missing[1]}, which is not installed here"
+    if found := _NOT_IMPORTED.search(reason):
+        why = f"its code cannot be imported here: {found[1]}"
         return CheckedModel(model.name, runs_on, "not checked", unchecked=(why,))
     steps = {step.model_name for step in model.config.ensemble_scheduling.step}
     if broken := sorted(steps & failures.keys()):
@@ -309,7 +317,7 @@ def _loaded(
     card = cards.get(model.name)
     if card is None and CARD_PARAMETER in model.config.parameters:
         problems.append("the card that it carries cannot be read")
-    if card is not None:
+    if card is not None and is_tower(model.config):
         problems += check_tower(model.config, card)
         if others := _others(model.name, card, cards):
             problems.append(f"its card is not that of {others[0]}, which a client uses with it")

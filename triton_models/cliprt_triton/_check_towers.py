@@ -15,6 +15,7 @@ from cliprt._names import (
     EMBEDDING,
     LENGTHS_PARAMETER,
     PIXELS,
+    PRECISION_PARAMETER,
     TOKENS,
     served_version,
 )
@@ -25,7 +26,7 @@ _LEAST_COSINE = 0.98
 
 
 def read_card(config: Any) -> Card | None:
-    """The card that a configuration carries; None for other models than towers of cliprt.
+    """The card that a configuration carries; None where there is none that can be read.
 
     Args:
         config: Triton's ``ModelConfig`` message.
@@ -37,6 +38,15 @@ def read_card(config: Any) -> Card | None:
         return decode_card(text, origin=config.name)
     except BundleError:
         return None
+
+
+def is_tower(config: Any) -> bool:
+    """Whether a model computes embeddings itself. Those around towers carry the card as well.
+
+    Args:
+        config: Triton's ``ModelConfig`` message.
+    """
+    return PRECISION_PARAMETER in config.parameters
 
 
 def check_tower(config: Any, card: Card) -> list[str]:

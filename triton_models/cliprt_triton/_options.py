@@ -82,7 +82,7 @@ _POLICY_OPTIONS = (
         "--cache-texts",
         is_flag=True,
         help="Keep embeddings of texts in Triton's response cache, for a server that has one. It "
-        "tells requests apart by a 64-bit hash alone, and leaks memory before Triton 25.09.",
+        "tells requests apart by a 64-bit hash alone, and leaks memory in Triton 24.10.",
     ),
     click.option(
         "--instances",

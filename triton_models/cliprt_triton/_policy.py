@@ -36,8 +36,9 @@ class Policy:
         bulk_queue_timeout_us: the same of bulk requests.
         cache_texts: keep embeddings of texts in Triton's response cache, for servers that have one
             (``--cache-config``). Off, because the cache tells requests apart by a 64-bit hash
-            alone, so that one text may get the embedding of another, and leaks memory before
-            Triton 25.09. What a hit saves is the tower's time; a miss costs more than no cache.
+            alone, so that one text may get the embedding of another, and because it leaks memory
+            in Triton 24.10 (mended in September 2025). What a hit saves is the tower's time; a
+            miss costs more than no cache.
         instances: copies of each tower that run at once, on each GPU where there are several. On a
             CPU they share the cores and gain nothing.
     """

@@ -99,7 +99,7 @@ def served_models(
         models.append(_card_model(bundle, names))
     # What is made of the towers follows here, and gets them to know their sizes and lengths:
     # pipeline_models(bundle, names, policy, limits=limits, towers=models) of _pipelines.py, and
-    # health_model(bundle, names, models[0].config.parameters["precision"]) of _health.py.
+    # health_model(bundle, names, models[0].config.parameters[PRECISION_PARAMETER]) of _health.py.
     return models
 
 

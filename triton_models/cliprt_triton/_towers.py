@@ -13,6 +13,7 @@ from cliprt._names import (
     EMBEDDING,
     LENGTHS_PARAMETER,
     PIXELS,
+    PRECISION_PARAMETER,
     TOKENS,
     ModelNames,
     served_version,
@@ -105,7 +106,7 @@ def _model(
     computed: _Computed,
 ) -> ServedModel:
     card = bundle.card
-    parameters = {CARD_PARAMETER: encode_card(card).decode(), "precision": precision}
+    parameters = {CARD_PARAMETER: encode_card(card).decode(), PRECISION_PARAMETER: precision}
     shape: tuple[int, ...]
     if isinstance(spec, ImageSpec):
         shape = (spec.height, spec.width, 3)
