@@ -54,7 +54,7 @@ class _Slot:
     def __init__(self, size: int) -> None:
         self.size = size
         self.known_since = 0
-        self.name = f"cliprt-{os.getpid()}-{secrets.token_hex(8)}"
+        self.name = f"cliprt-inputs-{os.getpid()}-{secrets.token_hex(8)}"
         self._memory = SharedMemory(name=self.name, create=True, size=size)
         try:
             # A region has no memory until it is written to, and a write that finds none left

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from cliprt import Bundle, Client, Overloaded
+from cliprt import Bundle, Client, Connection, Overloaded
 from cliprt_triton import Policy, TritonServer, write_repository
 
 SECONDS = 30
@@ -139,7 +139,7 @@ def test_a_full_queue_refuses_at_once(demo_bundle: Bundle) -> None:
     repository = write_repository(demo_bundle, demo_bundle.path.parent / "narrow", policy=policy)
     with (
         TritonServer(repository) as server,
-        Client(server.address) as client,
+        Client(Connection(server.address, retry=None)) as client,
         ThreadPoolExecutor(32) as pool,
     ):
         futures = [pool.submit(client.encode_text, "a b c") for _ in range(200)]
@@ -152,9 +152,9 @@ def test_a_full_queue_refuses_at_once(demo_bundle: Bundle) -> None:
 
 
 def test_the_status_of_a_bad_tensor_is_invalid_argument(demo_server: TritonServer) -> None:
-    from cliprt._grpc import _CHANNEL_OPTIONS, service_pb2, service_pb2_grpc
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-    with grpc.insecure_channel(demo_server.address, options=_CHANNEL_OPTIONS) as channel:
+    with grpc.insecure_channel(demo_server.address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         tokens = np.array([[1, -1]], np.int32)
         request = service_pb2.ModelInferRequest(
