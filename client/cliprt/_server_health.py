@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _AT_ONCE = 4
 """Requests that are under way at once. Each tower's queue must take them."""
 
+_SHARE = 0.3
+"""Part of the time that a single question may take."""
+
 _AGAIN = "make the repository again with this cliprt"
 
 
@@ -167,37 +170,40 @@ class _Server:
 
     def _ask(self, questions: Sequence[Question]) -> list[NDArray[Any] | CliprtError]:
         """All at once, as far as a short queue allows."""
-        pending: deque[PendingTensor] = deque()
+        pending: deque[tuple[PendingTensor, float]] = deque()
         answers: list[NDArray[Any] | CliprtError] = []
+        patience_s = self._left_s()
+        if len(questions) == 1:
+            # One tower that hangs must leave time to ask the other.
+            patience_s = min(patience_s, self._timeout_s * _SHARE)
         for question in questions:
             if len(pending) == _AT_ONCE:
-                answers.append(self._answer(pending.popleft()))
-            pending.append(self._start(question))
-        return answers + [self._answer(one) for one in pending]
+                answers.append(_answer(*pending.popleft()))
+            pending.append((self._start(question, patience_s), patience_s))
+        return answers + [_answer(*one) for one in pending]
 
-    def _start(self, question: Question) -> PendingTensor:
+    def _start(self, question: Question, patience_s: float) -> PendingTensor:
         image = question.tower == "image"
         return self._channel.infer(
             self._names.image if image else self._names.text,
             {PIXELS if image else TOKENS: question.batch},
             EMBEDDING,
-            self._left_s(),
+            patience_s,
         )
-
-    def _answer(self, pending: PendingTensor) -> NDArray[Any] | CliprtError:
-        try:
-            return pending.result()
-        except DeadlineExceeded:
-            return self._late()
-        except CliprtError as error:
-            return error
-
-    def _late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"no answer in time, the limit is {self._timeout_s:g} s in all")
 
     def _left_s(self) -> float:
         # gRPC wants a positive time; what is asked too late fails at once.
         return max(0.001, self._ends - time.monotonic())
+
+
+def _answer(pending: PendingTensor, patience_s: float) -> NDArray[Any] | CliprtError:
+    """What was answered, or why nothing was."""
+    try:
+        return pending.result()
+    except DeadlineExceeded:
+        return DeadlineExceeded(f"no answer within {patience_s:.2g} s")
+    except CliprtError as error:
+        return error
 
 
 def _wrong(where: str, what: str, found: str, advice: str = "", limit: str = "") -> Check:

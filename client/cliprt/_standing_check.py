@@ -26,22 +26,35 @@ class StandingCheck:
     """Runs a check for all who ask: one at a time, and again when its report is old.
 
     A check that does not end in time is reported as wrong, and no other is begun while it lasts. A
-    busy report leaves the last verdict in force: who is overloaded is not wrong.
+    busy report leaves the last verdict in force for a while: who is overloaded is not wrong, but one
+    that never has time for a question cannot be told from one that hangs.
     """
 
-    def __init__(self, check: Callable[[], Report], *, model: str, patience_s: float) -> None:
+    def __init__(
+        self,
+        check: Callable[[], Report],
+        *,
+        model: str,
+        patience_s: float,
+        waits_for: Callable[[], str],
+        busy_s: float = 60.0,
+    ) -> None:
         """Takes the check.
 
         Args:
             check: what is run, in a thread of its own.
             model: prefix of the models' names, for reports without a check.
             patience_s: how long one may take, in seconds.
+            waits_for: says what a check under way waits for.
+            busy_s: how long the last verdict holds while no check comes to one, in seconds.
         """
+        self._busy_s = busy_s
+        self._waits_for = waits_for
         self._check, self._model, self._patience_s = check, model, patience_s
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cliprt-health")
         self._running: Future[Report] | None = None
-        self._begun = self._until = 0.0
+        self._begun = self._until = self._judged = 0.0
         self._last: Report | None = None
         self._verdict: bool | None = None
 
@@ -76,20 +89,22 @@ class StandingCheck:
             if self._running is not running:
                 return self._last or report
             self._running = None
+            now = time.monotonic()
             if report.status == "busy":
                 # Of a model of which nothing is known yet nothing good is said.
-                report = msgspec.structs.replace(report, healthy=bool(self._verdict))
+                holds = now - self._judged < self._busy_s
+                report = msgspec.structs.replace(report, healthy=bool(self._verdict) and holds)
             else:
-                self._verdict = report.healthy
+                self._verdict, self._judged = report.healthy, now
             self._last = report
-            now = time.monotonic()
             self._until = now + max(_FRESH_S, min(_STALE_S, _SHARE * (now - self._begun)))
             return report
 
     def _late(self, waited_s: float) -> Report:
         return self._single(
-            f"no end after {waited_s:.1f} s, the limit is {self._patience_s:g} s",
-            "a tower hangs, or is too slow for its traffic; see the queues in the metrics",
+            f"waits for {self._waits_for()} since {waited_s:.1f} s, the limit is "
+            f"{self._patience_s:g} s",
+            "it hangs, or is too slow for its traffic; see the queues in the metrics",
         )
 
     def _single(self, found: str, advice: str) -> Report:

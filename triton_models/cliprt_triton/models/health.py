@@ -57,8 +57,11 @@ class TritonPythonModel:
             )
             for name, tower in asked.towers.items()
         ]
+        self._under_way: list[str] = []
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="cliprt-ask")
-        self._standing = StandingCheck(self._check, model=asked.model, patience_s=_PATIENCE_S)
+        self._standing = StandingCheck(
+            self._check, model=asked.model, patience_s=_PATIENCE_S, waits_for=self._waits_for
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers probes; one report serves all that came together."""
@@ -76,6 +79,9 @@ class TritonPythonModel:
         took_s = time.perf_counter() - begun
         return report_of(checks, model=self._asked.model, space=self._asked.space, took_s=took_s)
 
+    def _waits_for(self) -> str:
+        return " and ".join(sorted(set(self._under_way))) or "nothing"
+
     def _ask(self, questions: Sequence[Question]) -> list[NDArray[Any] | CliprtError]:
         return list(self._pool.map(self._ask_one, questions))
 
@@ -89,6 +95,7 @@ class TritonPythonModel:
             requested_output_names=[EMBEDDING],
             timeout=_QUEUED_US,
         )
+        self._under_way.append(question.tower)
         try:
             response = request.exec()
             if response.has_error():
@@ -102,6 +109,8 @@ class TritonPythonModel:
             return np.array(tensor.as_numpy())
         except Exception as error:  # noqa: BLE001 - a tower that cannot be asked is not healthy
             return ServerError(f"the tower cannot be asked: {error}")
+        finally:
+            self._under_way.remove(question.tower)
 
 
 def _response(report: Report) -> Any:
