@@ -26,8 +26,8 @@ class StandingCheck:
     """Runs a check for all who ask: one at a time, and again when its report is old.
 
     A check that does not end in time is reported as wrong, and no other is begun while it lasts. A
-    busy report leaves the last verdict in force for a while: who is overloaded is not wrong, but one
-    that never has time for a question cannot be told from one that hangs.
+    busy report leaves the last verdict in force for a while: who is overloaded is not wrong, but
+    who never has time for a question cannot be told from one that hangs.
     """
 
     def __init__(
