@@ -113,9 +113,11 @@ def read_config(model: Path) -> Any:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def add_health(repository: Path, bundle: Bundle, name: str, precision: str) -> None:
+def add_health(
+    repository: Path, bundle: Bundle, name: str, precision: str, patience_s: float = 20.0
+) -> None:
     """Adds the health model of a bundle to a repository, in place of one that is there."""
-    served = health_model(bundle, ModelNames(name), precision)
+    served = health_model(bundle, ModelNames(name), precision, patience_s=patience_s)
     model = repository / served.config.name
     shutil.rmtree(model, ignore_errors=True)
     version = model / str(served.config.version)

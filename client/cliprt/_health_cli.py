@@ -27,7 +27,7 @@ _EXIT = {"good": 0, "wrong": 1, "busy": 3}
 @click.option(
     "--timeout",
     "timeout_s",
-    default=10.0,
+    default=30.0,
     show_default=True,
     help="Seconds that everything together may take.",
 )

@@ -40,7 +40,7 @@ _AGAIN = "make the repository again with this cliprt"
 
 
 def check_server(
-    address: str, *, model: str = "clip", bundle: Bundle | None = None, timeout_s: float = 10.0
+    address: str, *, model: str = "clip", bundle: Bundle | None = None, timeout_s: float = 30.0
 ) -> Report:
     """Asks a served model for known answers, single items, in batches and all at once.
 

@@ -18,6 +18,9 @@ _FRESH_S = 0.5
 _SHARE = 10
 """A report holds that many times as long as it took: probes cost a tenth of the server at most."""
 
+_SOON_S = 0.5
+"""Who has a report to fall back on waits no longer for the next one, in seconds."""
+
 _STALE_S = 10.0
 """No report holds longer, however long it took."""
 
@@ -59,18 +62,20 @@ class StandingCheck:
         self._verdict: bool | None = None
 
     def report(self) -> Report:
-        """The last report, or a new one; at the latest after the patience."""
+        """The last report, or a new one if it comes soon; the first one after the patience."""
         with self._lock:
             if self._running is None:
                 if self._last is not None and time.monotonic() < self._until:
                     return self._last
                 self._begun = time.monotonic()
                 self._running = self._pool.submit(self._check)
-            running, begun = self._running, self._begun
+            running, begun, last = self._running, self._begun, self._last
+        left_s = max(0.0, begun + self._patience_s - time.monotonic())
         try:
-            report = running.result(max(0.0, begun + self._patience_s - time.monotonic()))
+            report = running.result(left_s if last is None else min(left_s, _SOON_S))
         except NotInTime:
-            return self._late(time.monotonic() - begun)
+            waited_s = time.monotonic() - begun
+            return last if last and waited_s < self._patience_s else self._late(waited_s)
         except Exception as error:  # noqa: BLE001 - a check that fails vouches for nothing
             report = self._single(f"the check failed: {error}", "see the server's log")
         return self._keep(running, report)

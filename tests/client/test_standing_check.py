@@ -103,6 +103,26 @@ def test_one_that_hangs_is_wrong_until_it_ends() -> None:
 
 
 @pytest.mark.usefixtures("_never_fresh")
+def test_who_has_a_report_to_fall_back_on_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_standing_check, "_SOON_S", 0.0)
+    go = threading.Event()
+    checks = Checks("good", "wrong")
+
+    def slow() -> Report:
+        assert checks.count == 0 or go.wait(20)
+        return checks()
+
+    with standing(slow) as one:
+        assert one.report().healthy
+        assert one.report().healthy, "the old one, while the next is under way"
+        running = one._running
+        assert running is not None
+        go.set()
+        running.result(20)
+        assert not one.report().healthy
+
+
+@pytest.mark.usefixtures("_never_fresh")
 def test_a_busy_report_leaves_the_last_verdict_in_force() -> None:
     with standing(Checks("busy", "good", "busy", "wrong", "busy")) as one:
         found = [(seen.status, seen.healthy) for seen in (one.report() for _ in range(5))]

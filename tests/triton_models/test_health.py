@@ -112,7 +112,7 @@ def served(
             model.rename(whole / model.name)
     switch = Switch(folder / "mode")
     break_tower(whole / "clip_image", version, switch)
-    add_health(whole, bundle, "clip", "fp32")
+    add_health(whole, bundle, "clip", "fp32", patience_s=4.0)
     serve_precision(whole, bundle, "eight", "int8-cpu")
     add_health(whole, bundle, "eight", "int8-cpu")
     graph = whole / "swapped_image" / str(version) / "model.onnx"
@@ -200,7 +200,7 @@ def test_a_tower_that_does_not_answer_is_wrong(served: Served) -> None:
     with served.switch.broken("slow"):
         status, content = served.probe_until("waits for image since")
         assert status == 503
-        assert "the limit is 5 s; it hangs, or is too slow" in content
+        assert "the limit is 4 s; it hangs, or is too slow" in content
         # Nobody waits behind one that hangs.
         assert served.probe()[0] == 503
         report = check_server(served.address, timeout_s=1.0)

@@ -43,6 +43,8 @@ def test_its_files(repository: Path, small_bundle: Bundle) -> None:
         "clip_card/config.pbtxt",
         f"clip_card/{version}/model.py",
         f"clip_card/{version}/tokenizer.json",
+        f"clip_card/{version}/golden.npz",
+        f"clip_card/{version}/certificate.json",
     }
 
 

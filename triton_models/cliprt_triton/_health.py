@@ -44,16 +44,23 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         model: prefix of the models' names.
         space: of the card; the towers are asked for under its version alone.
+        patience_s: how long all questions may take together; then a tower hangs.
         towers: by ``image`` and ``text``.
     """
 
     model: str
     space: str
+    patience_s: float
     towers: dict[str, AskedTower]
 
 
 def health_model(
-    bundle: Bundle, names: ModelNames, precision: str, *, towers: Sequence[ServedModel] = ()
+    bundle: Bundle,
+    names: ModelNames,
+    precision: str,
+    *,
+    towers: Sequence[ServedModel] = (),
+    patience_s: float = 20.0,
 ) -> ServedModel:
     """The model ``NAME_health``: an error if the live towers answer wrongly, a report if not.
 
@@ -63,6 +70,7 @@ def health_model(
         precision: in which the towers are served.
         towers: the towers of the repository, which say how many items they take and to which
             lengths texts are filled up. Without them requests are small and texts full length.
+        patience_s: how long all questions may take together, in seconds; then a tower hangs.
 
     Raises:
         BundleError: the certificate cannot be read, or the precision has no bar.
@@ -87,7 +95,7 @@ def health_model(
             text=text,
             lengths=tuple(int(length) for length in lengths.split(",") if length),
         )
-    what = Asked(model=names.prefix, space=card.space, towers=asked)
+    what = Asked(model=names.prefix, space=card.space, patience_s=patience_s, towers=asked)
     return ServedModel(
         ModelConfig(
             name=names.health,

@@ -27,11 +27,8 @@ from cliprt._names import EMBEDDING, OVERLOAD_TEXTS, PIXELS, TOKENS
 from cliprt._standing_check import StandingCheck
 from cliprt_triton._health import HEALTH_PARAMETER, Asked
 
-_PATIENCE_S = 5.0
-"""How long a check may take; then it is reported as wrong."""
-
-_QUEUED_US = 2_000_000
-"""How long a question may wait in a tower's queue; then the tower is busy, not wrong."""
+_QUEUED = 0.25
+"""Part of the patience that a question may wait in a tower's queue; then the tower is busy."""
 
 _AT_ONCE = 4
 
@@ -60,7 +57,7 @@ class TritonPythonModel:
         self._under_way: list[str] = []
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="cliprt-ask")
         self._standing = StandingCheck(
-            self._check, model=asked.model, patience_s=_PATIENCE_S, waits_for=self._waits_for
+            self._check, model=asked.model, patience_s=asked.patience_s, waits_for=self._waits_for
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -93,7 +90,7 @@ class TritonPythonModel:
             model_version=self._version,
             inputs=[pb_utils.Tensor(name, question.batch)],
             requested_output_names=[EMBEDDING],
-            timeout=_QUEUED_US,
+            timeout=int(_QUEUED * self._asked.patience_s * 1e6),
         )
         self._under_way.append(question.tower)
         try:
