@@ -77,6 +77,7 @@ class _Server:
         self.space = ""
         self._channel, self._names, self._bundle = channel, names, bundle
         self._timeout_s = timeout_s
+        self._fetched: dict[str, bytes] = {}
         self._ends = time.monotonic() + timeout_s
 
     def checks(self) -> list[Check]:
@@ -152,6 +153,12 @@ class _Server:
         """A file of the bundle, or what the server hands out under its name."""
         if self._bundle is not None:
             return self._bundle.file(name).read_bytes()
+        if name not in self._fetched:
+            self._fetched[name] = self._fetch(name, card)
+        return self._fetched[name]
+
+    def _fetch(self, name: str, card: Card) -> bytes:
+        """A file that the server hands out, if it is the one that the card names."""
         request = {"name": np.frombuffer(name.encode(), dtype=np.uint8)}
         try:
             answer = self._channel.infer(self._names.card, request, "content", self._left_s())

@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from cliprt import Bundle, Client, Limits, ModelUnavailable
 from cliprt._images import preprocess
+from cliprt._server_health import check_server
 from cliprt._texts import TextTokenizer
 from cliprt_export import export_checkpoint
 from cliprt_export._checkpoint import Checkpoint
@@ -179,3 +180,11 @@ def test_clip_with_one_tower_has_a_bundle_of_one(tower: str, tmp_path: Path) -> 
     card = export_checkpoint(folder, tmp_path / "bundle").card
     assert (card.image is None, card.text is None) == (tower == "text", tower == "vision")
     assert card.logit_scale is None
+
+
+@pytest.mark.parametrize("name", ["siglip", "image", "text"])
+def test_whatever_towers_it_has_it_is_healthy(server: TritonServer, name: str) -> None:
+    report = check_server(server.address, model=name)
+    assert report.status == "good", report.problems()
+    towers = {"image", "text"} if name == "siglip" else {name}
+    assert {check.where for check in report.checks} == {"model", *towers}
