@@ -16,7 +16,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from cliprt import Bundle
-from cliprt._names import ModelNames, served_version
+from cliprt._bundle import CERTIFICATE, GOLDEN
+from cliprt._names import ModelNames
 from cliprt_triton._health import health_model
 
 _SPOILT = """
@@ -94,17 +95,13 @@ def break_tower(model: Path, version: int, switch: Switch) -> None:
     code.write_text(_SPOILT.format(mode=str(switch.file)))
 
 
-def serve_precision(repository: Path, bundle: Bundle, name: str, precision: str) -> None:
-    """Serves the towers of a repository in another precision."""
-    version = str(served_version(bundle.card.space))
-    for tower in ("image", "text"):
-        model = repository / f"{name}_{tower}"
-        graph = model / version / "model.onnx"
-        graph.unlink()
-        shutil.copyfile(bundle.file(f"{tower}.{precision}.onnx"), graph)
-        config = read_config(model)
-        config.parameters["cliprt_precision"].string_value = precision
-        (model / "config.pbtxt").write_text(text_format.MessageToString(config))
+def swap_tower(folder: Path, other: Bundle) -> None:
+    """Puts the image tower of another bundle into the folder of a version, whole."""
+    for name in ("image.fp32.onnx", GOLDEN, CERTIFICATE):
+        served = folder / ("model.onnx" if name.endswith(".onnx") else name)
+        if served.exists():
+            served.unlink()
+            shutil.copyfile(other.file(name), served)
 
 
 def read_config(model: Path) -> Any:
@@ -113,19 +110,7 @@ def read_config(model: Path) -> Any:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def add_health(
-    repository: Path, bundle: Bundle, name: str, precision: str, patience_s: float = 20.0
-) -> None:
-    """Adds the health model of a bundle to a repository, in place of one that is there."""
-    served = health_model(bundle, ModelNames(name), precision, patience_s=patience_s)
-    model = repository / served.config.name
-    shutil.rmtree(model, ignore_errors=True)
-    version = model / str(served.config.version)
-    version.mkdir(parents=True)
-    (model / "config.pbtxt").write_text(served.config.to_pbtxt())
-    (version / "model.py").write_text(
-        f"from cliprt_triton.models.{served.code} import TritonPythonModel\n"
-        '__all__ = ["TritonPythonModel"]\n'
-    )
-    for file, source in served.files.items():
-        shutil.copyfile(source, version / file)
+def set_patience(repository: Path, bundle: Bundle, name: str, patience_s: float) -> None:
+    """Makes the health model of a repository in fp32 wait no longer than this for a tower."""
+    config = health_model(bundle, ModelNames(name), "fp32", patience_s=patience_s).config
+    (repository / config.name / "config.pbtxt").write_text(config.to_pbtxt())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._bundle import CERTIFICATE, GOLDEN, Bundle
+from cliprt._bundle import CERTIFICATE, GOLDEN
 from cliprt._errors import BundleError
 from cliprt._names import PIXELS, TOKENS
 
@@ -80,13 +81,13 @@ class Known:
         return cls(inputs, expected)
 
     @classmethod
-    def of(cls, bundle: Bundle, tower: str) -> Known:
-        """Known answers of a bundle's tower.
+    def of(cls, folder: Path, tower: str) -> Known:
+        """Known answers of a tower, from a folder with a bundle's ``golden.npz``.
 
         Raises:
             BundleError: they cannot be read.
         """
-        return cls.read(bundle.file(GOLDEN).read_bytes(), tower, origin=str(bundle.path))
+        return cls.read(_content(folder / GOLDEN), tower, origin=str(folder))
 
 
 def bar_of(certificate: bytes, tower: str, precision: str, *, origin: str) -> Bar:
@@ -122,14 +123,22 @@ def bar_of(certificate: bytes, tower: str, precision: str, *, origin: str) -> Ba
     )
 
 
-def bar_of_bundle(bundle: Bundle, tower: str, precision: str) -> Bar:
-    """The same for a bundle.
+def bar_of_folder(folder: Path, tower: str, precision: str) -> Bar:
+    """The same for a folder with a bundle's ``certificate.json``.
 
     Raises:
         BundleError: as above.
     """
-    content = bundle.file(CERTIFICATE).read_bytes()
-    return bar_of(content, tower, precision, origin=str(bundle.path))
+    return bar_of(_content(folder / CERTIFICATE), tower, precision, origin=str(folder))
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{file} cannot be read ({error.strerror}); export the checkpoint again"
+        ) from None
 
 
 def cosines(some: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:

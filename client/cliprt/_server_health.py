@@ -6,14 +6,16 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._arguments import checked_address, checked_timeout
+from cliprt._arguments import checked_timeout
 from cliprt._bundle import CERTIFICATE, GOLDEN, Bundle
 from cliprt._card import Card, decode_card
+from cliprt._connection import Connection
 from cliprt._errors import BundleError, CliprtError, DeadlineExceeded, ModelUnavailable
 from cliprt._health import Check, LiveTower, Question, Report, check_towers, report_of
 from cliprt._known import Known, bar_of
@@ -40,32 +42,37 @@ _AGAIN = "make the repository again with this cliprt"
 
 
 def check_server(
-    address: str, *, model: str = "clip", bundle: Bundle | None = None, timeout_s: float = 30.0
+    server: str | Connection,
+    *,
+    model: str = "clip",
+    bundle: Bundle | None = None,
+    timeout_s: float = 30.0,
 ) -> Report:
     """Asks a served model for known answers, single items, in batches and all at once.
 
     Args:
-        address: host and gRPC port, ``host:8001``.
+        server: host and gRPC port, ``host:8001``, or how else it is reached. Nothing is retried.
         model: name under which the bundle is served; the prefix of its Triton models.
         bundle: what should be served, whose known answers are taken; None takes what the server
             hands out, checked against the card that it serves.
         timeout_s: how long everything together may take, in seconds.
 
     Raises:
-        ValueError: address, model or timeout_s is malformed.
+        ValueError: server, model or timeout_s is malformed.
     """
     from cliprt._grpc import TritonChannel  # gRPC takes a while to import
 
     names = ModelNames(model)
     begun = time.perf_counter()
-    channel = TritonChannel(checked_address(address))
+    connection = Connection(server) if isinstance(server, str) else server
+    channel = TritonChannel(replace(connection, retry=None))
     try:
-        server = _Server(channel, names, bundle, checked_timeout(timeout_s))
-        checks = server.checks()
+        seen = _Server(channel, names, bundle, checked_timeout(timeout_s))
+        checks = seen.checks()
     finally:
         channel.close()
     took_s = time.perf_counter() - begun
-    return report_of(checks, model=model, space=server.space, took_s=took_s)
+    return report_of(checks, model=model, space=seen.space, took_s=took_s)
 
 
 class _Server:

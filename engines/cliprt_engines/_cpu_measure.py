@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cliprt._bundle import Bundle
 from cliprt._errors import FidelityError
-from cliprt._known import Known, bar_of_bundle, cosines
+from cliprt._known import Known, bar_of_folder, cosines
 from cliprt_engines._cpu_settings import CpuSettings, load_tower
 from cliprt_engines._tower import Inputs, Tower
 
@@ -277,10 +277,10 @@ class _Known:
     """The bundle's known inputs of one tower and what must be answered to them."""
 
     def __init__(self, bundle: Bundle, tower: str, precision: str) -> None:
-        known = Known.of(bundle, tower)
+        known = Known.of(bundle.path, tower)
         self.inputs: Inputs = known.inputs
         self._expected = known.expected
-        self._bar = bar_of_bundle(bundle, tower, precision).min_cosine
+        self._bar = bar_of_folder(bundle.path, tower, precision).min_cosine
 
     def cosine(self, answers: NDArray[np.float32]) -> float:
         """Least cosine between known answers and given ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from cliprt import Bundle, BundleError
-from cliprt._known import PRECISIONS, Bar, Known, bar_of, bar_of_bundle, cosines
+from cliprt._known import PRECISIONS, Bar, Known, bar_of, bar_of_folder, cosines
 
 
 def certificate(precision: str, **figures: Any) -> bytes:
@@ -23,10 +24,10 @@ def bar(precision: str, **figures: Any) -> Bar:
 
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_those_of_a_bundle(small_bundle: Bundle, tower: str) -> None:
-    known = Known.of(small_bundle, tower)
+    known = Known.of(small_bundle.path, tower)
     assert len(known.inputs) == len(known.expected)
     np.testing.assert_allclose(np.linalg.norm(known.expected, axis=1), 1, atol=1e-5)
-    found = bar_of_bundle(small_bundle, tower, "fp32")
+    found = bar_of_folder(small_bundle.path, tower, "fp32")
     assert (found.min_cosine, found.max_batch_effect) == (0.999_999, 1e-4)
 
 
@@ -69,6 +70,8 @@ def test_golden_files_that_cannot_be_read_are_refused() -> None:
             "image",
             origin="here",
         )
+    with pytest.raises(BundleError, match="golden.npz cannot be read .No such file"):
+        Known.of(Path("/nowhere"), "image")
     # Nothing in it is ever executed.
     with pytest.raises(BundleError, match="allow_pickle=False"):
         Known.read(packed(pixels=np.array([{}], dtype=object)), "image", origin="here")

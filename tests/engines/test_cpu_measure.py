@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cliprt import Bundle, BundleError, _known
-from cliprt._known import bar_of_bundle
+from cliprt._known import bar_of_folder
 from cliprt_engines import CpuSettings, OnnxTower
 from cliprt_engines import _cpu_measure as measuring
 from cliprt_engines._cpu_measure import Measured
@@ -138,4 +137,4 @@ def test_a_certificate_that_cannot_be_read_is_a_bundle_error(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "certificate.json").write_text("{}")
     with pytest.raises(BundleError, match="the certificate of .* cannot be read"):
-        bar_of_bundle(dataclasses.replace(small_bundle, path=tmp_path), "text", "fp32")
+        bar_of_folder(tmp_path, "text", "fp32")

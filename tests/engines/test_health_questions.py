@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cliprt import Bundle, CliprtError, DeadlineExceeded, Overloaded, ServerError
 from cliprt._health import Check, LiveTower, Question, check_towers, filled_up, text_of
-from cliprt._known import Known, bar_of_bundle
+from cliprt._known import Known, bar_of_folder
 from cliprt_engines import OnnxTower
 
 Answer: TypeAlias = "NDArray[Any] | CliprtError"
@@ -49,8 +49,8 @@ def towers_of(bundle: Bundle, *, max_batch: int = 64, lengths: tuple[int, ...] =
     return [
         LiveTower(
             name=name,
-            known=Known.of(bundle, name),
-            bar=bar_of_bundle(bundle, name, "fp32"),
+            known=Known.of(bundle.path, name),
+            bar=bar_of_folder(bundle.path, name, "fp32"),
             max_batch=max_batch,
             text=bundle.card.text if name == "text" else None,
             lengths=lengths if name == "text" else (),
@@ -90,7 +90,7 @@ def test_a_thorough_one_asks_for_all_alone_and_mixes_others_in(
     check_towers(towers_of(demo_bundle), live.ask, thorough=True)
     images = live.of("image")
     assert [len(batch) for batch in images] == [1, 1, 1, 1, 8, 1, 1, 1, 1]
-    known = Known.of(demo_bundle, "image").inputs
+    known = Known.of(demo_bundle.path, "image").inputs
     strangers = [row for row in images[4] if not any((row == one).all() for one in known)]
     assert len(strangers) == 4
     assert all(batch.dtype == np.uint8 for batch in images)
@@ -149,7 +149,7 @@ def test_each_cause_is_told_once(
 def test_texts_are_cut_where_nothing_behind_them_is_seen(demo_bundle: Bundle) -> None:
     spec = demo_bundle.card.text
     assert spec is not None
-    known = Known.of(demo_bundle, "text").inputs
+    known = Known.of(demo_bundle.path, "text").inputs
     texts = [text_of(row, spec) for row in known]
     assert len(texts[0]) == 3
     assert all(text[-1] == spec.end_id for text in texts)

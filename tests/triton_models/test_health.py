@@ -14,20 +14,21 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from broken_models import Switch, add_health, break_tower, read_config, serve_precision
+from broken_models import Switch, break_tower, read_config, set_patience, swap_tower
 from click.testing import CliRunner
 from conftest import ROOT
 from google.protobuf import text_format
 from safetensors.numpy import load_file, save_file
 
 from cliprt import Bundle, Overloaded
+from cliprt._connection import Connection
 from cliprt._grpc import PendingTensor, TritonChannel
 from cliprt._health import Report
 from cliprt._health_cli import health
 from cliprt._names import served_version
 from cliprt._server_health import check_server
 from cliprt_export import export_checkpoint
-from cliprt_triton import Batching, TritonServer, write_repository
+from cliprt_triton import Policy, TritonServer, write_repository
 from folders import write_calibration
 
 QUEUE = 8
@@ -104,20 +105,18 @@ def served(
     whole = folder / "whole"
     whole.mkdir()
     version = served_version(bundle.card.space)
-    batching = Batching(max_batch_size=8, max_queue_size=QUEUE)
+    policy = Policy(max_batch_size=8, max_queue_size=QUEUE)
     for name in ("clip", "eight", "swapped", "half", "old"):
-        for model in write_repository(
-            bundle, folder / name, name=name, batching=batching
-        ).iterdir():
+        precision = "int8-cpu" if name == "eight" else "fp32"
+        repository = write_repository(
+            bundle, folder / name, name=name, precision=precision, policy=policy
+        )
+        for model in repository.iterdir():
             model.rename(whole / model.name)
     switch = Switch(folder / "mode")
     break_tower(whole / "clip_image", version, switch)
-    add_health(whole, bundle, "clip", "fp32", patience_s=4.0)
-    serve_precision(whole, bundle, "eight", "int8-cpu")
-    add_health(whole, bundle, "eight", "int8-cpu")
-    graph = whole / "swapped_image" / str(version) / "model.onnx"
-    graph.write_bytes(other_bundle.file("image.fp32.onnx").read_bytes())
-    add_health(whole, bundle, "half", "fp32")
+    set_patience(whole, bundle, "clip", 4.0)
+    swap_tower(whole / "swapped_image" / str(version), other_bundle)
     shutil.rmtree(whole / "half_text")
     config = read_config(whole / "old_image")
     del config.parameters["cliprt_precision"]
@@ -212,16 +211,16 @@ def test_a_tower_that_does_not_answer_is_wrong(served: Served) -> None:
 def test_a_full_queue_is_busy_and_not_wrong(served: Served, bundle: Bundle) -> None:
     assert bundle.card.image is not None
     picture = np.zeros((1, bundle.card.image.height, bundle.card.image.width, 3), np.uint8)
-    channel = TritonChannel(served.address)
+    channel = TritonChannel(Connection(served.address, retry=None))
     assert served.probe_until('"status":"good"')[0] == 200
     with served.switch.broken("slow"):
         # One batch is under way, another is ready, and then as many wait as may.
         crowd: list[PendingTensor] = []
-        while not any(one._future.done() for one in crowd):
+        while not any(one.done() for one in crowd):
             assert len(crowd) < 100
             crowd.append(channel.infer("clip_image", {"pixels": picture}, "embedding", 60))
             time.sleep(0.02)
-        refused = [one for one in crowd if one._future.done()]
+        refused = [one for one in crowd if one.done()]
         with pytest.raises(Overloaded):
             refused[0].result()
         report = check_server(served.address)

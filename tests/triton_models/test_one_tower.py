@@ -154,7 +154,10 @@ def test_token_ids_beyond_the_vocabulary_are_refused(server: TritonServer) -> No
 
 @pytest.mark.parametrize(
     ("name", "models"),
-    [("image", {"clip_image", "clip_card"}), ("text", {"clip_text", "clip_card"})],
+    [
+        ("image", {"clip_image", "clip_card", "clip_health"}),
+        ("text", {"clip_text", "clip_card", "clip_health"}),
+    ],
 )
 def test_a_repository_of_one_tower(
     name: str, models: set[str], bundles: dict[str, Bundle], tmp_path: Path

@@ -8,7 +8,7 @@ import msgspec
 
 from cliprt._bundle import GOLDEN, Bundle
 from cliprt._card import TextSpec
-from cliprt._known import Bar, bar_of_bundle
+from cliprt._known import Bar, bar_of_folder
 from cliprt._names import LENGTHS_PARAMETER, PRECISION_PARAMETER, ModelNames, served_version
 from cliprt_triton._config import ModelConfig, Tensor
 from cliprt_triton._served import ServedModel
@@ -87,11 +87,10 @@ def health_model(
         lengths = "" if text is None else str(text.context_length)
         if config is not None:
             lengths = config.parameters.get(LENGTHS_PARAMETER, lengths)
-        batching = None if config is None else config.batching
         asked[tower] = AskedTower(
             model=name,
-            bar=bar_of_bundle(bundle, tower, precision),
-            max_batch=_FEWEST if batching is None else batching.max_batch_size,
+            bar=bar_of_folder(bundle.path, tower, precision),
+            max_batch=_FEWEST if config is None else config.max_batch_size,
             text=text,
             lengths=tuple(int(length) for length in lengths.split(",") if length),
         )
