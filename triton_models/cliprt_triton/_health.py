@@ -9,7 +9,7 @@ import msgspec
 from cliprt._bundle import GOLDEN, Bundle
 from cliprt._card import TextSpec
 from cliprt._known import Bar, bar_of_folder
-from cliprt._names import LENGTHS_PARAMETER, PRECISION_PARAMETER, ModelNames, served_version
+from cliprt._names import LENGTHS_PARAMETER, ModelNames, served_version
 from cliprt_triton._config import ModelConfig, Tensor
 from cliprt_triton._served import ServedModel
 
@@ -102,10 +102,7 @@ def health_model(
             # Triton takes a POST without a body for a model of one input. Its content is ignored.
             inputs=(Tensor("probe", "TYPE_UINT8", (-1,), optional=True),),
             outputs=(Tensor("healthy", "TYPE_UINT8", (1,)), Tensor("report", "TYPE_STRING", (1,))),
-            parameters={
-                PRECISION_PARAMETER: precision,
-                HEALTH_PARAMETER: msgspec.json.encode(what).decode(),
-            },
+            parameters={HEALTH_PARAMETER: msgspec.json.encode(what).decode()},
         ),
         "health",
         {GOLDEN: bundle.file(GOLDEN)},
