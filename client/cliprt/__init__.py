@@ -31,10 +31,12 @@ from cliprt._errors import (
     ServerError,
     ServerStartError,
     ServerUnavailable,
+    SpaceMismatch,
 )
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
 from cliprt._profile import RequestTimes, TowerTimes
+from cliprt._space import Embeddings
 
 __version__ = "0.1.0"
 
@@ -51,6 +53,7 @@ __all__ = [
     "DeadlineExceeded",
     "Decoding",
     "DeploymentError",
+    "Embeddings",
     "EngineError",
     "EngineMismatch",
     "FidelityError",
@@ -70,6 +73,7 @@ __all__ = [
     "ServerError",
     "ServerStartError",
     "ServerUnavailable",
+    "SpaceMismatch",
     "TextSpec",
     "Tls",
     "TowerTimes",

@@ -4,7 +4,8 @@
 
     CliprtError
     ├── InvalidInput (also ValueError)    fix the input; retrying cannot help
-    │   └── ImageTooLarge                 bytes, pixels or aspect ratio beyond the limits
+    │   ├── ImageTooLarge                 bytes, pixels or aspect ratio beyond the limits
+    │   └── SpaceMismatch                 embeddings of two models meet; embed both with one
     ├── RetryableError                    wait, then try the same call again
     │   ├── ServerUnavailable             nothing answered at that address
     │   ├── Overloaded                    the server's queue is full
@@ -48,6 +49,25 @@ class InvalidInput(CliprtError, ValueError):
 
 class ImageTooLarge(InvalidInput):
     """An image exceeds the limits on bytes, pixels or aspect ratio; it was not decoded."""
+
+
+class SpaceMismatch(InvalidInput):
+    """Embeddings of different spaces were to be compared or joined.
+
+    Attributes:
+        spaces: the two, hexadecimal.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        spaces: tuple[str, str] = ("", ""),
+        index: int | None = None,
+        what: str = "item",
+    ) -> None:
+        super().__init__(reason, index=index, what=what)
+        self.spaces = spaces
 
 
 class RetryableError(CliprtError):

@@ -18,10 +18,8 @@ from cliprt._errors import (
     ServerError,
     ServerUnavailable,
 )
+from cliprt._names import OVERLOAD_TEXTS
 
-# What Triton says when it refuses work it could do later. The status is the same UNAVAILABLE as
-# for a dead server, only the text differs.
-_OVERLOAD_TEXTS = ("exceeds maximum queue size", "request timeout expired")
 _MODEL_TEXTS = ("unknown model", "no available versions", "is not ready", "requested model '")
 
 # What Triton puts before the words of a model: once for each ensemble, and the request's name.
@@ -78,7 +76,7 @@ def translate(error: Any, connection: Connection, timeout_s: float, *, lost: boo
         )
     if code == grpc.StatusCode.INVALID_ARGUMENT and (item := _ITEM.match(details)):
         return InvalidInput(item[3], index=int(item[2]), what=item[1])
-    if any(sign in text for sign in _OVERLOAD_TEXTS):
+    if any(sign in text for sign in OVERLOAD_TEXTS):
         return Overloaded(
             f"{address} has more requests than it can queue ({details}); "
             "wait before trying again, or send fewer at once"

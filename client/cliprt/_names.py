@@ -23,6 +23,12 @@ PRECISION_PARAMETER = "cliprt_precision"
 """Key under which a tower's configuration says in which precision it is computed; others have none.
 """
 
+OVERLOAD_TEXTS = ("exceeds maximum queue size", "request timeout expired")
+"""What Triton says, in lower case, when it refuses work that it could do later.
+
+The status is that of a dead server or of a failed model; only the text differs.
+"""
+
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 

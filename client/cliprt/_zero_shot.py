@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cliprt._space import same_space
+
 
 def probabilities(
     images: NDArray[np.float32],
@@ -27,7 +29,11 @@ def probabilities(
 
     Returns:
         float32 [n, m], each 0 to 1.
+
+    Raises:
+        SpaceMismatch: the two are labelled with different spaces.
     """
+    same_space(images, texts)
     logits = logit_scale * (images.astype(np.float64) @ texts.astype(np.float64).T)
     if logit_bias is not None:
         # By way of tanh, which overflows nowhere.

@@ -6,24 +6,19 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._bundle import CERTIFICATE, GOLDEN, Bundle
-from cliprt._errors import BundleError, FidelityError
-from cliprt._names import PIXELS, TOKENS
+from cliprt._bundle import Bundle
+from cliprt._errors import FidelityError
+from cliprt._known import Known, bar_of_folder, cosines
 from cliprt_engines._cpu_settings import CpuSettings, load_tower
 from cliprt_engines._tower import Inputs, Tower
 
 Goal: TypeAlias = Literal["throughput", "latency"]
-
-# Least cosine of a known answer. In fp32 runtimes differ by roundings alone. In int8-cpu the known
-# pictures are harder than usual ones, stripes and noise: that bar finds processors that compute
-# something else.
-_MIN_COSINE = {"fp32": 0.999_999, "int8-cpu": 0.97}
 
 # Least cosine between what two runtimes answer to the same input in the same precision. OpenVINO in
 # bfloat16 had 0.9997 and more with both towers of ViT-B/32.
@@ -282,11 +277,10 @@ class _Known:
     """The bundle's known inputs of one tower and what must be answered to them."""
 
     def __init__(self, bundle: Bundle, tower: str, precision: str) -> None:
-        with np.load(bundle.file(GOLDEN)) as golden:
-            self.inputs: Inputs = golden[PIXELS if tower == "image" else TOKENS]
-            self._expected: NDArray[np.float32] = golden[f"{tower}_embedding"]
-        # No more is asked than the certificate promises.
-        self._bar = min(_MIN_COSINE[precision], certified(bundle, tower).get(precision, 1.0))
+        known = Known.of(bundle.path, tower)
+        self.inputs: Inputs = known.inputs
+        self._expected = known.expected
+        self._bar = bar_of_folder(bundle.path, tower, precision).min_cosine
 
     def cosine(self, answers: NDArray[np.float32]) -> float:
         """Least cosine between known answers and given ones."""
@@ -301,34 +295,9 @@ class _Known:
 
 
 def _least_cosine(some: NDArray[np.float32], others: NDArray[np.float32]) -> float:
-    """Least cosine between rows of length 1; rows of another length count as different.
-
-    Raises:
-        ValueError: the two are of different shapes.
-    """
-    if some.shape != others.shape:
-        raise ValueError(f"expected embeddings {list(others.shape)}, got {list(some.shape)}")
-    distances = np.square(some.astype(np.float64) - others).sum(axis=1)
-    return float((1 - distances / 2).min())
+    return float(cosines(some, others).min())
 
 
 def _words(error: Exception) -> str:
     """What an error says, or at least what it is."""
     return str(error) or type(error).__name__
-
-
-def certified(bundle: Bundle, tower: str) -> dict[str, float]:
-    """The least cosine that the certificate states, by precision.
-
-    Raises:
-        BundleError: the certificate cannot be read.
-    """
-    try:
-        content: Any = msgspec.json.decode(bundle.file(CERTIFICATE).read_bytes())
-        rows = content["towers"][tower]
-        return {precision: float(row["min_cosine"]) for precision, row in rows.items()}
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"the certificate of {bundle.path} cannot be read ({error}); "
-            "export the checkpoint again"
-        ) from None

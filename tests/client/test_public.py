@@ -13,10 +13,11 @@ PUBLIC = {
     "cliprt": {
         "AsyncClient", "Bundle", "BundleError", "Card", "CheckpointError", "Client", "CliprtError",
         "ClosedError", "Connection", "DeadlineExceeded", "Decoding", "DeploymentError",
-        "EngineError", "EngineMismatch", "FidelityError", "FileEntry", "ImageInput", "ImageSpec",
-        "ImageTooLarge", "InvalidInput", "Item", "Limits", "MissingExtra", "ModelUnavailable",
-        "Overloaded", "RequestTimes", "Retry", "RetryableError", "ServerError", "ServerStartError",
-        "ServerUnavailable", "TextSpec", "Tls", "TowerTimes", "__version__", "open_bundle",
+        "Embeddings", "EngineError", "EngineMismatch", "FidelityError", "FileEntry", "ImageInput",
+        "ImageSpec", "ImageTooLarge", "InvalidInput", "Item", "Limits", "MissingExtra",
+        "ModelUnavailable", "Overloaded", "RequestTimes", "Retry", "RetryableError", "ServerError",
+        "ServerStartError", "ServerUnavailable", "SpaceMismatch", "TextSpec", "Tls", "TowerTimes",
+        "__version__", "open_bundle",
     },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -11,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cliprt import Bundle, BundleError
+from cliprt import Bundle, BundleError, _known
+from cliprt._known import bar_of_folder
 from cliprt_engines import CpuSettings, OnnxTower
 from cliprt_engines import _cpu_measure as measuring
 from cliprt_engines._cpu_measure import Measured
@@ -96,7 +96,7 @@ def test_candidates_must_agree_with_the_first(
     small_bundle: Bundle, spoil: Spoil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both within the bar of an 8-bit precision, and yet not the same."""
-    monkeypatch.setitem(measuring._MIN_COSINE, "fp32", -1.0)
+    monkeypatch.setitem(_known._MIN_COSINE, "fp32", -1.0)
     spoil(lambda answers: np.roll(answers, 1, axis=1))
     found = measured(small_bundle, GOOD, BAD)
     assert found[-1].items_per_s == 0
@@ -137,4 +137,4 @@ def test_a_certificate_that_cannot_be_read_is_a_bundle_error(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "certificate.json").write_text("{}")
     with pytest.raises(BundleError, match="the certificate of .* cannot be read"):
-        measuring.certified(dataclasses.replace(small_bundle, path=tmp_path), "text")
+        bar_of_folder(tmp_path, "text", "fp32")

@@ -240,7 +240,12 @@ def test_the_command_prints_a_table(small_bundle: Bundle, tmp_path: Path) -> Non
     assert found.exit_code == 0, found.output
     lines = found.stdout.splitlines()
     assert lines[0].split() == ["model", "runs", "on", "state", "checked", "not", "checked"]
-    assert [line.split()[0] for line in lines[1:]] == ["clip_card", "clip_image", "clip_text"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "clip_card",
+        "clip_health",
+        "clip_image",
+        "clip_text",
+    ]
 
 
 def test_the_command_fails_where_something_is_wrong(small_bundle: Bundle, tmp_path: Path) -> None:
@@ -251,7 +256,12 @@ def test_the_command_fails_where_something_is_wrong(small_bundle: Bundle, tmp_pa
     report = json.loads(found.stdout)
     assert report["ok"] is False
     states = {model["name"]: model["state"] for model in report["models"]}
-    assert states == {"clip_card": "ok", "clip_image": "ok", "clip_text": "failed"}
+    assert states == {
+        "clip_card": "ok",
+        "clip_health": "ok",
+        "clip_image": "ok",
+        "clip_text": "failed",
+    }
 
 
 def test_nothing_to_check(tmp_path: Path) -> None:

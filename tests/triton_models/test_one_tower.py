@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from cliprt import Bundle, Client, Limits, ModelUnavailable
 from cliprt._images import preprocess
+from cliprt._server_health import check_server
 from cliprt._texts import TextTokenizer
 from cliprt_export import export_checkpoint
 from cliprt_export._checkpoint import Checkpoint
@@ -153,7 +154,10 @@ def test_token_ids_beyond_the_vocabulary_are_refused(server: TritonServer) -> No
 
 @pytest.mark.parametrize(
     ("name", "models"),
-    [("image", {"clip_image"}), ("text", {"clip_text", "clip_card"})],
+    [
+        ("image", {"clip_image", "clip_card", "clip_health"}),
+        ("text", {"clip_text", "clip_card", "clip_health"}),
+    ],
 )
 def test_a_repository_of_one_tower(
     name: str, models: set[str], bundles: dict[str, Bundle], tmp_path: Path
@@ -179,3 +183,11 @@ def test_clip_with_one_tower_has_a_bundle_of_one(tower: str, tmp_path: Path) -> 
     card = export_checkpoint(folder, tmp_path / "bundle").card
     assert (card.image is None, card.text is None) == (tower == "text", tower == "vision")
     assert card.logit_scale is None
+
+
+@pytest.mark.parametrize("name", ["siglip", "image", "text"])
+def test_whatever_towers_it_has_it_is_healthy(server: TritonServer, name: str) -> None:
+    report = check_server(server.address, model=name)
+    assert report.status == "good", report.problems()
+    towers = {"image", "text"} if name == "siglip" else {name}
+    assert {check.where for check in report.checks} == {"model", *towers}

@@ -43,6 +43,11 @@ def test_its_files(repository: Path, small_bundle: Bundle) -> None:
         "clip_card/config.pbtxt",
         f"clip_card/{version}/model.py",
         f"clip_card/{version}/tokenizer.json",
+        f"clip_card/{version}/golden.npz",
+        f"clip_card/{version}/certificate.json",
+        "clip_health/config.pbtxt",
+        f"clip_health/{version}/model.py",
+        f"clip_health/{version}/golden.npz",
     }
 
 
@@ -94,6 +99,7 @@ def test_a_name_replaces_the_prefix(small_bundle: Bundle, tmp_path: Path) -> Non
     repository = write_repository(small_bundle, tmp_path / "repository", name="shop")
     assert sorted(path.name for path in repository.iterdir()) == [
         "shop_card",
+        "shop_health",
         "shop_image",
         "shop_text",
     ]

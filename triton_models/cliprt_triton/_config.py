@@ -40,12 +40,14 @@ class Tensor:
         data_type: Triton's name of the element type.
         dims: shape without the batch dimension; -1 is dynamic.
         ragged: requests may be batched although their shapes differ (inputs only).
+        optional: requests may come without it (inputs only).
     """
 
     name: str
     data_type: DataType
     dims: tuple[int, ...]
     ragged: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class ModelConfig:
                 data_type=pb.DataType.Value(tensor.data_type),
                 dims=tensor.dims,
                 allow_ragged_batch=tensor.ragged,
+                optional=tensor.optional,
             )
         for tensor in self.outputs:
             config.output.add(

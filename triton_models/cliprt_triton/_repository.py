@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cliprt._bundle import TOKENIZER, Bundle
+from cliprt._bundle import CERTIFICATE, GOLDEN, TOKENIZER, Bundle
 from cliprt._errors import BundleError
 from cliprt._folders import folder_that_becomes
 from cliprt._limits import Limits
-from cliprt._names import ModelNames, served_version
+from cliprt._names import PRECISION_PARAMETER, ModelNames, served_version
 from cliprt_triton._config import ModelConfig, Tensor
+from cliprt_triton._health import health_model
 from cliprt_triton._policy import Policy
 from cliprt_triton._runtime import Provider, Runtime, RuntimeName
 from cliprt_triton._served import ServedModel
@@ -94,25 +95,28 @@ def served_models(
         BundleError: the bundle has no tower of that precision.
         EngineError: an engine is missing, cannot be told from another, or must not be loaded.
     """
-    models = tower_models(bundle, names, runtime, policy)
-    if bundle.card.text is not None:
-        models.append(_card_model(bundle, names))
+    towers = tower_models(bundle, names, runtime, policy)
+    precision = towers[0].config.parameters[PRECISION_PARAMETER]
     # What is made of the towers follows here, and gets them to know their sizes and lengths:
-    # pipeline_models(bundle, names, policy, limits=limits, towers=models) of _pipelines.py, and
-    # health_model(bundle, names, models[0].config.parameters[PRECISION_PARAMETER]) of _health.py.
-    return models
+    # pipeline_models(bundle, names, policy, limits=limits, towers=towers) of _pipelines.py.
+    return [
+        *towers,
+        _card_model(bundle, names),
+        health_model(bundle, names, precision, towers=towers),
+    ]
 
 
 def _card_model(bundle: Bundle, names: ModelNames) -> ServedModel:
-    """The model that hands out files which clients need."""
+    """The model that hands out files which clients, and checks of health, need."""
+    handed = [name for name in (TOKENIZER, GOLDEN, CERTIFICATE) if name in bundle.card.files]
     config = ModelConfig(
         name=names.card,
         version=served_version(bundle.card.space),
         inputs=(Tensor("name", "TYPE_UINT8", (-1,)),),
         outputs=(Tensor("content", "TYPE_UINT8", (-1,)),),
-        parameters={"files": TOKENIZER},
+        parameters={"files": ",".join(handed)},
     )
-    return ServedModel(config, "card", {TOKENIZER: bundle.file(TOKENIZER)})
+    return ServedModel(config, "card", {name: bundle.file(name) for name in handed})
 
 
 def _write_model(repository: Path, model: ServedModel, link: bool) -> None:

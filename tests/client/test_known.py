@@ -1,0 +1,85 @@
+"""Known answers, and how near an answer must be in each precision."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from cliprt import Bundle, BundleError
+from cliprt._known import PRECISIONS, Bar, Known, bar_of, bar_of_folder, cosines
+
+
+def certificate(precision: str, **figures: Any) -> bytes:
+    return msgspec.json.encode({"towers": {"image": {precision: figures}}})
+
+
+def bar(precision: str, **figures: Any) -> Bar:
+    return bar_of(certificate(precision, **figures), "image", precision, origin="here")
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_those_of_a_bundle(small_bundle: Bundle, tower: str) -> None:
+    known = Known.of(small_bundle.path, tower)
+    assert len(known.inputs) == len(known.expected)
+    np.testing.assert_allclose(np.linalg.norm(known.expected, axis=1), 1, atol=1e-5)
+    found = bar_of_folder(small_bundle.path, tower, "fp32")
+    assert (found.min_cosine, found.max_batch_effect) == (0.999_999, 1e-4)
+
+
+def test_no_more_is_asked_than_the_certificate_promises() -> None:
+    good = {"single_vs_batch": 0.0, "padding": None}
+    assert bar("int8", min_cosine=0.95, **good).min_cosine == 0.95
+    assert bar("int8", min_cosine=0.999, **good).min_cosine == 0.97
+    assert bar("fp16", min_cosine=1.0, single_vs_batch=0.004, padding=0.02) == Bar(
+        min_cosine=0.999, max_batch_effect=0.04
+    )
+
+
+def test_a_precision_that_was_not_certified_has_its_own_bar() -> None:
+    for precision in PRECISIONS:
+        found = bar_of(certificate("fp32", min_cosine=1), "image", precision, origin="here")
+        assert 0.9 < found.min_cosine < 1
+        assert 0 < found.max_batch_effect < 0.05
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    with pytest.raises(BundleError, match=r"precision 'fp4', this cliprt knows fp32, fp16"):
+        bar("fp4", min_cosine=1)
+    for content in (b"{}", b"[1]", b"{", certificate("fp32", min_cosine="x")):
+        with pytest.raises(BundleError, match="the certificate of here cannot be read"):
+            bar_of(content, "image", "fp32", origin="here")
+
+
+def test_golden_files_that_cannot_be_read_are_refused() -> None:
+    def packed(**arrays: Any) -> bytes:
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        return file.getvalue()
+
+    for content in (b"", b"PK", packed(tokens=np.zeros((1, 4)))):
+        with pytest.raises(BundleError, match=r"golden.npz of here cannot be read"):
+            Known.read(content, "image", origin="here")
+    with pytest.raises(BundleError, match="holds no known answers of the image tower"):
+        Known.read(
+            packed(pixels=np.zeros((2, 1, 1, 3)), image_embedding=np.zeros((1, 4))),
+            "image",
+            origin="here",
+        )
+    with pytest.raises(BundleError, match="golden.npz cannot be read .No such file"):
+        Known.of(Path("/nowhere"), "image")
+    # Nothing in it is ever executed.
+    with pytest.raises(BundleError, match="allow_pickle=False"):
+        Known.read(packed(pixels=np.array([{}], dtype=object)), "image", origin="here")
+
+
+def test_rows_of_another_length_count_as_different() -> None:
+    row = np.float32([[0.6, 0.8]])
+    assert cosines(row, row)[0] == 1
+    assert cosines(2 * row, row)[0] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match=r"expected embeddings \[2, 2\], got \[1, 2\]"):
+        cosines(row, np.float32([[1, 0], [0, 1]]))

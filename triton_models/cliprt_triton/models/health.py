@@ -1,0 +1,126 @@
+"""Known answers of the live towers, inside Triton's Python backend.
+
+A request is a probe: it is answered with a report, or with an error where something is wrong. The
+towers are asked through the server itself, so what is judged is what callers get. Few probes cost
+anything: a report holds for a while, and one check at a time is under way.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from cliprt._bundle import GOLDEN
+from cliprt._errors import CliprtError, Overloaded, ServerError
+from cliprt._health import LiveTower, Question, Report, check_towers, report_of
+from cliprt._known import Known
+from cliprt._names import EMBEDDING, OVERLOAD_TEXTS, PIXELS, TOKENS
+from cliprt._standing_check import StandingCheck
+from cliprt_triton._health import HEALTH_PARAMETER, Asked
+
+_QUEUED = 0.25
+"""Part of the patience that a question may wait in a tower's queue; then the tower is busy."""
+
+_AT_ONCE = 4
+
+
+class TritonPythonModel:
+    """Answers probes."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Reads what is to be asked, and the known answers."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        asked = msgspec.json.decode(parameters[HEALTH_PARAMETER]["string_value"], type=Asked)
+        golden = (Path(args["model_repository"]) / args["model_version"] / GOLDEN).read_bytes()
+        self._asked = asked
+        self._version = int(args["model_version"])
+        self._towers = [
+            LiveTower(
+                name=name,
+                known=Known.read(golden, name, origin=asked.model),
+                bar=tower.bar,
+                max_batch=tower.max_batch,
+                text=tower.text,
+                lengths=tower.lengths,
+            )
+            for name, tower in asked.towers.items()
+        ]
+        self._under_way: list[str] = []
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="cliprt-ask")
+        self._standing = StandingCheck(
+            self._check, model=asked.model, patience_s=asked.patience_s, waits_for=self._waits_for
+        )
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answers probes; one report serves all that came together."""
+        report = self._standing.report()
+        return [_response(report) for _ in requests]
+
+    def finalize(self) -> None:
+        """Lets a check under way end."""
+        self._standing.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self) -> Report:
+        begun = time.perf_counter()
+        checks = check_towers(self._towers, self._ask, thorough=False)
+        took_s = time.perf_counter() - begun
+        return report_of(checks, model=self._asked.model, space=self._asked.space, took_s=took_s)
+
+    def _waits_for(self) -> str:
+        return " and ".join(sorted(set(self._under_way))) or "nothing"
+
+    def _ask(self, questions: Sequence[Question]) -> list[NDArray[Any] | CliprtError]:
+        return list(self._pool.map(self._ask_one, questions))
+
+    def _ask_one(self, question: Question) -> NDArray[Any] | CliprtError:
+        name = PIXELS if question.tower == "image" else TOKENS
+        request = pb_utils.InferenceRequest(
+            model_name=self._asked.towers[question.tower].model,
+            # Nobody else answers under this version than towers of the same space.
+            model_version=self._version,
+            inputs=[pb_utils.Tensor(name, question.batch)],
+            requested_output_names=[EMBEDDING],
+            timeout=int(_QUEUED * self._asked.patience_s * 1e6),
+        )
+        self._under_way.append(question.tower)
+        try:
+            response = request.exec()
+            if response.has_error():
+                message = response.error().message()
+                # The status of any failure is INTERNAL.
+                if any(sign in message.lower() for sign in OVERLOAD_TEXTS):
+                    return Overloaded(message)
+                return ServerError(message)
+            tensor = pb_utils.get_output_tensor_by_name(response, EMBEDDING)
+            # A view would point into memory that goes with the response.
+            return np.array(tensor.as_numpy())
+        except Exception as error:  # noqa: BLE001 - a tower that cannot be asked is not healthy
+            return ServerError(f"the tower cannot be asked: {error}")
+        finally:
+            self._under_way.remove(question.tower)
+
+
+def _response(report: Report) -> Any:
+    if not report.healthy:
+        error = pb_utils.TritonError(
+            f"{report.model} is not healthy: {report.problems()}",
+            pb_utils.TritonError.UNAVAILABLE,
+        )
+        return pb_utils.InferenceResponse(error=error)
+    content = np.array([msgspec.json.encode(report)], dtype=np.object_)
+    return pb_utils.InferenceResponse(
+        [
+            pb_utils.Tensor("healthy", np.ones(1, dtype=np.uint8)),
+            pb_utils.Tensor("report", content),
+        ]
+    )
