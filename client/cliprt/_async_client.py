@@ -23,6 +23,7 @@ from cliprt._embedder import closed
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
 from cliprt._profile import RequestTimes
+from cliprt._space import Embeddings
 from cliprt._steps import Steps
 
 _T = TypeVar("_T")
@@ -107,7 +108,7 @@ class AsyncClient:
         batch_size: int | None = None,
         show_progress: bool = False,
         timeout_s: float | None = None,
-    ) -> NDArray[np.float32]: ...
+    ) -> Embeddings: ...
 
     @overload
     async def encode_image(
@@ -145,7 +146,7 @@ class AsyncClient:
         batch_size: int | None = None,
         show_progress: bool = False,
         timeout_s: float | None = None,
-    ) -> NDArray[np.float32]: ...
+    ) -> Embeddings: ...
 
     @overload
     async def encode_text(

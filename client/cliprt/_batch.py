@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from cliprt._card import Card
 from cliprt._errors import CliprtError, InvalidInput, RetryableError, ServerError
 from cliprt._progress import Advance
+from cliprt._space import Embeddings
 
 OnError: TypeAlias = Literal["raise", "skip", "return"]
 
-Item: TypeAlias = "NDArray[np.float32] | CliprtError"
+Item: TypeAlias = Embeddings | CliprtError
 """What became of an item: its embedding, float32 [dim], or why there is none."""
 
-Result: TypeAlias = "NDArray[np.float32] | list[Item]"
+Result: TypeAlias = Embeddings | list[Item]
 """Embeddings, float32 [n, dim], or with ``on_error="return"`` what became of each item."""
 
 
@@ -96,12 +97,13 @@ class Call:
     def result(self) -> Result:
         """What the caller gets."""
         if self.options.on_error != "return":
-            return self._embeddings()
+            return Embeddings.of(self._embeddings(), self._card.space)
         items: list[Item] = [None] * self._count()  # type: ignore[list-item]
         for row, error in self._failed.items():
             items[row] = error
         for rows, embeddings in self._found:
-            for row, embedding in zip(rows, embeddings, strict=True):
+            labelled = Embeddings.of(embeddings, self._card.space)
+            for row, embedding in zip(rows, labelled, strict=True):
                 items[row] = embedding
         return items
 

@@ -18,6 +18,7 @@ from cliprt._decoding import Decoding
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
 from cliprt._profile import RequestTimes
+from cliprt._space import Embeddings
 from cliprt._steps import finish
 
 
@@ -97,7 +98,7 @@ class Client:
         batch_size: int | None = None,
         show_progress: bool = False,
         timeout_s: float | None = None,
-    ) -> NDArray[np.float32]: ...
+    ) -> Embeddings: ...
 
     @overload
     def encode_image(
@@ -159,7 +160,7 @@ class Client:
         batch_size: int | None = None,
         show_progress: bool = False,
         timeout_s: float | None = None,
-    ) -> NDArray[np.float32]: ...
+    ) -> Embeddings: ...
 
     @overload
     def encode_text(

@@ -28,6 +28,7 @@ from cliprt._errors import (
 )
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
+from cliprt._space import Embeddings
 from cliprt._steps import Steps, finish
 from cliprt._texts import TextTokenizer
 from cliprt_engines._cpu_choice import load_chosen
@@ -159,7 +160,7 @@ class LocalClip:
         on_error: Literal["raise", "skip"] = "raise",
         batch_size: int | None = None,
         show_progress: bool = False,
-    ) -> NDArray[np.float32]: ...
+    ) -> Embeddings: ...
 
     @overload
     def encode_image(
@@ -208,7 +209,7 @@ class LocalClip:
         on_error: Literal["raise", "skip"] = "raise",
         batch_size: int | None = None,
         show_progress: bool = False,
-    ) -> NDArray[np.float32]: ...
+    ) -> Embeddings: ...
 
     @overload
     def encode_text(

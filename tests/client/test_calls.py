@@ -19,8 +19,10 @@ from cliprt import (
     Client,
     ClosedError,
     DeadlineExceeded,
+    Embeddings,
     InvalidInput,
     ModelUnavailable,
+    SpaceMismatch,
 )
 from cliprt_engines import LocalClip
 from cliprt_triton import TritonServer
@@ -318,3 +320,13 @@ def test_a_server_that_was_given_another_model_is_refused(
                 time.sleep(0.1)
         else:
             pytest.fail("the client took answers of another model")
+
+
+def test_answers_know_their_space(clip: Any, demo_bundle: Bundle) -> None:
+    space = demo_bundle.card.space
+    texts_, pictures = clip.encode_text(["a", "b"]), clip.encode_image([GOOD])
+    assert (texts_.space, pictures.space) == (space, space)
+    assert clip.encode_text(["a", 7], on_error="return")[0].space == space
+    foreign = Embeddings.of(np.asarray(texts_), "0" * 64)
+    with pytest.raises(SpaceMismatch):
+        pictures @ foreign.T
