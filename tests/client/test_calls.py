@@ -22,6 +22,7 @@ from cliprt import (
     Embeddings,
     InvalidInput,
     ModelUnavailable,
+    RequestTimes,
     SpaceMismatch,
 )
 from cliprt_engines import LocalClip
@@ -330,3 +331,36 @@ def test_answers_know_their_space(clip: Any, demo_bundle: Bundle) -> None:
     foreign = Embeddings.of(np.asarray(texts_), "0" * 64)
     with pytest.raises(SpaceMismatch):
         pictures @ foreign.T
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_call_tells_where_its_time_went(
+    demo_server: TritonServer, capsys: pytest.CaptureFixture[str], awaited: bool
+) -> None:
+    async def ask() -> RequestTimes:
+        async with AsyncClient(demo_server.address) as client, client.profile() as times:
+            await client.encode_image([GOOD] * 40)
+            await client.encode_text(["a", "b"])
+        return times
+
+    if awaited:
+        times = asyncio.run(ask())
+    else:
+        with Client(demo_server.address) as client:
+            with client.profile() as times:
+                client.encode_image([GOOD] * 40)
+                client.encode_text(["a", "b"])
+            client.encode_text("not counted")
+    image, text = times.towers["image"], times.towers["text"]
+    assert (image.requests, image.items, text.requests, text.items) == (2, 40, 1, 2)
+    assert min(image.prepare_ms, image.queue_ms, image.compute_ms, text.wire_ms) > 0
+    printed = capsys.readouterr().err
+    assert printed.splitlines()[0].split()[:5] == ["tower", "requests", "items", "batch", "prepare"]
+    assert len(printed.splitlines()) == 4
+
+
+def test_no_requests_took_no_time(client: Client) -> None:
+    with client.profile(show=False) as times:
+        pass
+    assert times.towers == {}
+    assert str(times) == "no request was answered"
