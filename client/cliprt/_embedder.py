@@ -29,13 +29,11 @@ from cliprt._errors import (
     ServerError,
 )
 from cliprt._images import ImageInput, is_single_image
+from cliprt._known import NORM_TOLERANCE
 from cliprt._progress import progress
 from cliprt._steps import Pending, Steps
 from cliprt._texts import TextTokenizer
 from cliprt._zero_shot import probabilities
-
-# How far the length of an embedding may be from 1: far above rounding, far below a broken tower.
-_NORM_TOLERANCE = 1e-3
 
 # Texts that are tokenized and sorted by length together: enough that those of a batch are of
 # similar length, few enough that a call of any length holds little and begins to compute at once.
@@ -274,7 +272,7 @@ class Embedder:
                 f"expected float32 {[rows, self._card.dim]}"
             )
         lengths = np.linalg.norm(embeddings, axis=1)
-        if not np.all(np.abs(lengths - 1) <= _NORM_TOLERANCE):
+        if not np.all(np.abs(lengths - 1) <= NORM_TOLERANCE):
             raise ServerError(
                 f"{self._names[tower]} answered embeddings that are not of length 1 "
                 f"(from {lengths.min():g} to {lengths.max():g}); {self._advice}"
