@@ -1,0 +1,206 @@
+"""What the front asks of Triton: embeddings, and whether they are right; and it counts tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliprt import Card, CliprtError, InvalidInput, Limits, ModelUnavailable, ServerUnavailable
+from cliprt._names import ModelNames
+from cliprt._texts import TextTokenizer
+from cliprt._tokenizer_cache import load_tokenizer_json
+from cliprt_triton._front._client import FrontClient
+from cliprt_triton._front._inputs import EmbeddingsRequest
+
+_T = TypeVar("_T")
+
+# Texts beyond this many characters are counted on a thread, where they hold up nobody.
+_COUNTED_AT_ONCE = 4000
+
+# A readiness probe shares the answer of one that ran this short a time ago, in seconds: anybody
+# may probe, and every probe that runs computes.
+_READY_FOR_S = 1.0
+_READY_TIMEOUT_S = 10.0
+
+
+class _Session:
+    """A connection with what was read through it, and how many requests use it."""
+
+    def __init__(self, client: FrontClient, tokenizer: TextTokenizer | None) -> None:
+        self.client = client
+        self.tokenizer = tokenizer
+        self.users = 0
+        self.retired = False
+
+
+class Towers:
+    """The towers of one served model. All methods belong to one event loop."""
+
+    def __init__(self, address: str, model: str, *, limits: Limits, timeout_s: float) -> None:
+        """Connects nothing yet.
+
+        Args:
+            address: host and port of Triton's gRPC.
+            model: name under which the bundle is served.
+            limits: bounds on the inputs.
+            timeout_s: deadline of each request to Triton, in seconds.
+        """
+        self._address = address
+        self._names = ModelNames(model)
+        self._limits = limits
+        self._timeout_s = timeout_s
+        self._session: _Session | None = None
+        self._connecting = asyncio.Lock()
+        self._probe: asyncio.Task[None] | None = None
+        self._probed_at_s = 0.0
+
+    async def card(self) -> Card:
+        """The card of the served bundle.
+
+        Raises:
+            CliprtError: it cannot be read.
+        """
+        async with self._use() as session:
+            return session.client.card
+
+    async def embed(self, request: EmbeddingsRequest) -> tuple[NDArray[np.float32], int]:
+        """Computes what a request asks for; texts and pictures at the same time.
+
+        Returns:
+            float32 [items, dim], rows of length 1, in the order of the input; and how many tokens
+            the text tower saw, start and end of each text included.
+
+        Raises:
+            CliprtError: an index is the place in the input.
+        """
+        async with self._use() as session:
+            return await self._embed(session, request)
+
+    async def known_answers(self) -> None:
+        """Returns if the towers give the known answers.
+
+        Raises:
+            CliprtError: they do not, or nothing answers.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._probe is None or (self._probe.done() and now > self._probed_at_s + _READY_FOR_S):
+            self._probed_at_s = now
+            self._probe = asyncio.create_task(self._ask_known_answers())
+        # A caller who leaves must not end the probe of the others.
+        await asyncio.shield(self._probe)
+
+    async def close(self) -> None:
+        """Closes the connection; nothing may be under way."""
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
+        session, self._session = self._session, None
+        if session is not None:
+            await session.client.close()
+
+    async def _ask_known_answers(self) -> None:
+        """Asks the live server, within a deadline of its own."""
+        async with self._use() as session:
+            if not await session.client.ready(_READY_TIMEOUT_S):
+                raise ServerUnavailable("a model is not ready")
+
+    async def _embed(
+        self, session: _Session, request: EmbeddingsRequest
+    ) -> tuple[NDArray[np.float32], int]:
+        card = session.client.card
+        for name, spec, places in (
+            ("text", card.text, request.text_places),
+            ("image", card.image, request.picture_places),
+        ):
+            if spec is None and places:
+                raise InvalidInput(
+                    f"the model embeds no {name}s: it has no {name} tower", index=places[0]
+                )
+        jobs: list[Awaitable[object]] = []
+        if request.texts:
+            jobs.append(_placed(self._texts(session, request.texts), request.text_places))
+        if request.pictures:
+            pictures = session.client.encode_image(request.pictures, timeout_s=self._timeout_s)
+            jobs.append(_placed(pictures, request.picture_places))
+        found = await asyncio.gather(*jobs, return_exceptions=True)
+        if errors := [each for each in found if isinstance(each, BaseException)]:
+            # Which of two errors is told must not depend on which came first.
+            raise min(errors, key=_gravity)
+        embeddings = np.empty((request.items, card.dim), dtype=np.float32)
+        tokens = 0
+        if request.texts:
+            embeddings[list(request.text_places)], tokens = found[0]  # type: ignore[misc]
+        if request.pictures:
+            embeddings[list(request.picture_places)] = found[-1]
+        return embeddings, tokens
+
+    async def _texts(
+        self, session: _Session, texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], int]:
+        assert session.tokenizer is not None
+        if sum(map(len, texts)) <= _COUNTED_AT_ONCE:
+            ids = session.tokenizer(texts)
+        else:
+            ids = await asyncio.to_thread(session.tokenizer, texts)
+        embeddings = await session.client.encode_text(texts, timeout_s=self._timeout_s)
+        return embeddings, sum(map(len, ids))
+
+    @asynccontextmanager
+    async def _use(self) -> AsyncIterator[_Session]:
+        """A session, connected if there is none; one that lost its model is left behind."""
+        async with self._connecting:
+            if self._session is None:
+                self._session = await self._connect()
+            session = self._session
+            session.users += 1
+        try:
+            yield session
+        except ModelUnavailable:
+            # Another bundle may be served now, with another card: it is read at the next request.
+            session.retired = True
+            if self._session is session:
+                self._session = None
+            raise
+        finally:
+            session.users -= 1
+            if session.retired and not session.users:
+                await session.client.close()
+
+    async def _connect(self) -> _Session:
+        client = await FrontClient.connect(
+            self._address, self._names, limits=self._limits, timeout_s=self._timeout_s
+        )
+        try:
+            tokenizer = None
+            if (spec := client.card.text) is not None:
+                content = await asyncio.to_thread(
+                    load_tokenizer_json, client.card, partial(client.file, self._timeout_s)
+                )
+                tokenizer = TextTokenizer(content, spec, self._limits)
+        except BaseException:
+            await client.close()
+            raise
+        return _Session(client, tokenizer)
+
+
+async def _placed(job: Awaitable[_T], places: Sequence[int]) -> _T:
+    """The answer of a job, whose errors count its own items, with the places in the input."""
+    try:
+        return await job
+    except InvalidInput as error:
+        if error.index is None:
+            raise
+        raise type(error)(error.reason, index=places[error.index]) from None
+
+
+def _gravity(error: BaseException) -> tuple[int, int]:
+    """Which error comes first: the caller's own, by their place, then those of the server."""
+    if isinstance(error, InvalidInput):
+        return 0, error.index or 0
+    return (1, 0) if isinstance(error, CliprtError) else (2, 0)
