@@ -8,7 +8,9 @@ import json
 import re
 import socket
 import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +82,9 @@ def test_numbers_and_base64_hold_the_same_bits(api: openai.OpenAI, front: Front)
         np.array([entry["embedding"] for entry in default["data"]], dtype=np.float32),
     )
     np.testing.assert_allclose(
-        vectors(api.embeddings.create(**fields)), vectors(as_floats), atol=1e-6  # type: ignore[arg-type]
+        vectors(api.embeddings.create(**fields)),
+        vectors(as_floats),
+        atol=1e-6,  # type: ignore[arg-type]
     )
 
 
@@ -103,7 +107,7 @@ def test_tokens_are_counted_as_the_tower_sees_them(api: openai.OpenAI) -> None:
     assert one.prompt_tokens == one.total_tokens == 3  # start, a, end
     assert two.prompt_tokens == 6
     long = api.embeddings.create(model="clip", input="a " * 1000).usage
-    assert long.prompt_tokens == 24  # the context of the demo model
+    assert long.prompt_tokens == 32  # the context of the demo model
 
 
 def test_what_the_openai_package_sends_beside_is_taken(api: openai.OpenAI) -> None:
@@ -181,7 +185,10 @@ def test_the_limits_are_the_clients(demo_server: TritonServer) -> None:
         assert text.status == 400
         assert "the limit max_text_characters is 5" in text.error()["message"]
         assert text.error()["param"] == "input[1]"
-        assert "at most 2 are taken" in post(front, {"model": "clip", "input": list("abc")}).error()["message"]
+        assert (
+            "at most 2 are taken"
+            in post(front, {"model": "clip", "input": list("abc")}).error()["message"]
+        )
 
 
 def test_keys_open_the_front_but_not_its_health(demo_server: TritonServer) -> None:
@@ -208,24 +215,20 @@ def test_requests_at_once_share_batches(demo_server: TritonServer, front: Front)
             return [vectors(answer) for answer in await asyncio.gather(*calls)]
 
     with Client(demo_server.address) as client:
-        before = executions(demo_server)
+        before = statistic(demo_server, "nv_inference_exec_count")
         found = np.concatenate(asyncio.run(many()))
         # 64 requests of one item in fewer executions: several were there at the same time.
-        assert executions(demo_server) - before < 64
+        assert statistic(demo_server, "nv_inference_exec_count") - before < 64
         expected = client.encode_text([f"a {n}" for n in range(64)])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def executions(server: TritonServer) -> int:
-    """How often the text tower ran."""
-    import urllib.request
-
+def statistic(server: TritonServer, name: str) -> int:
+    """A counter of the text tower."""
     with urllib.request.urlopen(server.metrics_url, timeout=5) as answer:
         text = answer.read().decode()
-    return sum(
-        int(float(count))
-        for count in re.findall(r'^nv_inference_exec_count\{model="clip_text",.*\} (\S+)$', text, re.M)
-    )
+    (count,) = re.findall(rf'^{name}\{{model="clip_text",.*\}} (\S+)$', text, re.MULTILINE)
+    return int(float(count))
 
 
 def test_health_and_metrics(front: Front) -> None:
@@ -250,11 +253,15 @@ def test_health_and_metrics(front: Front) -> None:
     assert metric(front, "cliprt_http_in_flight") == 1
 
 
-def test_a_caller_who_leaves_is_counted_and_costs_nobody(front: Front) -> None:
+def test_what_a_caller_left_is_cancelled(front: Front, demo_server: TritonServer) -> None:
     labels = {"route": "/v1/embeddings", "status": "499"}
     before = metric(front, "cliprt_http_requests_total", **labels)
+    computed = statistic(demo_server, "nv_inference_count")
     body = json.dumps({"model": "clip", "input": ["a word or two"] * 2048}).encode()
-    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     with socket.create_connection((front.host, front.port)) as leaving:
         leaving.sendall(head.encode() + body)
     deadline = time.monotonic() + 20
@@ -262,6 +269,32 @@ def test_a_caller_who_leaves_is_counted_and_costs_nobody(front: Front) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert post(front, {"model": "clip", "input": "a"}).status == 200
+    assert statistic(demo_server, "nv_inference_count") - computed < 2048
+
+
+def test_a_caller_may_demand_a_space(front: Front, demo_bundle: Bundle) -> None:
+    request = {"model": "clip", "input": "a"}
+    assert post(front, request, **{"X-Cliprt-Space": demo_bundle.card.space}).status == 200
+    other = post(front, request, **{"X-Cliprt-Space": "0" * 64})
+    assert (other.status, other.error()["code"]) == (412, "space_mismatch")
+
+
+def test_another_bundle_behind_it_is_never_taken_for_the_first(
+    small_bundle: Bundle, demo_bundle: Bundle, tmp_path: Path
+) -> None:
+    request = {"model": "clip", "input": "a"}
+    with ExitStack() as fronts:
+        with TritonServer(write_repository(small_bundle, tmp_path / "small")) as server:
+            front = fronts.enter_context(running_front(server.address))
+            first = post(front, request)
+        port = int(server.address.rsplit(":", 1)[1])
+        with TritonServer(write_repository(demo_bundle, tmp_path / "demo"), grpc_port=port):
+            until_it_answers(front, request)
+            second = post(front, request)
+    spaces = [answer.headers["x-cliprt-space"] for answer in (first, second)]
+    assert spaces == [small_bundle.card.space, demo_bundle.card.space]
+    sizes = [len(answer.json()["data"][0]["embedding"]) for answer in (first, second)]
+    assert sizes == [24, 64]
 
 
 def test_it_waits_for_a_server_and_survives_its_restart(
@@ -301,26 +334,22 @@ def test_a_server_that_is_late_is_a_timeout(front: Front, demo_server: TritonSer
 
 
 def test_too_many_at_once_are_told_to_come_back(demo_server: TritonServer) -> None:
-    with running_front(demo_server.address, max_requests=1) as front:
-        with socket.create_connection((front.host, front.port)) as holding:
-            holding.sendall(
-                b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-                b"Content-Length: 100\r\n\r\n{"
-            )
-            deadline = time.monotonic() + 20
-            while (answer := post(front, {"model": "clip", "input": "a"})).status == 200:
-                assert time.monotonic() < deadline
-            assert (answer.status, answer.headers["retry-after"]) == (429, "1")
-            assert answer.error()["code"] == "overloaded"
-            # A client of OpenAI's knows what to do.
-            with concurrent.futures.ThreadPoolExecutor() as pool:
-                api = openai.OpenAI(base_url=front.url, api_key="any", max_retries=5)
-                waiting = pool.submit(api.embeddings.create, model="clip", input="a")
-                time.sleep(0.2)
-                holding.close()
-                assert len(waiting.result(30).data) == 1
-                api.close()
-
-
-def test_a_model_without_a_tower_says_so(small_bundle: Bundle) -> None:
-    """In test_one_tower.py's bundle there is no text tower."""
+    with (
+        running_front(demo_server.address, max_requests=1) as front,
+        socket.create_connection((front.host, front.port)) as holding,
+        openai.OpenAI(base_url=front.url, api_key="any", max_retries=5) as api,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        holding.sendall(
+            b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        deadline = time.monotonic() + 20
+        while (answer := post(front, {"model": "clip", "input": "a"})).status == 200:
+            assert time.monotonic() < deadline
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+        assert answer.error()["code"] == "overloaded"
+        # Clients of OpenAI's know what to do.
+        waiting = pool.submit(api.embeddings.create, model="clip", input="a")
+        holding.close()
+        assert len(waiting.result(30).data) == 1

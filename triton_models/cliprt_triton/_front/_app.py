@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from cliprt import CliprtError, Limits
+from cliprt import Card, CliprtError, Limits
 from cliprt._arguments import checked_address, checked_timeout
 from cliprt._extras import require
 from cliprt._names import ModelNames
@@ -35,6 +35,9 @@ _Handler = Callable[["Request"], Awaitable["Response"]]
 DEFAULT_MAX_BODY_BYTES = 64 * 2**20
 DEFAULT_MAX_ITEMS = 2048
 DEFAULT_MAX_REQUESTS = 256
+
+SPACE_HEADER = "x-cliprt-space"
+"""Names the space of the embeddings in an answer; in a request, the one that they must be of."""
 
 # Bodies of all requests under way, as a multiple of the greatest one.
 _BODIES = 8
@@ -169,15 +172,19 @@ class _Front:
             self._under_way -= 1
 
     async def _embed(self, request: Request, content: bytes) -> Response:
-        card = await self.towers.card()
-        asked = parse_request(content, model=self._model, dim=card.dim, max_items=self._max_items)
+        async with self.towers.session() as session:
+            card = session.card
+            _check_space(request, card)
+            asked = parse_request(
+                content, model=self._model, dim=card.dim, max_items=self._max_items
+            )
+            embeddings, tokens = await self.towers.embed(session, asked)
         request.state.logged = {"texts": len(asked.texts), "images": len(asked.pictures)}
-        embeddings, tokens = await self.towers.embed(asked)
         answer = await embeddings_json(
             embeddings, as_base64=asked.base64, model=self._model, tokens=tokens
         )
         self.metrics.embedded(texts=len(asked.texts), pictures=len(asked.pictures), tokens=tokens)
-        return _json(answer, {"x-cliprt-space": card.space})
+        return _json(answer, {SPACE_HEADER: card.space})
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
@@ -208,7 +215,8 @@ class _Front:
 
     async def _described(self) -> dict[str, Any]:
         """The model in OpenAI's words, and what a caller has to know of its embeddings."""
-        card = await self.towers.card()
+        async with self.towers.session() as session:
+            card = session.card
         return {
             "id": self._model,
             "object": "model",
@@ -269,6 +277,17 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _check_space(request: Request, card: Card) -> None:
+    """Refuses callers whose other embeddings are of another space, if they say so."""
+    if (demanded := request.headers.get(SPACE_HEADER, card.space)) != card.space:
+        raise Refusal(
+            412,
+            f"the model served here is of the space {card.space}, not of {demanded[:64]!r}; "
+            "embeddings of two spaces cannot be compared",
+            code="space_mismatch",
+        )
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

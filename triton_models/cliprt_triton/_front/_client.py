@@ -1,33 +1,28 @@
-"""The front's connection to Triton."""
+"""The front's connection to Triton: cliprt's client, and what it does not offer itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, TypeVar
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt import Card, Client, Limits
+from cliprt import AsyncClient, Card, Limits, ServerUnavailable
 from cliprt._names import ModelNames
 
-_T = TypeVar("_T")
-
-# Calls that wait on a thread each.
-_CALLS = 256
+if TYPE_CHECKING:
+    from cliprt._grpc import TritonChannel
 
 
 class FrontClient:
-    """cliprt's client, awaited: each call blocks a thread of its own."""
+    """A connected client."""
 
-    def __init__(self, client: Client, channel: Any, names: ModelNames) -> None:
-        import anyio
-
+    def __init__(self, client: AsyncClient, channel: TritonChannel, names: ModelNames) -> None:
         self._client = client
         self._channel = channel
         self._names = names
-        self._limiter = anyio.CapacityLimiter(_CALLS)
 
     @classmethod
     async def connect(
@@ -38,12 +33,14 @@ class FrontClient:
         Raises:
             CliprtError: as cliprt.Client.
         """
-        import anyio.to_thread
+        from cliprt._grpc import TritonChannel  # gRPC takes a while to import
 
-        from cliprt._grpc import TritonChannel
-
-        make = partial(Client, address, model=names.prefix, timeout_s=timeout_s, limits=limits)
-        client = await anyio.to_thread.run_sync(make)
+        client = AsyncClient(address, model=names.prefix, timeout_s=timeout_s, limits=limits)
+        try:
+            await client.connect()
+        except BaseException:
+            await client.close()
+            raise
         return cls(client, TritonChannel(address), names)
 
     @property
@@ -51,19 +48,22 @@ class FrontClient:
         """The card of the served bundle."""
         return self._client.card
 
-    async def encode_text(self, texts: Sequence[str], *, timeout_s: float) -> NDArray[np.float32]:
-        """Embeds texts, as cliprt.Client.encode_text."""
-        return await self._wait(partial(self._client.encode_text, texts, timeout_s=timeout_s))
+    async def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeds texts, as cliprt.AsyncClient.encode_text."""
+        return await self._client.encode_text(texts)
 
-    async def encode_image(
-        self, images: Sequence[bytes], *, timeout_s: float
-    ) -> NDArray[np.float32]:
-        """Embeds encoded pictures, as cliprt.Client.encode_image."""
-        return await self._wait(partial(self._client.encode_image, images, timeout_s=timeout_s))
+    async def encode_image(self, images: Sequence[bytes]) -> NDArray[np.float32]:
+        """Embeds encoded pictures, as cliprt.AsyncClient.encode_image."""
+        return await self._client.encode_image(images)
 
-    async def ready(self, timeout_s: float) -> bool:
-        """Whether the server and all its models are ready."""
-        return bool(await self._wait(partial(self._channel.server_ready, timeout_s)))
+    async def check_known_answers(self, timeout_s: float) -> None:
+        """Returns if the server can be relied on.
+
+        Raises:
+            CliprtError: it cannot.
+        """
+        if not await asyncio.to_thread(self._channel.server_ready, timeout_s):
+            raise ServerUnavailable("a model is not ready")
 
     def file(self, timeout_s: float, name: str) -> bytes:
         """A file of the served bundle; blocks."""
@@ -73,10 +73,5 @@ class FrontClient:
 
     async def close(self) -> None:
         """Closes the connection."""
-        self._client.close()
+        await self._client.close()
         self._channel.close()
-
-    async def _wait(self, call: Callable[[], _T]) -> _T:
-        import anyio.to_thread
-
-        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)

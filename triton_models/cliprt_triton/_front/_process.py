@@ -159,8 +159,8 @@ def log_accesses() -> None:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    # Named, because asyncio switches Nagle's algorithm off only where it sees TCP: with it, an answer
-    # waits 40 ms for the acknowledgement of its headers.
+    # Named, because asyncio switches Nagle's algorithm off only where it sees TCP: with it, an
+    # answer waits 40 ms for the acknowledgement of its headers.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt import Card, CliprtError, InvalidInput, Limits, ModelUnavailable, ServerUnavailable
+from cliprt import CliprtError, InvalidInput, Limits, ModelUnavailable
 from cliprt._names import ModelNames
 from cliprt._texts import TextTokenizer
 from cliprt._tokenizer_cache import load_tokenizer_json
@@ -29,10 +29,15 @@ _READY_FOR_S = 1.0
 _READY_TIMEOUT_S = 10.0
 
 
-class _Session:
-    """A connection with what was read through it, and how many requests use it."""
+class Session:
+    """A connection to one served bundle, with what was read through it.
+
+    Attributes:
+        card: of the bundle.
+    """
 
     def __init__(self, client: FrontClient, tokenizer: TextTokenizer | None) -> None:
+        self.card = client.card
         self.client = client
         self.tokenizer = tokenizer
         self.users = 0
@@ -55,22 +60,19 @@ class Towers:
         self._names = ModelNames(model)
         self._limits = limits
         self._timeout_s = timeout_s
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._connecting = asyncio.Lock()
         self._probe: asyncio.Task[None] | None = None
         self._probed_at_s = 0.0
 
-    async def card(self) -> Card:
-        """The card of the served bundle.
-
-        Raises:
-            CliprtError: it cannot be read.
-        """
-        async with self._use() as session:
-            return session.client.card
-
-    async def embed(self, request: EmbeddingsRequest) -> tuple[NDArray[np.float32], int]:
+    async def embed(
+        self, session: Session, request: EmbeddingsRequest
+    ) -> tuple[NDArray[np.float32], int]:
         """Computes what a request asks for; texts and pictures at the same time.
+
+        Args:
+            session: of ``session()``, still open.
+            request: what to embed.
 
         Returns:
             float32 [items, dim], rows of length 1, in the order of the input; and how many tokens
@@ -79,8 +81,32 @@ class Towers:
         Raises:
             CliprtError: an index is the place in the input.
         """
-        async with self._use() as session:
-            return await self._embed(session, request)
+        card = session.card
+        for name, spec, places in (
+            ("text", card.text, request.text_places),
+            ("image", card.image, request.picture_places),
+        ):
+            if spec is None and places:
+                raise InvalidInput(
+                    f"the model embeds no {name}s: it has no {name} tower", index=places[0]
+                )
+        jobs: list[Awaitable[object]] = []
+        if request.texts:
+            jobs.append(_placed(self._texts(session, request.texts), request.text_places))
+        if request.pictures:
+            pictures = session.client.encode_image(request.pictures)
+            jobs.append(_placed(pictures, request.picture_places))
+        found = await asyncio.gather(*jobs, return_exceptions=True)
+        if errors := [each for each in found if isinstance(each, BaseException)]:
+            # Which of two errors is told must not depend on which came first.
+            raise min(errors, key=_gravity)
+        embeddings = np.empty((request.items, card.dim), dtype=np.float32)
+        tokens = 0
+        if request.texts:
+            embeddings[list(request.text_places)], tokens = found[0]  # type: ignore[misc]
+        if request.pictures:
+            embeddings[list(request.picture_places)] = found[-1]
+        return embeddings, tokens
 
     async def known_answers(self) -> None:
         """Returns if the towers give the known answers.
@@ -106,54 +132,27 @@ class Towers:
 
     async def _ask_known_answers(self) -> None:
         """Asks the live server, within a deadline of its own."""
-        async with self._use() as session:
-            if not await session.client.ready(_READY_TIMEOUT_S):
-                raise ServerUnavailable("a model is not ready")
-
-    async def _embed(
-        self, session: _Session, request: EmbeddingsRequest
-    ) -> tuple[NDArray[np.float32], int]:
-        card = session.client.card
-        for name, spec, places in (
-            ("text", card.text, request.text_places),
-            ("image", card.image, request.picture_places),
-        ):
-            if spec is None and places:
-                raise InvalidInput(
-                    f"the model embeds no {name}s: it has no {name} tower", index=places[0]
-                )
-        jobs: list[Awaitable[object]] = []
-        if request.texts:
-            jobs.append(_placed(self._texts(session, request.texts), request.text_places))
-        if request.pictures:
-            pictures = session.client.encode_image(request.pictures, timeout_s=self._timeout_s)
-            jobs.append(_placed(pictures, request.picture_places))
-        found = await asyncio.gather(*jobs, return_exceptions=True)
-        if errors := [each for each in found if isinstance(each, BaseException)]:
-            # Which of two errors is told must not depend on which came first.
-            raise min(errors, key=_gravity)
-        embeddings = np.empty((request.items, card.dim), dtype=np.float32)
-        tokens = 0
-        if request.texts:
-            embeddings[list(request.text_places)], tokens = found[0]  # type: ignore[misc]
-        if request.pictures:
-            embeddings[list(request.picture_places)] = found[-1]
-        return embeddings, tokens
+        async with self.session() as session:
+            await session.client.check_known_answers(_READY_TIMEOUT_S)
 
     async def _texts(
-        self, session: _Session, texts: Sequence[str]
+        self, session: Session, texts: Sequence[str]
     ) -> tuple[NDArray[np.float32], int]:
         assert session.tokenizer is not None
         if sum(map(len, texts)) <= _COUNTED_AT_ONCE:
             ids = session.tokenizer(texts)
         else:
             ids = await asyncio.to_thread(session.tokenizer, texts)
-        embeddings = await session.client.encode_text(texts, timeout_s=self._timeout_s)
+        embeddings = await session.client.encode_text(texts)
         return embeddings, sum(map(len, ids))
 
     @asynccontextmanager
-    async def _use(self) -> AsyncIterator[_Session]:
-        """A session, connected if there is none; one that lost its model is left behind."""
+    async def session(self) -> AsyncIterator[Session]:
+        """A session, connected if there is none; one that lost its model is left behind.
+
+        Raises:
+            CliprtError: the card cannot be read.
+        """
         async with self._connecting:
             if self._session is None:
                 self._session = await self._connect()
@@ -172,7 +171,7 @@ class Towers:
             if session.retired and not session.users:
                 await session.client.close()
 
-    async def _connect(self) -> _Session:
+    async def _connect(self) -> Session:
         client = await FrontClient.connect(
             self._address, self._names, limits=self._limits, timeout_s=self._timeout_s
         )
@@ -186,7 +185,7 @@ class Towers:
         except BaseException:
             await client.close()
             raise
-        return _Session(client, tokenizer)
+        return Session(client, tokenizer)
 
 
 async def _placed(job: Awaitable[_T], places: Sequence[int]) -> _T:
