@@ -12,10 +12,9 @@ METHODS = ("ServerLive", "ServerReady", "ModelReady", "ModelInfer")
 """What callers of other languages need."""
 
 HEADER = """\
-// The part of Triton's gRPC protocol (KServe v2) that the examples use. Names and numbers are those
-// of grpc_service.proto in github.com/triton-inference-server/common, which is
-// Copyright (c) NVIDIA CORPORATION and licensed under BSD-3-Clause; generate from that file what you
-// need beyond this.
+// The part of Triton's gRPC protocol (KServe v2) that the examples use. Names and numbers are
+// those of grpc_service.proto in github.com/triton-inference-server/common, which is
+// Copyright (c) NVIDIA CORPORATION and licensed under BSD-3-Clause; take that file for more.
 syntax = "proto3";
 
 package inference;

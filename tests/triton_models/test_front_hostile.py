@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 
+import openai
 import pytest
 from cases import demo_pictures
 from http_front import Front, ask, data_uri, post, running_front
@@ -145,6 +146,14 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(front: Front) -> N
     assert answer.startswith(b"HTTP/1.1 413")
     assert b'"code":"request_too_large"' in answer
     assert post(front, FINE).status == 200
+
+
+def test_openais_client_learns_that_its_body_is_too_long(front: Front) -> None:
+    """Although it is still sending when the answer comes."""
+    with openai.OpenAI(base_url=front.url, api_key="any", max_retries=0) as api:
+        for _ in range(3):
+            with pytest.raises(openai.APIStatusError, match="longer than 1,048,576 bytes"):
+                api.embeddings.create(model="clip", input="a" * 30 * MIB)
 
 
 def test_a_body_of_unknown_length_is_refused_where_it_becomes_too_long(front: Front) -> None:

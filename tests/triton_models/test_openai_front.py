@@ -18,8 +18,10 @@ import openai
 import pytest
 from cases import demo_pictures
 from http_front import Front, ask, data_uri, post, running_front
+from siglip_checkpoints import write_siglip
 
 from cliprt import Bundle, Client, InvalidInput, Limits
+from cliprt_export import export_checkpoint
 from cliprt_triton import TritonServer, write_repository
 
 KEY = "a-key-of-these-tests"
@@ -233,7 +235,7 @@ def statistic(server: TritonServer, name: str) -> int:
 
 def test_health_and_metrics(front: Front) -> None:
     assert ask(front, "GET", "/v1/health/live").json() == {"status": "live"}
-    assert ask(front, "GET", "/v1/health/ready").json() == {"status": "ready"}
+    assert ask(front, "GET", "/v1/health/ready").json()["status"] == "ready"
     route = {"route": "/v1/embeddings", "status": "200"}
     before = [
         metric(front, "cliprt_http_requests_total", **route),
@@ -309,7 +311,8 @@ def test_it_waits_for_a_server_and_survives_its_restart(
         assert (gone.status, gone.error()["code"]) == (503, "server_unavailable")
         assert gone.headers["retry-after"] == "1"
         assert str(port) not in gone.error()["message"]
-        assert ask(front, "GET", "/v1/health/ready").status == 503
+        probe = ask(front, "GET", "/v1/health/ready")
+        assert (probe.status, probe.error()["code"]) == (503, "not_ready")
         assert ask(front, "GET", "/v1/health/live").status == 200
         with TritonServer(repository, grpc_port=port):
             first = until_it_answers(front, request)
@@ -353,3 +356,19 @@ def test_too_many_at_once_are_told_to_come_back(demo_server: TritonServer) -> No
         waiting = pool.submit(api.embeddings.create, model="clip", input="a")
         holding.close()
         assert len(waiting.result(30).data) == 1
+
+
+def test_a_bundle_of_one_tower_embeds_its_kind_alone(tmp_path: Path) -> None:
+    checkpoint = write_siglip(tmp_path / "checkpoint", kind="siglip_vision_model", seed=8)
+    bundle = export_checkpoint(str(checkpoint), tmp_path / "bundle")
+    picture = data_uri(demo_pictures()[0])
+    with (
+        TritonServer(write_repository(bundle, tmp_path / "repository")) as server,
+        running_front(server.address) as front,
+    ):
+        assert ask(front, "GET", "/v1/models/clip").json()["inputs"] == ["image"]
+        answer = post(front, {"model": "clip", "input": [picture, picture]}).json()
+        assert (len(answer["data"]), answer["usage"]["prompt_tokens"]) == (2, 0)
+        refused = post(front, {"model": "clip", "input": [picture, "a text"]})
+    assert (refused.status, refused.error()["param"]) == (400, "input[1]")
+    assert "it has no text tower" in refused.error()["message"]

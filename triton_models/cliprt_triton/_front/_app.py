@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ from cliprt._names import ModelNames
 from cliprt_triton._front._answers import embeddings_json
 from cliprt_triton._front._around import GONE, Around
 from cliprt_triton._front._body import Body, BodyBudget
-from cliprt_triton._front._errors import Refusal, busy, internal, refusal_for
+from cliprt_triton._front._errors import Refusal, busy, internal, not_ready, refusal_for
 from cliprt_triton._front._inputs import parse_request, unknown_model
 from cliprt_triton._front._keys import ApiKeys
 from cliprt_triton._front._metrics import FrontMetrics
@@ -35,6 +36,9 @@ _Handler = Callable[["Request"], Awaitable["Response"]]
 DEFAULT_MAX_BODY_BYTES = 64 * 2**20
 DEFAULT_MAX_ITEMS = 2048
 DEFAULT_MAX_REQUESTS = 256
+
+# Bodies up to this many bytes are taken apart within about a millisecond.
+_PARSED_AT_ONCE = 256 * 1024
 
 SPACE_HEADER = "x-cliprt-space"
 """Names the space of the embeddings in an answer; in a request, the one that they must be of."""
@@ -175,9 +179,12 @@ class _Front:
         async with self.towers.session() as session:
             card = session.card
             _check_space(request, card)
-            asked = parse_request(
-                content, model=self._model, dim=card.dim, max_items=self._max_items
+            parse = partial(
+                parse_request, model=self._model, dim=card.dim, max_items=self._max_items
             )
+            # A long body would hold up everybody else.
+            long = len(content) > _PARSED_AT_ONCE
+            asked = await asyncio.to_thread(parse, content) if long else parse(content)
             embeddings, tokens = await self.towers.embed(session, asked)
         request.state.logged = {"texts": len(asked.texts), "images": len(asked.pictures)}
         answer = await embeddings_json(
@@ -204,8 +211,13 @@ class _Front:
 
     async def ready(self, request: Request) -> Response:
         """``GET /v1/health/ready``: the towers give the known answers."""
-        await self.towers.known_answers()
-        return _json(b'{"status":"ready"}')
+        try:
+            known = await self.towers.known_answers()
+        except CliprtError as error:
+            _log.warning("not ready: %s", error)
+            # One status, whatever the reason: those who probe know no others.
+            raise not_ready() from None
+        return _json(msgspec.json.encode({"status": "ready", "known_answers": known}))
 
     async def metrics_text(self, request: Request) -> Response:
         """``GET /metrics``."""

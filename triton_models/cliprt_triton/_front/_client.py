@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt import AsyncClient, Card, Limits, ServerUnavailable
-from cliprt._names import ModelNames
+from cliprt import AsyncClient, Card, Limits, ModelUnavailable, ServerUnavailable
+from cliprt._names import ModelNames, served_version
 
 if TYPE_CHECKING:
     from cliprt._grpc import TritonChannel
@@ -56,14 +56,31 @@ class FrontClient:
         """Embeds encoded pictures, as cliprt.AsyncClient.encode_image."""
         return await self._client.encode_image(images)
 
-    async def check_known_answers(self, timeout_s: float) -> None:
-        """Returns if the server can be relied on.
+    async def check_known_answers(self, timeout_s: float) -> bool:
+        """Asks the model ``NAME_health``, which asks the live towers for known answers.
+
+        Returns:
+            True if they gave them; False if the repository has no such model, so that all that is
+            known is that every model is ready.
 
         Raises:
-            CliprtError: it cannot.
+            CliprtError: a wrong answer, none at all, or a model that is not ready.
         """
-        if not await asyncio.to_thread(self._channel.server_ready, timeout_s):
-            raise ServerUnavailable("a model is not ready")
+        try:
+            await asyncio.to_thread(self._ask_health, timeout_s)
+        except ModelUnavailable:
+            if not await asyncio.to_thread(self._channel.server_ready, timeout_s):
+                raise ServerUnavailable("a model is not ready") from None
+            return False
+        return True
+
+    def _ask_health(self, timeout_s: float) -> None:
+        """A probe; blocks. What is not healthy answers with an error."""
+        probe = {"probe": np.zeros(1, dtype=np.uint8)}
+        version = served_version(self.card.space)
+        self._channel.infer(
+            self._names.health, probe, "healthy", timeout_s, version=version
+        ).result()
 
     def file(self, timeout_s: float, name: str) -> bytes:
         """A file of the served bundle; blocks."""

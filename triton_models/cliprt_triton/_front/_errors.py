@@ -77,6 +77,17 @@ def busy(message: str) -> Refusal:
     return Refusal(429, message, kind="server_error", code="overloaded", headers=_LATER)
 
 
+def not_ready() -> Refusal:
+    """The server should get no requests now."""
+    return Refusal(
+        503,
+        "the model is not ready, or does not give the answers it should; the log says why",
+        kind="server_error",
+        code="not_ready",
+        headers=_LATER,
+    )
+
+
 def internal() -> Refusal:
     """Something that nobody foresaw; the log has it."""
     return Refusal(

@@ -62,7 +62,7 @@ class Towers:
         self._timeout_s = timeout_s
         self._session: Session | None = None
         self._connecting = asyncio.Lock()
-        self._probe: asyncio.Task[None] | None = None
+        self._probe: asyncio.Task[bool] | None = None
         self._probed_at_s = 0.0
 
     async def embed(
@@ -108,8 +108,8 @@ class Towers:
             embeddings[list(request.picture_places)] = found[-1]
         return embeddings, tokens
 
-    async def known_answers(self) -> None:
-        """Returns if the towers give the known answers.
+    async def known_answers(self) -> bool:
+        """Whether the towers give the known answers; False where nobody can say.
 
         Raises:
             CliprtError: they do not, or nothing answers.
@@ -119,7 +119,7 @@ class Towers:
             self._probed_at_s = now
             self._probe = asyncio.create_task(self._ask_known_answers())
         # A caller who leaves must not end the probe of the others.
-        await asyncio.shield(self._probe)
+        return await asyncio.shield(self._probe)
 
     async def close(self) -> None:
         """Closes the connection; nothing may be under way."""
@@ -130,10 +130,10 @@ class Towers:
         if session is not None:
             await session.client.close()
 
-    async def _ask_known_answers(self) -> None:
+    async def _ask_known_answers(self) -> bool:
         """Asks the live server, within a deadline of its own."""
         async with self.session() as session:
-            await session.client.check_known_answers(_READY_TIMEOUT_S)
+            return await session.client.check_known_answers(_READY_TIMEOUT_S)
 
     async def _texts(
         self, session: Session, texts: Sequence[str]
