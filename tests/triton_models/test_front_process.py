@@ -17,7 +17,8 @@ from pathlib import Path
 
 import openai
 import pytest
-from http_front import Answer, Front, post
+from conftest import ROOT
+from http_front import Answer, Front, ask, post
 
 from cliprt import Bundle, ServerStartError
 from cliprt_triton._front._keys import read_api_keys
@@ -80,14 +81,28 @@ def test_a_signal_ends_it_after_the_requests_under_way(
 
 
 def wait_until_under_way(front: Front) -> None:
-    from http_front import ask
-
     for _ in range(1000):
         text = ask(front, "GET", "/metrics").body.decode()
         # The one that asks, and the other.
         if re.search(r"^cliprt_http_in_flight 2\.0$", text, re.MULTILINE):
             return
     pytest.fail("the request was never under way")
+
+
+def test_the_page_works_as_it_stands(demo_bundle: Bundle) -> None:
+    page = (ROOT / "triton_models" / "HTTP.md").read_text(encoding="utf-8")
+    code, application = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    with served(demo_bundle) as running:
+        code = code.replace("http://127.0.0.1:8080/v1", running.told["openai"])
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    right, wrong = (float(number) for number in done.stdout.split())
+    assert right > wrong
+    names: dict[str, object] = {}
+    exec(application, names)
+    assert callable(names["app"])
 
 
 def test_a_triton_that_dies_ends_it(demo_bundle: Bundle) -> None:

@@ -51,7 +51,9 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
     type=_port,
     help="Port of the metrics; 0 picks one.",
 )
-@click.option("--http-port", type=_port, help="Serve HTTP on this port too; 0 picks one.")
+@click.option(
+    "--http-port", type=_port, help="Serve Triton's own HTTP on this port too; 0 picks one."
+)
 @click.option(
     "--tritonserver",
     type=click.Path(path_type=Path),
