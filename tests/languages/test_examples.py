@@ -78,6 +78,17 @@ def test_curl(server: TritonServer, expected: tuple[np.ndarray, np.ndarray]) -> 
         np.testing.assert_allclose(output["data"], embeddings[0], atol=1e-5)
 
 
+def test_the_line_of_the_page(server: TritonServer) -> None:
+    needed("curl")
+    (block,) = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    command = block.replace("localhost:8000", str(server.http_url)).replace("curl ", "curl -sS ")
+    done = run("sh", "-c", command)
+    with Client(server.address) as client:
+        text = client.encode_text("a photo of a cat")
+    found = json.loads(done.stdout)["outputs"][0]["data"]
+    np.testing.assert_allclose(found, text[0], atol=1e-5)
+
+
 def test_curl_fails_with_the_reason(server: TritonServer) -> None:
     done = curl(server, TEXT, Path(__file__))
     assert done.returncode != 0
