@@ -17,10 +17,12 @@ from pathlib import Path
 
 import openai
 import pytest
+from click.testing import CliRunner
 from conftest import ROOT
 from http_front import Answer, Front, ask, post
 
 from cliprt import Bundle, ServerStartError
+from cliprt_triton._cli import serve
 from cliprt_triton._front._keys import read_api_keys
 
 KEY = "sk-of-these-tests-alone"
@@ -148,6 +150,16 @@ def test_a_taken_port_is_named_before_anything_loads(demo_bundle: Bundle) -> Non
     assert done.stdout == ""
     assert done.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port}")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--openai-port=1", "--api-key-file=keys", "--max-body-mib=1", "--access-log"],
+)
+def test_options_of_the_front_need_the_front(option: str, demo_bundle: Bundle) -> None:
+    done = CliRunner().invoke(serve, [str(demo_bundle.path), option])
+    assert done.exit_code == 2
+    assert f"{option.partition('=')[0]} needs --http" in done.output
 
 
 @pytest.mark.parametrize(

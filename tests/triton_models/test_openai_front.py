@@ -336,6 +336,18 @@ def test_a_server_that_is_late_is_a_timeout(front: Front, demo_server: TritonSer
     assert (answer.status, answer.error()["code"]) == (504, "deadline_exceeded")
 
 
+def test_a_host_that_swallows_everything_holds_up_callers_once() -> None:
+    """They wait for one attempt to connect together: in turn, they would give up at 30 s."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        running_front(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=2) as front,
+        concurrent.futures.ThreadPoolExecutor(24) as pool,
+    ):
+        request = {"model": "clip", "input": "a"}
+        answers = list(pool.map(lambda _: post(front, request), range(24)))
+    assert {answer.error()["code"] for answer in answers} == {"deadline_exceeded"}
+
+
 def test_too_many_at_once_are_told_to_come_back(demo_server: TritonServer) -> None:
     with (
         running_front(demo_server.address, max_requests=1) as front,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from cliprt_triton._front._app import DEFAULT_MAX_BODY_BYTES, openai_app
 from cliprt_triton._front._keys import read_api_keys
@@ -90,8 +91,18 @@ def front_options(command: Callable[..., Any]) -> Callable[..., Any]:
         access_log: bool,
         **others: Any,
     ) -> Any:
+        if not wanted:
+            _refuse_without_front()
         keys = read_api_keys(api_key_file) if api_key_file else ()
         front = FrontOptions(wanted, openai_port, keys, max_body_mib * _MIB, access_log)
         return command(front=front, **others)
 
     return with_front
+
+
+def _refuse_without_front() -> None:
+    """Refuses options that would change nothing: a key file above all, which looks like a lock."""
+    context = click.get_current_context()
+    for name in ("openai_port", "api_key_file", "max_body_mib", "access_log"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --http")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt import AsyncClient, Card, Limits, ModelUnavailable, ServerUnavailable
+from cliprt import AsyncClient, Card, DeadlineExceeded, Limits, ModelUnavailable, ServerUnavailable
 from cliprt._names import ModelNames, served_version
 
 if TYPE_CHECKING:
@@ -26,7 +26,13 @@ class FrontClient:
 
     @classmethod
     async def connect(
-        cls, address: str, names: ModelNames, *, limits: Limits, timeout_s: float
+        cls,
+        address: str,
+        names: ModelNames,
+        *,
+        limits: Limits,
+        timeout_s: float,
+        connect_timeout_s: float,
     ) -> FrontClient:
         """Connects and reads the card.
 
@@ -37,7 +43,7 @@ class FrontClient:
 
         client = AsyncClient(address, model=names.prefix, timeout_s=timeout_s, limits=limits)
         try:
-            await client.connect()
+            await _within(connect_timeout_s, client.connect())
         except BaseException:
             await client.close()
             raise
@@ -92,3 +98,12 @@ class FrontClient:
         """Closes the connection."""
         await self._client.close()
         self._channel.close()
+
+
+async def _within(timeout_s: float, work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(work)
+    await asyncio.wait((task,), timeout=timeout_s)
+    if not task.done():
+        task.cancel()
+        raise DeadlineExceeded(f"nothing answered within {timeout_s:g} s")
+    task.result()

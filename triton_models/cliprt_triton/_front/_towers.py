@@ -23,6 +23,9 @@ _T = TypeVar("_T")
 # Texts beyond this many characters are counted on a thread, where they hold up nobody.
 _COUNTED_AT_ONCE = 4000
 
+# A host that swallows what is sent to it must not hold up every caller for a whole deadline.
+_CONNECT_TIMEOUT_S = 10.0
+
 # A readiness probe shares the answer of one that ran this short a time ago, in seconds: anybody
 # may probe, and every probe that runs computes.
 _READY_FOR_S = 1.0
@@ -61,7 +64,7 @@ class Towers:
         self._limits = limits
         self._timeout_s = timeout_s
         self._session: Session | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[Session] | None = None
         self._probe: asyncio.Task[bool] | None = None
         self._probed_at_s = 0.0
 
@@ -123,9 +126,10 @@ class Towers:
 
     async def close(self) -> None:
         """Closes the connection; nothing may be under way."""
-        if self._probe is not None:
-            self._probe.cancel()
-            await asyncio.gather(self._probe, return_exceptions=True)
+        for task in (self._probe, self._connecting):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         session, self._session = self._session, None
         if session is not None:
             await session.client.close()
@@ -153,11 +157,8 @@ class Towers:
         Raises:
             CliprtError: the card cannot be read.
         """
-        async with self._connecting:
-            if self._session is None:
-                self._session = await self._connect()
-            session = self._session
-            session.users += 1
+        session = self._session or await self._connected()
+        session.users += 1
         try:
             yield session
         except ModelUnavailable:
@@ -171,9 +172,27 @@ class Towers:
             if session.retired and not session.users:
                 await session.client.close()
 
+    async def _connected(self) -> Session:
+        """Connects; those who wait for it at the same time wait for one attempt."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._done_connecting)
+        # A caller who leaves must not end the attempt of the others.
+        return await asyncio.shield(self._connecting)
+
+    def _done_connecting(self, task: asyncio.Task[Session]) -> None:
+        self._connecting = None
+        # Asking for the error marks it as seen, should nobody be left to see it.
+        if not task.cancelled() and task.exception() is None:
+            self._session = task.result()
+
     async def _connect(self) -> Session:
         client = await FrontClient.connect(
-            self._address, self._names, limits=self._limits, timeout_s=self._timeout_s
+            self._address,
+            self._names,
+            limits=self._limits,
+            timeout_s=self._timeout_s,
+            connect_timeout_s=min(self._timeout_s, _CONNECT_TIMEOUT_S),
         )
         try:
             tokenizer = None
