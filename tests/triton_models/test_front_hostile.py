@@ -159,12 +159,19 @@ def test_openais_client_learns_that_its_body_is_too_long(front: Front) -> None:
 def test_a_body_of_unknown_length_is_refused_where_it_becomes_too_long(front: Front) -> None:
     def pieces() -> Iterator[bytes]:
         yield b'{"model":"clip","input":"'
-        for _ in range(20):
+        for _ in range(19):
             yield b"a" * (MIB // 10)
 
     answer = ask(front, "POST", "/v1/embeddings", pieces(), {"Content-Type": "application/json"})
     assert (answer.status, answer.error()["code"]) == (413, "request_too_large")
     assert post(front, FINE).status == 200
+
+
+def test_a_body_that_is_a_little_too_long_is_refused_with_the_reason(front: Front) -> None:
+    """This client reads only when it has sent everything."""
+    for _ in range(5):
+        answer = post(front, {"model": "clip", "input": "a" * (2 * MIB - 100)})
+        assert (answer.status, answer.error()["code"]) == (413, "request_too_large")
 
 
 def test_a_body_in_chunks_of_a_byte_is_read(front: Front) -> None:

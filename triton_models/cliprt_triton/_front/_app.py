@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from cliprt import Card, CliprtError, Limits
-from cliprt._arguments import checked_address, checked_timeout
+from cliprt import Card, CliprtError, Connection, Limits
+from cliprt._arguments import checked_timeout
+from cliprt._core import Server
 from cliprt._extras import require
 from cliprt._names import ModelNames
 from cliprt_triton._front._answers import embeddings_json
@@ -50,7 +51,7 @@ _log = logging.getLogger("cliprt.front")
 
 
 def openai_app(
-    address: str,
+    server: Server,
     *,
     model: str = "clip",
     api_keys: Sequence[str] = (),
@@ -69,7 +70,9 @@ def openai_app(
     application, whose lifespan then has to run this one's to close the connection at the end.
 
     Args:
-        address: host and port of Triton's gRPC.
+        server: Triton's gRPC: host and port, several of them that take turns, or a ``Connection``
+            with TLS, headers and the like. Unless a ``Connection`` says otherwise nothing is tried
+            again here: callers are told to, and those of OpenAI's protocol do.
         model: name under which the bundle is served, and the id of the only model here.
         api_keys: of which callers have to send one for ``/v1/embeddings`` and ``/v1/models``;
             health and metrics stay open. Without any, all is open.
@@ -95,7 +98,7 @@ def openai_app(
         raise ValueError("max_body_bytes, max_items and max_requests must be positive")
     front = _Front(
         Towers(
-            checked_address(address),
+            server if isinstance(server, Connection) else Connection(server, retry=None),
             ModelNames(model).prefix,
             limits=limits or Limits(),
             timeout_s=checked_timeout(timeout_s),

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from cliprt_triton._front._errors import Refusal, busy
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+
+
+# How long what is dropped may take to arrive.
+_LINGER_S = 2.0
 
 
 class BodyBudget:
@@ -68,6 +74,8 @@ class Body:
             raise _unsupported(f"compressed bodies are not taken, got {encoding[:60]!r}")
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_bytes:
+            if int(declared) <= 2 * self._max_bytes:
+                await self._linger(request.stream())
             raise self._too_long()
         try:
             return await asyncio.wait_for(self._collect(request), self._timeout_s)
@@ -84,13 +92,32 @@ class Body:
         # A bytearray grows in place; a list of the pieces of a body that comes byte by byte would
         # take many times its length.
         body = bytearray()
-        async for piece in request.stream():
+        pieces = request.stream()
+        async for piece in pieces:
             if len(body) + len(piece) > self._max_bytes:
+                await self._linger(pieces)
                 raise self._too_long()
             self._budget.take(len(piece))
             self._held += len(piece)
             body += piece
         return bytes(body)
+
+    async def _linger(self, pieces: AsyncIterator[bytes]) -> None:
+        """Drops a rest that is no longer than what is taken.
+
+        Callers who only read when they have sent everything would otherwise find the connection
+        broken, and not the reason.
+        """
+
+        async def drop() -> None:
+            dropped = 0
+            async for piece in pieces:
+                dropped += len(piece)
+                if dropped > self._max_bytes:
+                    return
+
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for(drop(), _LINGER_S)
 
     def _too_long(self) -> Refusal:
         return Refusal(

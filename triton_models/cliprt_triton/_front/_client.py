@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt import AsyncClient, Card, DeadlineExceeded, Limits, ModelUnavailable, ServerUnavailable
+from cliprt import (
+    AsyncClient,
+    Card,
+    Connection,
+    DeadlineExceeded,
+    Limits,
+    ModelUnavailable,
+    ServerUnavailable,
+)
 from cliprt._names import ModelNames, served_version
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ class FrontClient:
     @classmethod
     async def connect(
         cls,
-        address: str,
+        connection: Connection,
         names: ModelNames,
         *,
         limits: Limits,
@@ -41,13 +49,13 @@ class FrontClient:
         """
         from cliprt._grpc import TritonChannel  # gRPC takes a while to import
 
-        client = AsyncClient(address, model=names.prefix, timeout_s=timeout_s, limits=limits)
+        client = AsyncClient(connection, model=names.prefix, timeout_s=timeout_s, limits=limits)
         try:
             await _within(connect_timeout_s, client.connect())
         except BaseException:
             await client.close()
             raise
-        return cls(client, TritonChannel(address), names)
+        return cls(client, TritonChannel(connection), names)
 
     @property
     def card(self) -> Card:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt import CliprtError, InvalidInput, Limits, ModelUnavailable
+from cliprt import CliprtError, Connection, InvalidInput, Limits, ModelUnavailable
 from cliprt._names import ModelNames
 from cliprt._texts import TextTokenizer
 from cliprt._tokenizer_cache import load_tokenizer_json
@@ -50,16 +50,18 @@ class Session:
 class Towers:
     """The towers of one served model. All methods belong to one event loop."""
 
-    def __init__(self, address: str, model: str, *, limits: Limits, timeout_s: float) -> None:
+    def __init__(
+        self, connection: Connection, model: str, *, limits: Limits, timeout_s: float
+    ) -> None:
         """Connects nothing yet.
 
         Args:
-            address: host and port of Triton's gRPC.
+            connection: how Triton is reached.
             model: name under which the bundle is served.
             limits: bounds on the inputs.
             timeout_s: deadline of each request to Triton, in seconds.
         """
-        self._address = address
+        self._connection = connection
         self._names = ModelNames(model)
         self._limits = limits
         self._timeout_s = timeout_s
@@ -188,7 +190,7 @@ class Towers:
 
     async def _connect(self) -> Session:
         client = await FrontClient.connect(
-            self._address,
+            self._connection,
             self._names,
             limits=self._limits,
             timeout_s=self._timeout_s,
