@@ -22,6 +22,7 @@ from conftest import ROOT
 from http_front import Answer, Front, ask, post
 
 from cliprt import Bundle, ServerStartError
+from cliprt_triton import _cli
 from cliprt_triton._cli import serve
 from cliprt_triton._front._keys import read_api_keys
 
@@ -160,6 +161,15 @@ def test_options_of_the_front_need_the_front(option: str, demo_bundle: Bundle) -
     done = CliRunner().invoke(serve, [str(demo_bundle.path), option])
     assert done.exit_code == 2
     assert f"{option.partition('=')[0]} needs --http" in done.output
+
+
+def test_tls_to_triton_needs_a_front_of_its_own(
+    demo_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cli, "_tls", lambda *files: object())
+    done = CliRunner().invoke(serve, [str(demo_bundle.path), "--http"])
+    assert done.exit_code == 2
+    assert "run cliprt_triton.openai_app" in done.output
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,11 @@ def serve(
 ) -> None:
     """Serve BUNDLE on a Triton server until Ctrl-C or SIGTERM."""
     tls = _tls(tls_certificate, tls_key, tls_client_ca)
+    if front.wanted and tls is not None:
+        raise click.UsageError(
+            "--http reaches Triton in plain text, so not with TLS; run cliprt_triton.openai_app "
+            "with a Connection that has TLS in a process of its own"
+        )
     opened = open_bundle(bundle)
     # From here on a signal must run the context managers, also while models load.
     for number in _STOPPING:
