@@ -19,7 +19,7 @@ COMMANDS = ("build", "compare", "convert", "export", "models", "repository", "se
 PACKAGES = {"cliprt", "cliprt_bench", "cliprt_engines", "cliprt_export", "cliprt_triton"}
 HEAVY = {
     "onnx", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx_bindings", "transformers", "ray",
-    "matplotlib",
+    "matplotlib", "starlette", "uvicorn", "prometheus_client",
 }  # fmt: skip
 
 # The serving extra needs numpy 1; the client must work with numpy 2.
@@ -131,6 +131,14 @@ def test_serving_without_the_extra_names_it(python: Path, small_bundle: object) 
     serve = run(python, "-m", "cliprt", "serve", path, "--grpc-port", "0", "--metrics-port", "0")
     assert serve.returncode == 1
     assert "pip install 'cliprt[serve]'" in serve.stderr
+
+
+def test_the_http_front_names_its_extra(python: Path, small_bundle: object) -> None:
+    path = str(small_bundle.path)  # type: ignore[attr-defined]
+    serve = run(python, "-m", "cliprt", "serve", path, "--http", "--openai-port", "0")
+    assert serve.returncode == 1
+    assert "pip install 'cliprt[http]'" in serve.stderr
+    assert len(serve.stderr.splitlines()) == 1
 
 
 CLIENT = """

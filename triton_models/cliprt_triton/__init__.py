@@ -1,8 +1,9 @@
 """Bundle to served model: Triton model repositories, and a real Triton to serve them."""
 
+from cliprt_triton._front._app import openai_app
 from cliprt_triton._policy import Policy
 from cliprt_triton._repository import write_repository
 from cliprt_triton._server import TritonServer
 from cliprt_triton._server_flags import ServerTls
 
-__all__ = ["Policy", "ServerTls", "TritonServer", "write_repository"]
+__all__ = ["Policy", "ServerTls", "TritonServer", "openai_app", "write_repository"]

@@ -11,6 +11,8 @@ import click
 
 from cliprt import open_bundle
 from cliprt._console import out
+from cliprt_triton._front._cli import FrontOptions, front_options
+from cliprt_triton._front._process import FrontServer
 from cliprt_triton._options import name_option, policy_options
 from cliprt_triton._policy import Policy
 from cliprt_triton._repository import write_repository
@@ -49,7 +51,9 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
     type=_port,
     help="Port of the metrics; 0 picks one.",
 )
-@click.option("--http-port", type=_port, help="Serve HTTP on this port too; 0 picks one.")
+@click.option(
+    "--http-port", type=_port, help="Serve Triton's own HTTP on this port too; 0 picks one."
+)
 @click.option(
     "--tritonserver",
     type=click.Path(path_type=Path),
@@ -83,6 +87,7 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
     envvar="CLIPRT_ADMIN_SECRET",
     help="Let who sends this secret load models, trace and change logging.",
 )
+@front_options
 def serve(
     bundle: Path,
     name: str,
@@ -101,15 +106,23 @@ def serve(
     shared_memory: bool,
     response_cache_bytes: int | None,
     admin_secret: str | None,
+    front: FrontOptions,
 ) -> None:
     """Serve BUNDLE on a Triton server until Ctrl-C or SIGTERM."""
     tls = _tls(tls_certificate, tls_key, tls_client_ca)
+    if front.wanted and tls is not None:
+        raise click.UsageError(
+            "--http reaches Triton in plain text, so not with TLS; run cliprt_triton.openai_app "
+            "with a Connection that has TLS in a process of its own"
+        )
     opened = open_bundle(bundle)
     # From here on a signal must run the context managers, also while models load.
     for number in _STOPPING:
         signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="cliprt-serve-") as work:
         try:
+            # Before anything is loaded, which may take minutes.
+            openai = FrontServer(host=host, port=front.port) if front.wanted else None
             models = write_repository(
                 opened,
                 Path(work) / "models",
@@ -132,14 +145,27 @@ def serve(
                 response_cache_bytes=response_cache_bytes,
                 admin_secret=admin_secret,
             ) as server:
-                console = out()
-                console.print(f"{opened.card.name} ({opened.card.dim} dimensions) is ready")
-                console.print(f"grpc     {server.address}")
-                if server.http_url:
-                    console.print(f"http     {server.http_url}")
-                console.print(f"metrics  {server.metrics_url}")
-                console.print(f"log      {server.log}")
-                status = server.wait()
+
+                def tell() -> None:
+                    console = out()
+                    console.print(f"{opened.card.name} ({opened.card.dim} dimensions) is ready")
+                    console.print(f"grpc     {server.address}")
+                    if server.http_url:
+                        console.print(f"http     {server.http_url}")
+                    console.print(f"metrics  {server.metrics_url}")
+                    if openai is not None:
+                        console.print(f"openai   {openai.url}")
+                    console.print(f"log      {server.log}")
+
+                if openai is None:
+                    tell()
+                    status = server.wait()
+                else:
+                    app = front.app(server.address, model=name)
+                    told = openai.run(app, server.wait, signals=_STOPPING, on_ready=tell)
+                    if told is None:
+                        return
+                    status = told
                 raise click.ClickException(
                     f"tritonserver ended by itself with status {status}; see {server.log}"
                 )
