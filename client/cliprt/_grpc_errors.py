@@ -22,6 +22,8 @@ from cliprt._names import OVERLOAD_TEXTS
 
 _MODEL_TEXTS = ("unknown model", "no available versions", "is not ready", "requested model '")
 
+_PORTS = "8001 by default, not the HTTP port 8000 or the metrics port 8002"
+
 # What Triton puts before the words of a model: once for each ensemble, and the request's name.
 _PREFIX = re.compile(r"^(in ensemble '[^']*', |\[request id: [^\]]*\] )+")
 _ITEM = re.compile(r"^(item|label) (\d+): (.*)$", re.DOTALL)
@@ -126,8 +128,7 @@ def _unreachable(connection: Connection, details: str) -> CliprtError:
         )
     return ServerUnavailable(
         f"no Triton gRPC server answers at {address}; check that it runs and that this is its "
-        f"gRPC port (8001 by default, not the HTTP port 8000 or the metrics port 8002). "
-        f"Cause: {details}"
+        f"gRPC port ({_PORTS}). Cause: {details}"
     )
 
 
@@ -137,7 +138,7 @@ def _hung_up(connection: Connection, details: str) -> CliprtError:
     if tls is None:
         why = (
             "it took the connection and hung up, as servers do that want TLS; pass tls=Tls(...), "
-            "and check that this is its gRPC port"
+            f"or check that this is its gRPC port ({_PORTS})"
         )
         return ServerUnavailable(f"no connection to {address}: {why}. Cause: {details}")
     if tls.certificate is None:

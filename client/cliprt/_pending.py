@@ -108,7 +108,7 @@ class PendingTensor:
         self._outcome.add_done_callback(lambda _: callback(self))
 
     def _send(self, request: Any) -> None:
-        remaining = max(0.001, self._deadline - time.monotonic())
+        remaining = max(0.0, self._deadline - time.monotonic())
         # Not under the lock: a call that has ended already calls back from here.
         call = self._channel.start(request, remaining)
         with self._lock:

@@ -146,8 +146,10 @@ def test_a_full_queue_is_tried_again(wire_server: TritonServer) -> None:
     # One runs, four wait, four are refused: the second attempts come when the first are done.
     retry = Retry(attempts=5, first_pause_s=0.5)
     channel = TritonChannel(Connection(wire_server.address, retry=retry))
-    pending = [channel.infer("slow", ONE, "value", 30) for _ in range(9)]
-    assert [each.result().tolist() for each in pending] == [[[1, 2, 3]]] * 9
+    # As large as a batch of pictures: by default gRPC would not keep so much for an attempt.
+    large = {"value": np.ones((1, 700_000), np.uint8)}
+    pending = [channel.infer("slow", large, "value", 30) for _ in range(9)]
+    assert [int(each.result().sum()) for each in pending] == [700_000] * 9
     channel.close()
 
 
