@@ -40,6 +40,7 @@ CARD = Card(
     space="0123456789abcdef" * 4, identity={}, dim=512, logit_scale=100.0, logit_bias=None,
     image=IMAGE, text=TEXT, files={}, exporter={},
 )  # fmt: skip
+OTHERS = ("tokenizer.json", "golden.npz", "certificate.json")
 TOWERS = {
     "image": TowerInfo("pixels", "uint8", (224, 224, 3), 512, None, None, ""),
     "text": TowerInfo("tokens", "int32", (None,), 512, None, None, ""),
@@ -83,7 +84,7 @@ def _bundle(folder: Path) -> Bundle:
     names = [f"{tower}.{kind}.onnx" for tower in TOWERS for kind in ("fp32", "fp16")]
     for name in names:
         (folder / name).touch()
-    files = {name: FileEntry(sha256="0" * 64, size=1) for name in (*names, "tokenizer.json")}
+    files = {name: FileEntry(sha256="0" * 64, size=1) for name in (*names, *OTHERS)}
     return Bundle(folder, msgspec.structs.replace(CARD, files=files))
 
 

@@ -23,6 +23,9 @@ PRECISION_PARAMETER = "cliprt_precision"
 """Key under which a tower's configuration says in which precision it is computed; others have none.
 """
 
+LIMITS_PARAMETER = "cliprt_limits"
+"""Key under which a model that takes files or strings carries the bounds on them, as JSON."""
+
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 

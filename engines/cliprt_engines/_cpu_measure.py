@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -122,14 +123,20 @@ def unusable(tower: str, precision: str, why: str) -> FidelityError:
     )
 
 
-def check_answers(bundle: Bundle, tower: str, precision: str, loaded: Tower) -> None:
+def check_answers(folder: Path, tower: str, precision: str, loaded: Tower) -> None:
     """Checks that a tower gives the bundle's known answers.
+
+    Args:
+        folder: where the bundle's ``golden.npz`` and ``certificate.json`` lie.
+        tower: ``image`` or ``text``.
+        precision: ``fp32`` or ``int8-cpu``.
+        loaded: what is checked.
 
     Raises:
         BundleError: the known answers or the certificate cannot be read.
         FidelityError: it does not, or fails.
     """
-    known = _Known(bundle, tower, precision)
+    known = _Known(folder, tower, precision)
     try:
         cosine = known.cosine(loaded.run(known.inputs))
     except Exception as error:  # noqa: BLE001 - runtimes raise many types
@@ -161,8 +168,9 @@ class _Trial:
 
     def __init__(self, bundle: Bundle, tower: str, precision: str, goal: Goal) -> None:
         self.found: list[Measured] = []
-        self._bundle, self._tower, self._precision, self._goal = bundle, tower, precision, goal
-        self._known = _Known(bundle, tower, precision)
+        self._bundle, self._tower, self._goal = bundle, tower, goal
+        self._graph = bundle.file(f"{tower}.{precision}.onnx")
+        self._known = _Known(bundle.path, tower, precision)
         self._first_answers: NDArray[np.float32] | None = None
         self._best: Measured | None = None
         self._loaded: Tower | None = None
@@ -178,7 +186,7 @@ class _Trial:
         before = len(self.found)
         loaded = None
         try:
-            loaded = load_tower(self._bundle, f"{self._tower}.{self._precision}.onnx", settings)
+            loaded = load_tower(self._graph, settings)
             self._judge(settings, loaded)
         except Exception as error:  # noqa: BLE001 - runtimes raise many types
             # What was timed before it failed does not speak for it.
@@ -281,12 +289,18 @@ def _items_per_s(
 class _Known:
     """The bundle's known inputs of one tower and what must be answered to them."""
 
-    def __init__(self, bundle: Bundle, tower: str, precision: str) -> None:
-        with np.load(bundle.file(GOLDEN)) as golden:
-            self.inputs: Inputs = golden[PIXELS if tower == "image" else TOKENS]
-            self._expected: NDArray[np.float32] = golden[f"{tower}_embedding"]
+    def __init__(self, folder: Path, tower: str, precision: str) -> None:
+        try:
+            with np.load(folder / GOLDEN) as golden:
+                self.inputs: Inputs = golden[PIXELS if tower == "image" else TOKENS]
+                self._expected: NDArray[np.float32] = golden[f"{tower}_embedding"]
+        except (OSError, ValueError, KeyError) as error:
+            raise BundleError(
+                f"the known answers in {folder / GOLDEN} cannot be read ({error}); "
+                "export the checkpoint again"
+            ) from None
         # No more is asked than the certificate promises.
-        self._bar = min(_MIN_COSINE[precision], certified(bundle, tower).get(precision, 1.0))
+        self._bar = min(_MIN_COSINE[precision], certified(folder, tower).get(precision, 1.0))
 
     def cosine(self, answers: NDArray[np.float32]) -> float:
         """Least cosine between known answers and given ones."""
@@ -317,18 +331,17 @@ def _words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def certified(bundle: Bundle, tower: str) -> dict[str, float]:
-    """The least cosine that the certificate states, by precision.
+def certified(folder: Path, tower: str) -> dict[str, float]:
+    """The least cosine that the certificate in a folder states, by precision.
 
     Raises:
         BundleError: the certificate cannot be read.
     """
     try:
-        content: Any = msgspec.json.decode(bundle.file(CERTIFICATE).read_bytes())
+        content: Any = msgspec.json.decode((folder / CERTIFICATE).read_bytes())
         rows = content["towers"][tower]
         return {precision: float(row["min_cosine"]) for precision, row in rows.items()}
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
         raise BundleError(
-            f"the certificate of {bundle.path} cannot be read ({error}); "
-            "export the checkpoint again"
+            f"the certificate in {folder} cannot be read ({error}); export the checkpoint again"
         ) from None

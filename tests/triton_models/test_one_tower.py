@@ -153,7 +153,10 @@ def test_token_ids_beyond_the_vocabulary_are_refused(server: TritonServer) -> No
 
 @pytest.mark.parametrize(
     ("name", "models"),
-    [("image", {"clip_image"}), ("text", {"clip_text", "clip_card"})],
+    [
+        ("image", {"clip_image", "clip_decode", "clip_image_file"}),
+        ("text", {"clip_text", "clip_card", "clip_tokenize", "clip_text_string"}),
+    ],
 )
 def test_a_repository_of_one_tower(
     name: str, models: set[str], bundles: dict[str, Bundle], tmp_path: Path
