@@ -85,23 +85,6 @@ def test_a_flood_of_all_models_is_refused_or_answered(stub: Any) -> None:
     check_answers(stub)
 
 
-def test_callers_that_give_up_leave_nothing_behind(stub: Any) -> None:
-    futures = [
-        stub.ModelInfer.future(request_of(model, inputs), timeout=0.005)
-        for _ in range(40)
-        for model, inputs in INPUTS.items()
-    ]
-    codes = {refusal(future.result)[0] for future in futures}
-    assert codes <= {
-        grpc.StatusCode.OK,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-    }
-    assert grpc.StatusCode.DEADLINE_EXCEEDED in codes
-    check_answers(stub)
-
-
 def test_the_queues_of_all_models_are_bounded(demo_bundle: Bundle, tmp_path: Path) -> None:
     repository = write_repository(demo_bundle, tmp_path / "repository", link=True)
     for config in repository.glob("*/config.pbtxt"):
