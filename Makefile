@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench cpu-check soak-check preprocess-check golden examples lock clean
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench cpu-check serve-check soak-check preprocess-check golden examples lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(VENV)/ready ## Time the hot paths
 
 cpu-check: $(ORACLE)/ready ## Compare the speed of LocalClip with transformers on this CPU
 	@PYTHONPATH=tests:demo $(ORACLE)/bin/python -W ignore bench/cpu_check.py $(ARGS)
+
+serve-check: $(VENV)/ready ## Compare the speed of a served model with LocalClip on this CPU
+	@$(VENV)/bin/python -W ignore bench/serving_check.py $(ARGS)
 
 soak-check: $(VENV)/ready ## Watch the memory of client and server over 200,000 requests
 	@$(VENV)/bin/python -W ignore bench/soak_check.py $(ARGS)

@@ -29,6 +29,9 @@ OVERLOAD_TEXTS = ("exceeds maximum queue size", "request timeout expired")
 The status is that of a dead server or of a failed model; only the text differs.
 """
 
+LIMITS_PARAMETER = "cliprt_limits"
+"""Key under which a model that takes files or strings carries the bounds on them, as JSON."""
+
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 

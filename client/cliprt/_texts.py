@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,14 +91,22 @@ class TextTokenizer:
             found.append(self._too_long(index) if cut and not truncate else ids)
         return found
 
-    def pad(self, ids: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    def pad(
+        self, ids: Sequence[Sequence[int]], *, lengths: Sequence[int] = ()
+    ) -> NDArray[np.int32]:
         """Makes a batch of tokenized texts.
 
+        Args:
+            ids: per text its ids.
+            lengths: ascending, the only lengths that are welcome, as ``parse_lengths`` reads them;
+                none where any is.
+
         Returns:
-            int32 [batch, length]. Length is that of the longest text where the tower does not see
-            what follows the end token, and the context for all others.
+            int32 [batch, length]. Length is the least welcome one that holds the longest text where
+            the tower does not see what follows the end token, and the context for all others.
         """
-        length = self._spec.context_length if self._spec.fixed_length else max(map(len, ids))
+        context = self._spec.context_length
+        length = context if self._spec.fixed_length else fitting_length(map(len, ids), lengths)
         tokens = np.full((len(ids), length), self._spec.pad_id, dtype=np.int32)
         for row, text in zip(tokens, ids, strict=True):
             row[: len(text)] = text
@@ -146,3 +155,41 @@ class TextTokenizer:
                 index=index,
             )
         return None
+
+
+def parse_lengths(value: str) -> tuple[int, ...]:
+    """The lengths that a text tower's configuration names under ``LENGTHS_PARAMETER``.
+
+    Raises:
+        ValueError: they are no ascending numbers with commas between them.
+    """
+    lengths = tuple(int(number) for number in value.split(",")) if value else ()
+    if any(longer <= shorter for shorter, longer in pairwise((0, *lengths))):
+        raise ValueError(f"lengths must be ascending numbers from 1, got {value!r}")
+    return lengths
+
+
+def fitting_length(texts: Iterable[int], lengths: Sequence[int]) -> int:
+    """The least of the given lengths that holds all texts; that of the longest if there is none."""
+    longest = max(texts)
+    return next((length for length in lengths if length >= longest), longest)
+
+
+def text_of(data: bytes, index: int) -> str:
+    """The string that bytes on the wire stand for.
+
+    Args:
+        data: UTF-8.
+        index: of the text in the caller's list.
+
+    Raises:
+        InvalidInput: they are no UTF-8.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"the text is not valid UTF-8 at byte {error.start} ({error.reason}); encode it as "
+            "UTF-8",
+            index=index,
+        ) from None

@@ -86,14 +86,37 @@ def load_chosen(
         BundleError: the tower cannot be loaded.
         FidelityError: it does not answer right.
     """
-    graph = f"{tower}.{precision}.onnx"
+    graph = bundle.file(f"{tower}.{precision}.onnx")
     if settings is None and _measures():
         settings = chosen_settings(bundle, tower, precision, goal)
-        return load_tower(bundle, graph, settings), settings
+        return load_tower(graph, settings), settings
+    return load_checked(graph, tower, precision, settings)
+
+
+def load_checked(
+    graph: Path, tower: str, precision: str, settings: CpuSettings | None = None
+) -> tuple[Tower, CpuSettings]:
+    """Loads a tower whose known answers lie beside it, and checks that it gives them.
+
+    Args:
+        graph: its ONNX file; the bundle's ``golden.npz`` and ``certificate.json`` lie in the same
+            folder.
+        tower: ``image`` or ``text``.
+        precision: ``fp32`` or ``int8-cpu``.
+        settings: how it is computed; None means what is right on most machines.
+
+    Returns:
+        The tower, and the settings it was loaded with.
+
+    Raises:
+        MissingExtra: the runtime is not installed.
+        BundleError: the tower or its known answers cannot be loaded.
+        FidelityError: it does not answer right.
+    """
     settings = settings or default_settings()
-    loaded = load_tower(bundle, graph, settings)
+    loaded = load_tower(graph, settings)
     try:
-        check_answers(bundle, tower, precision, loaded)
+        check_answers(graph.parent, tower, precision, loaded)
     except BaseException:
         loaded.close()
         raise

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -117,14 +118,20 @@ def unusable(tower: str, precision: str, why: str) -> FidelityError:
     )
 
 
-def check_answers(bundle: Bundle, tower: str, precision: str, loaded: Tower) -> None:
+def check_answers(folder: Path, tower: str, precision: str, loaded: Tower) -> None:
     """Checks that a tower gives the bundle's known answers.
+
+    Args:
+        folder: where the bundle's ``golden.npz`` and ``certificate.json`` lie.
+        tower: ``image`` or ``text``.
+        precision: ``fp32`` or ``int8-cpu``.
+        loaded: what is checked.
 
     Raises:
         BundleError: the known answers or the certificate cannot be read.
         FidelityError: it does not, or fails.
     """
-    known = _Known(bundle, tower, precision)
+    known = _Known(folder, tower, precision)
     try:
         cosine = known.cosine(loaded.run(known.inputs))
     except Exception as error:  # noqa: BLE001 - runtimes raise many types
@@ -156,8 +163,9 @@ class _Trial:
 
     def __init__(self, bundle: Bundle, tower: str, precision: str, goal: Goal) -> None:
         self.found: list[Measured] = []
-        self._bundle, self._tower, self._precision, self._goal = bundle, tower, precision, goal
-        self._known = _Known(bundle, tower, precision)
+        self._bundle, self._tower, self._goal = bundle, tower, goal
+        self._graph = bundle.file(f"{tower}.{precision}.onnx")
+        self._known = _Known(bundle.path, tower, precision)
         self._first_answers: NDArray[np.float32] | None = None
         self._best: Measured | None = None
         self._loaded: Tower | None = None
@@ -173,7 +181,7 @@ class _Trial:
         before = len(self.found)
         loaded = None
         try:
-            loaded = load_tower(self._bundle, f"{self._tower}.{self._precision}.onnx", settings)
+            loaded = load_tower(self._graph, settings)
             self._judge(settings, loaded)
         except Exception as error:  # noqa: BLE001 - runtimes raise many types
             # What was timed before it failed does not speak for it.
@@ -276,11 +284,11 @@ def _items_per_s(
 class _Known:
     """The bundle's known inputs of one tower and what must be answered to them."""
 
-    def __init__(self, bundle: Bundle, tower: str, precision: str) -> None:
-        known = Known.of(bundle.path, tower)
+    def __init__(self, folder: Path, tower: str, precision: str) -> None:
+        known = Known.of(folder, tower)
         self.inputs: Inputs = known.inputs
         self._expected = known.expected
-        self._bar = bar_of_folder(bundle.path, tower, precision).min_cosine
+        self._bar = bar_of_folder(folder, tower, precision).min_cosine
 
     def cosine(self, answers: NDArray[np.float32]) -> float:
         """Least cosine between known answers and given ones."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from cliprt._bundle import Bundle
 from cliprt_engines._onnx import OnnxTower
 from cliprt_engines._openvino import OpenVinoTower
 from cliprt_engines._tower import Tower
@@ -44,19 +44,17 @@ class CpuSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("spinning is a setting of ONNX Runtime")
 
 
-def load_tower(bundle: Bundle, graph: str, settings: CpuSettings) -> Tower:
+def load_tower(path: Path, settings: CpuSettings) -> Tower:
     """Loads a tower as the settings say.
 
     Args:
-        bundle: where it is.
-        graph: its file, ``image.fp32.onnx`` for instance.
+        path: its ONNX file.
         settings: how it is computed.
 
     Raises:
         MissingExtra: the runtime is not installed.
-        BundleError: the bundle has no such graph, or the runtime cannot load it.
+        BundleError: the runtime cannot load it.
     """
-    path = bundle.file(graph)
     if settings.runtime == "openvino":
         return OpenVinoTower(
             path,

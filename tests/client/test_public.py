@@ -23,8 +23,8 @@ PUBLIC = {
     "cliprt_engines": {
         "BuildProgress", "BuilderOptions", "CpuSettings", "Device", "Engine", "LocalClip",
         "Manifest", "OnnxTower", "OpenVinoTower", "OpenedEngine", "Profile", "Span",
-        "TensorRtTower", "Tower", "TowerInfo", "build_engines", "device_at_hand", "find_engines",
-        "open_engine",
+        "TensorRtTower", "Tower", "TowerInfo", "build_engines", "chosen_settings", "device_at_hand",
+        "find_engines", "load_checked", "open_engine",
     },
     "cliprt_export": {
         "Bars", "Certificate", "Check", "EngineCertificate", "EngineRow", "EngineVerification",

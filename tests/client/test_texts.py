@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliprt import Bundle, BundleError, InvalidInput, Limits, TextSpec
-from cliprt._texts import TextTokenizer
+from cliprt._texts import TextTokenizer, parse_lengths, text_of
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "tokens.json").read_text())
 
@@ -107,3 +107,26 @@ def test_the_length_limit_is_named(small_bundle: Bundle) -> None:
 def test_a_damaged_tokenizer_is_a_bundle_error(small_bundle: Bundle) -> None:
     with pytest.raises(BundleError, match=r"tokenizer\.json cannot be loaded"):
         TextTokenizer("{}", small_bundle.card.text, Limits())
+
+
+def test_texts_are_filled_up_to_a_welcome_length(openai: TextTokenizer) -> None:
+    ids = openai(["a b c"])
+    assert len(ids[0]) == 5
+    for lengths, length in [((), 5), ((4, 8, 77), 8), ((5, 8), 5), ((2, 3), 5)]:
+        tokens = openai.pad(ids, lengths=lengths)
+        assert tokens.shape == (1, length)
+        assert tokens[0, :5].tolist() == ids[0]
+
+
+def test_welcome_lengths_are_ascending_numbers() -> None:
+    assert parse_lengths("") == ()
+    assert parse_lengths("16,32,77") == (16, 32, 77)
+    for wrong in ("32,16", "16,16", "0,5", "a", "16,"):
+        with pytest.raises(ValueError, match=r"ascending|invalid literal"):
+            parse_lengths(wrong)
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    assert text_of("naïve 🐈\0".encode(), 0) == "naïve 🐈\0"
+    with pytest.raises(InvalidInput, match=r"item 4: the text is not valid UTF-8 at byte 2 \(inv"):
+        text_of(b"ab\xff", 4)

@@ -155,8 +155,14 @@ def test_token_ids_beyond_the_vocabulary_are_refused(server: TritonServer) -> No
 @pytest.mark.parametrize(
     ("name", "models"),
     [
-        ("image", {"clip_image", "clip_card", "clip_health"}),
-        ("text", {"clip_text", "clip_card", "clip_health"}),
+        (
+            "image",
+            {"clip_image", "clip_card", "clip_health", "clip_decode", "clip_image_file"},
+        ),
+        (
+            "text",
+            {"clip_text", "clip_card", "clip_health", "clip_tokenize", "clip_text_string"},
+        ),
     ],
 )
 def test_a_repository_of_one_tower(

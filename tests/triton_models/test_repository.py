@@ -33,22 +33,24 @@ def version_of(repository: Path, model: str) -> Path:
 def test_its_files(repository: Path, small_bundle: Bundle) -> None:
     version = served_version(small_bundle.card.space)
     found = {str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()}
-    assert found == {
-        "clip_image/config.pbtxt",
-        f"clip_image/{version}/model.py",
-        f"clip_image/{version}/model.onnx",
-        "clip_text/config.pbtxt",
-        f"clip_text/{version}/model.py",
-        f"clip_text/{version}/model.onnx",
-        "clip_card/config.pbtxt",
-        f"clip_card/{version}/model.py",
-        f"clip_card/{version}/tokenizer.json",
-        f"clip_card/{version}/golden.npz",
-        f"clip_card/{version}/certificate.json",
-        "clip_health/config.pbtxt",
-        f"clip_health/{version}/model.py",
-        f"clip_health/{version}/golden.npz",
+    tower = ("model.py", "model.onnx", "golden.npz", "certificate.json")
+    files = {
+        "clip_image": tower,
+        "clip_text": tower,
+        "clip_card": ("model.py", "tokenizer.json", "golden.npz", "certificate.json"),
+        "clip_health": ("model.py", "golden.npz"),
+        "clip_decode": ("model.py",),
+        "clip_tokenize": ("model.py", "tokenizer.json"),
+        "clip_image_file": (),
+        "clip_text_string": (),
+        "clip": ("model.py", "tokenizer.json"),
     }
+    assert found == {
+        *(f"{model}/config.pbtxt" for model in files),
+        *(f"{model}/{version}/{name}" for model, names in files.items() for name in names),
+    }
+    # An ensemble has a folder of its version too, without which Triton does not see it.
+    assert all((repository / model / str(version)).is_dir() for model in files)
 
 
 def test_the_image_tower(repository: Path) -> None:
@@ -98,10 +100,15 @@ def test_both_towers_carry_the_card(repository: Path, small_bundle: Bundle) -> N
 def test_a_name_replaces_the_prefix(small_bundle: Bundle, tmp_path: Path) -> None:
     repository = write_repository(small_bundle, tmp_path / "repository", name="shop")
     assert sorted(path.name for path in repository.iterdir()) == [
+        "shop",
         "shop_card",
+        "shop_decode",
         "shop_health",
         "shop_image",
+        "shop_image_file",
         "shop_text",
+        "shop_text_string",
+        "shop_tokenize",
     ]
     assert config_of(repository, "shop_text").name == "shop_text"
 

@@ -77,7 +77,17 @@ def test_clients_cannot_tell_the_runtimes_apart(
         )
     assert len(seen) == 5
     assert all(each == seen[0] for each in seen)
-    assert sorted(seen[0]) == ["clip_card", "clip_health", "clip_image", "clip_text"]
+    assert sorted(seen[0]) == [
+        "clip",
+        "clip_card",
+        "clip_decode",
+        "clip_health",
+        "clip_image",
+        "clip_image_file",
+        "clip_text",
+        "clip_text_string",
+        "clip_tokenize",
+    ]
 
 
 def test_python_alone_batches_unequal_lengths(

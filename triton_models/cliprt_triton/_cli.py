@@ -15,6 +15,7 @@ from cliprt_triton._front._cli import FrontOptions, front_options
 from cliprt_triton._front._process import FrontServer
 from cliprt_triton._options import name_option, policy_options
 from cliprt_triton._policy import Policy
+from cliprt_triton._python_tower import measured_settings
 from cliprt_triton._repository import write_repository
 from cliprt_triton._runtime import Runtime
 from cliprt_triton._server import TritonServer
@@ -129,6 +130,7 @@ def serve(
                 precision=precision,
                 name=name,
                 policy=policy,
+                settings=measured_settings(opened, precision),
                 link=True,
             )
             with TritonServer(

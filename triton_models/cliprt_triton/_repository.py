@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from cliprt._bundle import CERTIFICATE, GOLDEN, TOKENIZER, Bundle
+from cliprt._bundle import Bundle
 from cliprt._errors import BundleError
 from cliprt._folders import folder_that_becomes
 from cliprt._limits import Limits
-from cliprt._names import PRECISION_PARAMETER, ModelNames, served_version
-from cliprt_triton._config import ModelConfig, Tensor
+from cliprt._names import PRECISION_PARAMETER, ModelNames
+from cliprt_engines import CpuSettings
 from cliprt_triton._health import health_model
+from cliprt_triton._pipelines import pipeline_models
 from cliprt_triton._policy import Policy
 from cliprt_triton._runtime import Provider, Runtime, RuntimeName
 from cliprt_triton._served import ServedModel
 from cliprt_triton._towers import tower_models
-
-_SOURCES = Path(__file__).parent / "models"
 
 
 def write_repository(
@@ -30,6 +30,7 @@ def write_repository(
     engines: str | Path | None = None,
     engine_cache: str | None = None,
     gpus: int | None = None,
+    settings: Mapping[str, CpuSettings] | None = None,
     name: str = "clip",
     policy: Policy | None = None,
     limits: Limits | None = None,
@@ -51,6 +52,8 @@ def write_repository(
         engine_cache: folder on the server where the provider tensorrt keeps what it builds; None
             builds at every start.
         gpus: use the first so many GPUs; None uses all that Triton finds.
+        settings: by ``image`` and ``text``, how the runtime python computes the towers on the
+            machine that will serve them; None leaves that to the defaults.
         name: prefix of the models' names, so that one server can hold several bundles.
         policy: batches and queues; None is the preset ``balanced``.
         limits: what models that take pictures and strings accept; None means the defaults.
@@ -73,6 +76,7 @@ def write_repository(
         engines=None if engines is None else Path(engines),
         engine_cache=engine_cache,
         gpus=gpus,
+        settings=settings or {},
     )
     target = Path(out)
     if target.exists():
@@ -97,26 +101,11 @@ def served_models(
     """
     towers = tower_models(bundle, names, runtime, policy)
     precision = towers[0].config.parameters[PRECISION_PARAMETER]
-    # What is made of the towers follows here, and gets them to know their sizes and lengths:
-    # pipeline_models(bundle, names, policy, limits=limits, towers=towers) of _pipelines.py.
     return [
         *towers,
-        _card_model(bundle, names),
+        *pipeline_models(bundle, names, policy, limits=limits, towers=towers),
         health_model(bundle, names, precision, towers=towers),
     ]
-
-
-def _card_model(bundle: Bundle, names: ModelNames) -> ServedModel:
-    """The model that hands out files which clients, and checks of health, need."""
-    handed = [name for name in (TOKENIZER, GOLDEN, CERTIFICATE) if name in bundle.card.files]
-    config = ModelConfig(
-        name=names.card,
-        version=served_version(bundle.card.space),
-        inputs=(Tensor("name", "TYPE_UINT8", (-1,)),),
-        outputs=(Tensor("content", "TYPE_UINT8", (-1,)),),
-        parameters={"files": ",".join(handed)},
-    )
-    return ServedModel(config, "card", {name: bundle.file(name) for name in handed})
 
 
 def _write_model(repository: Path, model: ServedModel, link: bool) -> None:
@@ -124,7 +113,7 @@ def _write_model(repository: Path, model: ServedModel, link: bool) -> None:
     version.mkdir(parents=True)
     (version.parent / "config.pbtxt").write_text(model.config.to_pbtxt(), encoding="utf-8")
     if model.code is not None:
-        shutil.copyfile(_SOURCES / f"{model.code}.py", version / "model.py")
+        (version / "model.py").write_text(model.model_py(), encoding="utf-8")
     for name, content in model.contents.items():
         (version / name).write_bytes(content)
     for name, source in model.files.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from cliprt._errors import InvalidInput
+from cliprt_engines import CpuSettings
 from cliprt_triton._config import Kind
 
 RuntimeName: TypeAlias = Literal["python", "onnxruntime", "tensorrt"]
@@ -41,6 +43,8 @@ class Runtime:
         engine_cache: folder on the server where ONNX Runtime's TensorRT provider keeps what it
             builds; None builds at every start. It must belong to one GPU and one version.
         gpus: use the first so many GPUs; None uses all that Triton finds.
+        settings: of the runtime python, by ``image`` and ``text``, how the tower is computed; one
+            that is not there is computed with the defaults.
     """
 
     name: RuntimeName = "python"
@@ -49,6 +53,7 @@ class Runtime:
     engines: Path | None = None
     engine_cache: str | None = None
     gpus: int | None = None
+    settings: Mapping[str, CpuSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name not in RUNTIMES:
@@ -77,6 +82,8 @@ class Runtime:
             raise InvalidInput(f"gpus must be at least 1, got {self.gpus}")
         if self.gpus is not None and not self.on_gpu:
             raise InvalidInput("the towers run on the processor, which has no GPUs to count")
+        if self.settings and self.name != "python":
+            raise InvalidInput(f"settings are for the runtime python, not for {self.name}")
         known = self.precisions
         if self.precision is not None and self.precision not in known:
             raise InvalidInput(

@@ -21,6 +21,7 @@ from cliprt._names import (
 from cliprt_triton._config import Accelerator, Backend, Kind, ModelConfig, Tensor, Warmup
 from cliprt_triton._plans import TowerPlans, find_plans
 from cliprt_triton._policy import Policy
+from cliprt_triton._python_tower import SETTINGS_PARAMETER, encode_settings, known_answers
 from cliprt_triton._runtime import Runtime
 from cliprt_triton._served import ServedModel
 
@@ -49,6 +50,7 @@ class _Computed:
         accelerators: of ONNX Runtime.
         code: of the Python backend.
         files: of the model's folder.
+        settings: how the Python runtime computes it, as JSON; empty where that was not said.
     """
 
     backend: Backend
@@ -60,6 +62,7 @@ class _Computed:
     accelerators: tuple[Accelerator, ...] = ()
     code: str | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
+    settings: str = ""
 
 
 def tower_models(
@@ -106,7 +109,11 @@ def _model(
     computed: _Computed,
 ) -> ServedModel:
     card = bundle.card
-    parameters = {CARD_PARAMETER: encode_card(card).decode(), PRECISION_PARAMETER: precision}
+    parameters = {
+        CARD_PARAMETER: encode_card(card).decode(),
+        PRECISION_PARAMETER: precision,
+        SETTINGS_PARAMETER: computed.settings,
+    }
     shape: tuple[int, ...]
     if isinstance(spec, ImageSpec):
         shape = (spec.height, spec.width, 3)
@@ -170,7 +177,11 @@ def _by_onnx(
     weights = {name: bundle.file(name) for name in bundle.weights_of(graph)}
     files = {"model.onnx": bundle.file(graph), **weights}
     if runtime.name == "python":
-        return _Computed("python", "KIND_CPU", code="tower", files=files)
+        known = known_answers(bundle)
+        settings = encode_settings(
+            runtime.settings, "image" if isinstance(spec, ImageSpec) else "text"
+        )
+        return _Computed("python", "KIND_CPU", code="tower", files=files | known, settings=settings)
     lengths: tuple[int, ...] = ()
     if isinstance(spec, TextSpec) and not spec.fixed_length:
         context = spec.context_length

@@ -1,39 +1,42 @@
 """Hands out the files a client needs, by name, inside Triton's Python backend.
 
-This file is copied into model repositories as ``model.py``. Names and contents travel as bytes
-(UINT8), because string tensors abort the Python backend of Triton 24.10 under numpy 2.
+Names and contents travel as bytes (UINT8), because string tensors crash Tritons before 24.11 under
+NumPy 2.
 """
 
-import json
-from pathlib import Path
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
+
+from cliprt_triton.models._backend import Setup, answer, array_of, each_answered, pb_utils
 
 
 class TritonPythonModel:
     """Serves the files that the configuration lists, and no others."""
 
-    def initialize(self, args):
+    def initialize(self, args: Mapping[str, str]) -> None:
         """Reads the files into memory."""
-        parameters = json.loads(args["model_config"])["parameters"]
-        folder = Path(args["model_repository"]) / args["model_version"]
+        setup = Setup(args)
         self._files = {
-            name: np.frombuffer((folder / name).read_bytes(), dtype=np.uint8)
-            for name in parameters["files"]["string_value"].split(",")
+            name: np.frombuffer((setup.folder / name).read_bytes(), dtype=np.uint8)
+            for name in setup.parameters["files"].split(",")
         }
 
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> list[Any]:
         """Answers each request with the file it names."""
-        return [self._answer(request) for request in requests]
+        return each_answered(requests, self._answer)
 
-    def _answer(self, request):
-        name = pb_utils.get_input_tensor_by_name(request, "name").as_numpy().tobytes()
-        content = self._files.get(name.decode("utf-8", "replace"))
+    def _answer(self, request: Any) -> Any:
+        name = array_of(request, "name").tobytes().decode("utf-8", "replace")
+        content = self._files.get(name)
         if content is None:
+            utils = pb_utils()
             known = ", ".join(sorted(self._files))
-            error = pb_utils.TritonError(
-                f"no such file; there are {known}", pb_utils.TritonError.NOT_FOUND
+            error = utils.TritonError(
+                f"no such file; there are {known}", utils.TritonError.NOT_FOUND
             )
-            return pb_utils.InferenceResponse(error=error)
-        return pb_utils.InferenceResponse([pb_utils.Tensor("content", content)])
+            return utils.InferenceResponse(error=error)
+        return answer(content=content)

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from cliprt._bundle import GOLDEN
@@ -26,6 +25,7 @@ from cliprt._known import Known
 from cliprt._names import EMBEDDING, OVERLOAD_TEXTS, PIXELS, TOKENS
 from cliprt._standing_check import StandingCheck
 from cliprt_triton._health import HEALTH_PARAMETER, Asked
+from cliprt_triton.models._backend import pb_utils
 
 _QUEUED = 0.25
 """Part of the patience that a question may wait in a tower's queue; then the tower is busy."""
@@ -84,11 +84,11 @@ class TritonPythonModel:
 
     def _ask_one(self, question: Question) -> NDArray[Any] | CliprtError:
         name = PIXELS if question.tower == "image" else TOKENS
-        request = pb_utils.InferenceRequest(
+        request = pb_utils().InferenceRequest(
             model_name=self._asked.towers[question.tower].model,
             # Nobody else answers under this version than towers of the same space.
             model_version=self._version,
-            inputs=[pb_utils.Tensor(name, question.batch)],
+            inputs=[pb_utils().Tensor(name, question.batch)],
             requested_output_names=[EMBEDDING],
             timeout=int(_QUEUED * self._asked.patience_s * 1e6),
         )
@@ -101,7 +101,7 @@ class TritonPythonModel:
                 if any(sign in message.lower() for sign in OVERLOAD_TEXTS):
                     return Overloaded(message)
                 return ServerError(message)
-            tensor = pb_utils.get_output_tensor_by_name(response, EMBEDDING)
+            tensor = pb_utils().get_output_tensor_by_name(response, EMBEDDING)
             # A view would point into memory that goes with the response.
             return np.array(tensor.as_numpy())
         except Exception as error:  # noqa: BLE001 - a tower that cannot be asked is not healthy
@@ -112,15 +112,15 @@ class TritonPythonModel:
 
 def _response(report: Report) -> Any:
     if not report.healthy:
-        error = pb_utils.TritonError(
+        error = pb_utils().TritonError(
             f"{report.model} is not healthy: {report.problems()}",
-            pb_utils.TritonError.UNAVAILABLE,
+            pb_utils().TritonError.UNAVAILABLE,
         )
-        return pb_utils.InferenceResponse(error=error)
+        return pb_utils().InferenceResponse(error=error)
     content = np.array([msgspec.json.encode(report)], dtype=np.object_)
-    return pb_utils.InferenceResponse(
+    return pb_utils().InferenceResponse(
         [
-            pb_utils.Tensor("healthy", np.ones(1, dtype=np.uint8)),
-            pb_utils.Tensor("report", content),
+            pb_utils().Tensor("healthy", np.ones(1, dtype=np.uint8)),
+            pb_utils().Tensor("report", content),
         ]
     )

@@ -1,93 +1,143 @@
-"""A tower inside Triton's Python backend, computed by ONNX Runtime.
+"""A tower inside Triton's Python backend, computed on the CPU as ``LocalClip`` computes it."""
 
-This file is copied into model repositories as ``model.py``. It needs numpy and onnxruntime and
-nothing of cliprt, so that a repository works wherever those two are installed.
-"""
+from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
-import onnxruntime
-import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from cliprt._errors import DeploymentError, InvalidInput
+from cliprt._names import PRECISION_PARAMETER, TOKENS
+from cliprt_engines import CpuSettings, load_checked
+from cliprt_triton._python_tower import SETTINGS_PARAMETER
+from cliprt_triton.models._backend import (
+    Setup,
+    answer,
+    array_of,
+    each_answered,
+    each_tried,
+)
+from cliprt_triton.models._pieces import cut, real_lengths, take
+
+GRAPH = "model.onnx"
 
 
 class TritonPythonModel:
-    """One instance of a tower. Triton calls ``execute`` with all requests of a batch."""
+    """The one instance of a tower: its weights are held once, whatever the number of threads.
 
-    def initialize(self, args):
-        """Loads the tower that lies beside this file."""
-        config = json.loads(args["model_config"])
-        parameters = {key: entry["string_value"] for key, entry in config["parameters"].items()}
-        self._input = config["input"][0]["name"]
-        # Tokens only: ids that the embedding table has, and what fills up shorter texts.
-        self._vocabulary = int(parameters.get("vocabulary", 0))
-        self._pad_id = int(parameters.get("pad_id", 0))
-        self._max_length = int(parameters.get("max_length", 0))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
-        # Idle threads must sleep: both towers and Triton itself share the processors.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        folder = Path(args["model_repository"]) / args["model_version"]
-        self._session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+    Triton calls ``execute`` with all requests of a batch. Their items are sorted by length and cut
+    into pieces, which threads compute.
+    """
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Loads the tower that lies in the model's folder, and asks it the known answers.
+
+        Raises:
+            BundleError: it cannot be loaded.
+            FidelityError: it does not answer right on this machine.
+        """
+        setup = Setup(args)
+        self._input = setup.inputs[0]
+        self._text = setup.card.text if self._input == TOKENS else None
+        tower: Literal["image", "text"] = "image" if self._text is None else "text"
+        self._tower, self._settings = load_checked(
+            setup.folder / GRAPH,
+            tower,
+            setup.parameters[PRECISION_PARAMETER],
+            _settings(setup.parameters),
+        )
+        # What follows the token whose state counts cannot change it in a causal tower.
+        self._shortens = (
+            self._text is not None
+            and not self._text.fixed_length
+            and self._text.pooling in ("end", "highest")
+        )
+        self._pool = ThreadPoolExecutor(
+            self._settings.workers, thread_name_prefix=f"cliprt-{tower}"
         )
 
-    def execute(self, requests):
-        """Embeds the items of all requests in one run; a bad request fails alone."""
-        responses = [None] * len(requests)
-        batches, good = [], []
-        for index, request in enumerate(requests):
-            batch = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy()
-            problem = self._problem(batch)
-            if problem:
-                responses[index] = pb_utils.InferenceResponse(error=_invalid(problem))
-            else:
-                batches.append(batch)
-                good.append(index)
-        if good:
-            try:
-                answers = self._embed(batches)
-            except Exception as error:  # noqa: BLE001 - the batch fails, the server must not
-                failure = pb_utils.TritonError(f"the tower failed: {error}")
-                answers = [pb_utils.InferenceResponse(error=failure) for _ in good]
-            for index, answer in zip(good, answers, strict=True):
-                responses[index] = answer
-        return responses
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Embeds the items of all requests together; a bad request fails alone."""
+        batches = each_tried(requests, self._batch)
+        good = [batch for batch in batches if not isinstance(batch, Exception)]
+        try:
+            found = iter(self._embed(good) if good else [])
+        except Exception as error:  # noqa: BLE001 - these requests fail, the server must not
+            batches = [each if isinstance(each, Exception) else error for each in batches]
+        return each_answered(batches, lambda batch: answer(embedding=next(found)))
 
-    def _embed(self, batches):
-        """Runs all batches as one and cuts the result up again."""
-        joined = batches[0] if len(batches) == 1 else self._join(batches)
-        (embeddings,) = self._session.run(None, {self._input: joined})
+    def finalize(self) -> None:
+        """Gives the tower back."""
+        self._pool.shutdown()
+        self._tower.close()
+
+    def _batch(self, request: Any) -> NDArray[Any]:
+        """A request's input, if the tower can take it. Triton checks the shapes of pixels."""
+        batch = array_of(request, self._input)
+        if (spec := self._text) is not None:
+            if not 2 <= batch.shape[1] <= spec.context_length:
+                raise InvalidInput(
+                    f"a text has {batch.shape[1]} tokens, the model takes 2 to "
+                    f"{spec.context_length}"
+                )
+            # Numbers below 0 are great ones without a sign.
+            if batch.view(np.uint32).max() >= spec.vocabulary:
+                raise InvalidInput(f"token ids must lie in 0 to {spec.vocabulary - 1}")
+        return batch
+
+    def _embed(self, batches: list[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """The embeddings of several batches: contiguous float32 [n, dim] of each."""
+        joined = self._join(batches)
+        lengths = self._lengths(joined)
+        pieces = cut(lengths, self._settings)
+        embeddings = np.empty((len(joined), self._tower.info.dim), dtype=np.float32)
+
+        def compute(piece: NDArray[np.intp]) -> None:
+            rows = take(joined, piece)
+            if self._shortens:
+                rows = np.ascontiguousarray(rows[:, : lengths[piece[0]]])
+            embeddings[piece] = self._tower.run(rows)
+
+        if len(pieces) == 1:
+            compute(pieces[0])
+        else:
+            list(self._pool.map(compute, pieces))
         ends = np.cumsum([len(batch) for batch in batches])
-        return [
-            pb_utils.InferenceResponse([pb_utils.Tensor("embedding", part)])
-            for part in np.split(embeddings, ends[:-1])
-        ]
+        return np.split(embeddings, ends[:-1])
 
-    def _join(self, batches):
-        """Concatenates; texts of unequal length are filled up, which a causal tower never sees."""
-        if not self._vocabulary:
+    def _join(self, batches: list[NDArray[Any]]) -> NDArray[Any]:
+        """One batch; shorter texts are filled up, which a causal tower never sees."""
+        if len(batches) == 1:
+            return batches[0]
+        if self._text is None or self._text.fixed_length:
             return np.concatenate(batches)
-        length = max(batch.shape[1] for batch in batches)
-        joined = np.full((sum(map(len, batches)), length), self._pad_id, dtype=np.int32)
+        longest = max(batch.shape[1] for batch in batches)
+        joined = np.full((sum(map(len, batches)), longest), self._text.pad_id, dtype=np.int32)
         row = 0
         for batch in batches:
             joined[row : row + len(batch), : batch.shape[1]] = batch
             row += len(batch)
         return joined
 
-    def _problem(self, batch):
-        """Why a request cannot be embedded, or None. Shapes of pixels are checked by Triton."""
-        if not self._vocabulary:
-            return None
-        if not 2 <= batch.shape[1] <= self._max_length:
-            return f"a text has {batch.shape[1]} tokens, the model takes 2 to {self._max_length}"
-        if batch.min() < 0 or batch.max() >= self._vocabulary:
-            return f"token ids must lie in 0 to {self._vocabulary - 1}"
+    def _lengths(self, joined: NDArray[Any]) -> NDArray[np.intp]:
+        """What each item costs: the tokens that can change its embedding, or 1."""
+        if not self._shortens or self._text is None:
+            return np.ones(len(joined), dtype=np.intp)
+        end_id = self._text.end_id if self._text.pooling == "end" else None
+        return np.maximum(real_lengths(joined, end_id), 2)
+
+
+def _settings(parameters: Mapping[str, str]) -> CpuSettings | None:
+    text = parameters.get(SETTINGS_PARAMETER, "")
+    if not text:
         return None
-
-
-def _invalid(message):
-    return pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+    try:
+        return msgspec.json.decode(text, type=CpuSettings)
+    except msgspec.MsgspecError as error:
+        raise DeploymentError(
+            f"the parameter {SETTINGS_PARAMETER} is not usable ({error}): {text}"
+        ) from None

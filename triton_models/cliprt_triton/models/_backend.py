@@ -1,0 +1,153 @@
+"""Triton's side of a Python model: parameters, tensors, and errors with their status."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cliprt._card import Card, decode_card
+from cliprt._errors import CliprtError, DeploymentError, InvalidInput, Overloaded
+from cliprt._limits import Limits
+from cliprt._names import CARD_PARAMETER, LIMITS_PARAMETER
+
+_Request = TypeVar("_Request")
+_Begun = TypeVar("_Begun")
+
+
+@cache
+def pb_utils() -> Any:
+    """Triton's module, which exists in its Python backend alone."""
+    return importlib.import_module("triton_python_backend_utils")
+
+
+class Setup:
+    """What Triton tells a model before it is ready.
+
+    Attributes:
+        folder: of the model's version, where its files lie.
+        parameters: of its configuration.
+        inputs: names of its inputs.
+        max_batch_size: items of a request and of a batch.
+    """
+
+    def __init__(self, args: Mapping[str, str]) -> None:
+        """Takes the argument of ``initialize``."""
+        config = json.loads(args["model_config"])
+        self.folder = Path(args["model_repository"]) / args["model_version"]
+        self.version = int(args["model_version"])
+        self.max_batch_size = int(config["max_batch_size"])
+        self.inputs = [str(tensor["name"]) for tensor in config["input"]]
+        self.parameters: dict[str, str] = {
+            key: entry["string_value"] for key, entry in config["parameters"].items()
+        }
+
+    @property
+    def card(self) -> Card:
+        """The bundle's card."""
+        return decode_card(self.parameters[CARD_PARAMETER], origin="the model's configuration")
+
+    @property
+    def limits(self) -> Limits:
+        """Bounds on the inputs.
+
+        Raises:
+            DeploymentError: the configuration has no such limits.
+        """
+        text = self.parameters[LIMITS_PARAMETER]
+        try:
+            return msgspec.json.decode(text, type=Limits, strict=True)
+        except msgspec.MsgspecError as error:
+            raise DeploymentError(
+                f"the parameter {LIMITS_PARAMETER} is not usable ({error}): {text}"
+            ) from None
+
+
+def check_numpy(program: Path = Path("/proc/self/exe")) -> None:
+    """Refuses the one pair that crashes: string tensors under NumPy 2 in Tritons before 24.11.
+
+    Args:
+        program: of the process, in which pybind11 is compiled in. Before its version 2.12 it looks
+            for a module of NumPy that NumPy 2 renamed, and misreads arrays of objects.
+
+    Raises:
+        DeploymentError: this is NumPy 2, and the program does not know it.
+    """
+    if int(np.__version__.split(".")[0]) < 2:
+        return
+    try:
+        old = b"numpy.core.multiarray" in program.read_bytes()
+    except OSError:
+        return
+    if old:
+        raise DeploymentError(
+            f"string tensors crash Triton before 24.11 under NumPy {np.__version__}; in the Python "
+            "that Triton uses run: pip install 'numpy<2'"
+        )
+
+
+def array_of(request: Any, name: str) -> NDArray[Any]:
+    """An input of a request."""
+    tensor: NDArray[Any] = pb_utils().get_input_tensor_by_name(request, name).as_numpy()
+    return tensor
+
+
+def strings_of(request: Any, name: str) -> list[bytes]:
+    """A string input [batch, 1] of a request."""
+    return [bytes(item) for item in array_of(request, name).reshape(-1)]
+
+
+def answer(**tensors: NDArray[Any]) -> Any:
+    """A response of tensors by name; the arrays must be contiguous."""
+    utils = pb_utils()
+    return utils.InferenceResponse([utils.Tensor(*each) for each in tensors.items()])
+
+
+def failure(error: BaseException) -> Any:
+    """The response that an error stands for: its own words, and a status that callers can read."""
+    utils = pb_utils()
+    if isinstance(error, InvalidInput):
+        code = utils.TritonError.INVALID_ARG
+    elif isinstance(error, Overloaded):
+        code = utils.TritonError.UNAVAILABLE
+    else:
+        code = utils.TritonError.INTERNAL
+    words = str(error) or type(error).__name__
+    if not isinstance(error, CliprtError):
+        words = f"the model failed: {words}"
+    return utils.InferenceResponse(error=utils.TritonError(words, code))
+
+
+def each_tried(
+    requests: Sequence[_Request], begin: Callable[[_Request], _Begun]
+) -> list[_Begun | Exception]:
+    """Begins with each request; of one that fails the error is kept for its answer."""
+    begun: list[_Begun | Exception] = []
+    for request in requests:
+        try:
+            begun.append(begin(request))
+        except Exception as error:  # noqa: BLE001 - the request fails, the server must not
+            begun.append(error)
+    return begun
+
+
+def each_answered(
+    requests: Sequence[_Request | Exception], answer_of: Callable[[_Request], Any]
+) -> list[Any]:
+    """Answers requests one after the other; a bad one costs itself alone."""
+    responses = []
+    for request in requests:
+        try:
+            if isinstance(request, Exception):
+                raise request
+            responses.append(answer_of(request))
+        except Exception as error:  # noqa: BLE001 - as above
+            responses.append(failure(error))
+    return responses
