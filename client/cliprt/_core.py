@@ -22,11 +22,19 @@ from cliprt._embedder import Embedder, closed, each_text
 from cliprt._errors import BundleError, ClosedError, InvalidInput, ModelUnavailable
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
-from cliprt._names import CARD_PARAMETER, EMBEDDING, PIXELS, TOKENS, ModelNames, served_version
+from cliprt._names import (
+    CARD_PARAMETER,
+    EMBEDDING,
+    LENGTHS_PARAMETER,
+    PIXELS,
+    TOKENS,
+    ModelNames,
+    served_version,
+)
 from cliprt._profile import RequestTimes, Stopwatch
 from cliprt._statistics import ModelStatistics
 from cliprt._steps import Pending, Steps
-from cliprt._texts import TextTokenizer
+from cliprt._texts import TextTokenizer, parse_lengths
 from cliprt._tokenizer_cache import load_tokenizer_json
 
 if TYPE_CHECKING:
@@ -73,6 +81,21 @@ class Profiling:
     counts: dict[str, ModelStatistics]
 
 
+@dataclass(frozen=True)
+class _Served:
+    """What the configurations of the served towers say.
+
+    Attributes:
+        card: of the bundle.
+        most: for each tower that is served, how many items a request may hold.
+        lengths: that texts are filled up to; none where any length is welcome.
+    """
+
+    card: Card
+    most: dict[str, int]
+    lengths: tuple[int, ...]
+
+
 class Core:
     """A connection to a served bundle, and the calls it offers as steps."""
 
@@ -116,7 +139,8 @@ class Core:
             from cliprt._grpc import TritonChannel  # gRPC takes a while to import
 
             self._lazy_channel = self._lazy_channel or TritonChannel(self._connection)
-            self._card, self._most = self._read_models(self._lazy_channel)
+            found = self._read_models(self._lazy_channel)
+            self._card, self._most = found.card, found.most
             self._version = served_version(self._card.space)
             if self._card.image is not None:
                 self._decoder = Decoder(self._card.image, self._limits, self._decoding)
@@ -126,6 +150,7 @@ class Core:
                 batches={tower: min(most, _REQUEST_ITEMS) for tower, most in self._most.items()},
                 most=self._most,
                 in_flight=_IN_FLIGHT,
+                lengths=found.lengths,
                 decoder=self._decoder,
             )
             self._ready = True
@@ -258,7 +283,7 @@ class Core:
 
     def _what_changed(self, error: ModelUnavailable) -> ModelUnavailable:
         try:
-            card, _ = self._read_models(self._channel())
+            card = self._read_models(self._channel()).card
         except (BundleError, ModelUnavailable):
             return error
         if card.space == self._card.space:
@@ -301,37 +326,38 @@ class Core:
             )
         return spec
 
-    def _read_models(self, channel: TritonChannel) -> tuple[Card, dict[str, int]]:
-        """The card, and for each tower that is served how many items a request may hold."""
-        found: dict[str, tuple[Card, int]] = {}
+    def _read_models(self, channel: TritonChannel) -> _Served:
+        """What the configurations of the towers say."""
+        found: dict[str, Any] = {}
         missing: list[ModelUnavailable] = []
         for tower, name in self._models.items():
             try:
-                config = channel.model_config(name, self._timeout_s)
+                found[tower] = channel.model_config(name, self._timeout_s)
             except ModelUnavailable as error:
                 missing.append(error)
-            else:
-                found[tower] = self._read_model(name, config)
         if not found:
             raise missing[0]
-        cards = [card for card, _ in found.values()]
+        cards = [self._read_card(self._models[tower], config) for tower, config in found.items()]
         if cards[0] != cards[-1]:
             raise ModelUnavailable(
                 f"{self._names.image} and {self._names.text} at {self._address} come from "
                 "different bundles; serve both from one repository"
             )
-        return cards[0], {tower: batch for tower, (_, batch) in found.items()}
+        lengths = found["text"].parameters[LENGTHS_PARAMETER] if "text" in found else None
+        return _Served(
+            card=cards[0],
+            most={tower: max(1, config.max_batch_size) for tower, config in found.items()},
+            lengths=parse_lengths(lengths.string_value if lengths else ""),
+        )
 
-    def _read_model(self, name: str, config: Any) -> tuple[Card, int]:
-        """A tower's card and how many items a request to it may hold."""
+    def _read_card(self, name: str, config: Any) -> Card:
         if CARD_PARAMETER not in config.parameters:
             raise ModelUnavailable(
                 f"the model {name} at {self._address} carries no card, so it was not made by "
                 "cliprt repository; make its repository again"
             )
         text = config.parameters[CARD_PARAMETER].string_value
-        card = decode_card(text, origin=f"{name} at {self._address}")
-        return card, max(1, config.max_batch_size)
+        return decode_card(text, origin=f"{name} at {self._address}")
 
     def _channel(self) -> TritonChannel:
         if self._closed:

@@ -68,6 +68,7 @@ class Embedder:
         most: dict[str, int],
         in_flight: int,
         parts: int = 1,
+        lengths: Sequence[int] = (),
         decoder: Decoder | None = None,
         advice: str = "check the server's model",
     ) -> None:
@@ -81,6 +82,8 @@ class Embedder:
             in_flight: batches of one call that may be under way at once.
             parts: into how many batches even a small call is cut, where several are computed at
                 once.
+            lengths: the only lengths that texts are filled up to, ascending; none where any
+                length is welcome.
             decoder: prepares the pictures of a batch; None where there is no image tower.
             advice: what to do about answers that cannot be right, for error messages.
         """
@@ -90,6 +93,7 @@ class Embedder:
         self._most = most
         self._in_flight = in_flight
         self._parts = parts
+        self._lengths = lengths
         self._decoder = decoder
         self._advice = advice
 
@@ -208,7 +212,8 @@ class Embedder:
             # Texts of similar length share a batch, so that short ones are not padded to long ones.
             ranked = sorted(ids, key=lambda row: len(ids[row]))
             for _, rows in self._cut(iter(ranked), size):
-                yield Batch(call, rows, partial(tokenizer.pad, [ids[row] for row in rows]))
+                make = partial(tokenizer.pad, [ids[row] for row in rows], lengths=self._lengths)
+                yield Batch(call, rows, make)
             first += len(chunk)
 
     def _cut(self, items: Iterator[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
