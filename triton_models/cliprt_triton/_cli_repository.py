@@ -92,7 +92,7 @@ def repository(
     """Turn BUNDLE into a Triton model repository, or check one.
 
     Models, tensors and parameters are the same with every runtime, so that clients cannot tell.
-    The Python runtime needs numpy and onnxruntime in the server's Python.
+    All of them need cliprt[engines] of this version in the Python that the server uses.
     """
     if checked is not None:
         if target is not None:
