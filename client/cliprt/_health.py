@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cliprt._card import TextSpec
 from cliprt._errors import CliprtError, DeadlineExceeded, Overloaded
 from cliprt._known import NORM_TOLERANCE, Bar, Known, cosines
+from cliprt._texts import fitting_length
 
 Verdict: TypeAlias = Literal["good", "wrong", "busy"]
 
@@ -368,8 +369,7 @@ def filled_up(
         spec: what fills them up.
         lengths: the lengths that are used, ascending; empty where any is.
     """
-    longest = max(map(len, texts))
-    length = next((size for size in lengths if size >= longest), longest)
+    length = fitting_length(map(len, texts), lengths)
     tokens = np.full((len(texts), length), spec.pad_id, dtype=np.int32)
     for row, text in zip(tokens, texts, strict=True):
         row[: len(text)] = text

@@ -28,6 +28,7 @@ from cliprt._names import (
     TOKENS,
     ModelNames,
 )
+from cliprt._texts import parse_lengths
 
 if TYPE_CHECKING:
     from cliprt._grpc import PendingTensor, TritonChannel
@@ -153,7 +154,7 @@ class _Server:
             bar=bar_of(self._file(CERTIFICATE, card), tower, precision, origin=origin),
             max_batch=max(1, config.max_batch_size),
             text=card.text if tower == "text" else None,
-            lengths=tuple(int(length) for length in lengths.split(",") if length),
+            lengths=_lengths(lengths, tower),
         )
 
     def _file(self, name: str, card: Card) -> bytes:
@@ -208,6 +209,15 @@ class _Server:
     def _left_s(self) -> float:
         # gRPC wants a positive time; what is asked too late fails at once.
         return max(0.001, self._ends - time.monotonic())
+
+
+def _lengths(value: str, tower: str) -> tuple[int, ...]:
+    try:
+        return parse_lengths(value)
+    except ValueError as error:
+        raise ModelUnavailable(
+            f"the {tower} tower's {LENGTHS_PARAMETER} cannot be used ({error}); {_AGAIN}"
+        ) from None
 
 
 def _answer(pending: PendingTensor, patience_s: float) -> NDArray[Any] | CliprtError:

@@ -10,6 +10,7 @@ from cliprt._bundle import GOLDEN, Bundle
 from cliprt._card import TextSpec
 from cliprt._known import Bar, bar_of_folder
 from cliprt._names import LENGTHS_PARAMETER, ModelNames, served_version
+from cliprt._texts import parse_lengths
 from cliprt_triton._config import ModelConfig, Tensor
 from cliprt_triton._served import ServedModel
 
@@ -92,7 +93,7 @@ def health_model(
             bar=bar_of_folder(bundle.path, tower, precision),
             max_batch=_FEWEST if config is None else config.max_batch_size,
             text=text,
-            lengths=tuple(int(length) for length in lengths.split(",") if length),
+            lengths=parse_lengths(lengths),
         )
     what = Asked(model=names.prefix, space=card.space, patience_s=patience_s, towers=asked)
     return ServedModel(

@@ -29,6 +29,9 @@ from cliprt_triton._config import ModelConfig, Step, Tensor
 from cliprt_triton._policy import Policy
 from cliprt_triton._served import ServedModel
 
+IMAGE_MODEL_PARAMETER, TEXT_MODEL_PARAMETER = "image_model", "text_model"
+"""Keys under which the model of pairs finds the names of the two towers."""
+
 # Instances of the model that calls both towers: one collects requests while the other waits.
 _CALLERS = 2
 
@@ -140,8 +143,8 @@ class _Maker:
             parameters={
                 **self._parameters,
                 LENGTHS_PARAMETER: text.parameters.get(LENGTHS_PARAMETER, ""),
-                "image_model": image.name,
-                "text_model": text.name,
+                IMAGE_MODEL_PARAMETER: image.name,
+                TEXT_MODEL_PARAMETER: text.name,
             },
         )
         return ServedModel(config, "both", {TOKENIZER: self._bundle.file(TOKENIZER)})

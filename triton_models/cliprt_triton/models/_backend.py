@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._card import Card, decode_card
-from cliprt._errors import CliprtError, DeploymentError, InvalidInput, Overloaded
+from cliprt._errors import CliprtError, DeploymentError, InvalidInput, Overloaded, ServerError
 from cliprt._limits import Limits
-from cliprt._names import CARD_PARAMETER, LIMITS_PARAMETER
+from cliprt._names import CARD_PARAMETER, EMBEDDING, LIMITS_PARAMETER, OVERLOAD_TEXTS
 
 _Request = TypeVar("_Request")
 _Begun = TypeVar("_Begun")
@@ -102,6 +102,40 @@ def array_of(request: Any, name: str) -> NDArray[Any]:
 def strings_of(request: Any, name: str) -> list[bytes]:
     """A string input [batch, 1] of a request."""
     return [bytes(item) for item in array_of(request, name).reshape(-1)]
+
+
+def ask_tower(
+    model: str, version: int, name: str, array: NDArray[Any], *, timeout_us: int
+) -> NDArray[np.float32]:
+    """What a tower of the same server answers.
+
+    Args:
+        model: its name.
+        version: which of its versions; there is none of another space under it.
+        name: of its input.
+        array: the input.
+        timeout_us: how long the request may wait in the tower's queue, in microseconds; 0 leaves
+            that to the queue.
+
+    Raises:
+        Overloaded: its queue is full, or the request was too late.
+        ServerError: it failed.
+    """
+    utils = pb_utils()
+    response = utils.InferenceRequest(
+        model_name=model,
+        model_version=version,
+        inputs=[utils.Tensor(name, array)],
+        requested_output_names=[EMBEDDING],
+        timeout=timeout_us,
+    ).exec()
+    if response.has_error():
+        words = response.error().message()
+        # The status is that of any failure; only the text tells.
+        full = any(sign in words.lower() for sign in OVERLOAD_TEXTS)
+        raise (Overloaded if full else ServerError)(words)
+    # A view would point into memory that goes with the response.
+    return np.array(utils.get_output_tensor_by_name(response, EMBEDDING).as_numpy())
 
 
 def answer(**tensors: NDArray[Any]) -> Any:

@@ -15,24 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._errors import Overloaded, ServerError
-from cliprt._names import EMBEDDING, PIXELS, TOKENS
+from cliprt._names import PIXELS, TOKENS
+from cliprt_triton._pipelines import IMAGE_MODEL_PARAMETER, TEXT_MODEL_PARAMETER
 from cliprt_triton.models._backend import (
     Setup,
     answer,
+    ask_tower,
     check_numpy,
     each_answered,
     each_tried,
-    pb_utils,
 )
 from cliprt_triton.models.decode import Decoder, collect
 from cliprt_triton.models.tokenize import Texts
-
-IMAGE_MODEL, TEXT_MODEL = "image_model", "text_model"
-"""Keys of the names of the two towers."""
-
-# A call from here loses the status of a refusal; its text tells.
-_OVERLOAD_TEXTS = ("exceeds maximum queue size", "request timeout expired")
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,8 @@ class TritonPythonModel:
         check_numpy()
         setup = Setup(args)
         self._version = setup.version
-        self._image, self._text = setup.parameters[IMAGE_MODEL], setup.parameters[TEXT_MODEL]
+        self._image = setup.parameters[IMAGE_MODEL_PARAMETER]
+        self._text = setup.parameters[TEXT_MODEL_PARAMETER]
         self._decoder, self._texts = Decoder(setup), Texts(setup)
         self._pool = ThreadPoolExecutor(2 * setup.max_batch_size, thread_name_prefix="cliprt-both")
 
@@ -65,39 +60,17 @@ class TritonPythonModel:
         self._decoder.close()
 
     def _begin(self, request: Any) -> _Pair:
-        started = self._decoder.start(request)
+        started, timeout_us = self._decoder.start(request), request.timeout()
 
         def image() -> NDArray[np.float32]:
-            return self._ask(request, self._image, PIXELS, collect(started))
+            pixels = collect(started)
+            return ask_tower(self._image, self._version, PIXELS, pixels, timeout_us=timeout_us)
 
         def text() -> NDArray[np.float32]:
-            return self._ask(request, self._text, TOKENS, self._texts.tokens(request))
+            tokens = self._texts.tokens(request)
+            return ask_tower(self._text, self._version, TOKENS, tokens, timeout_us=timeout_us)
 
         return _Pair(self._pool.submit(image), self._pool.submit(text))
-
-    def _ask(self, request: Any, model: str, name: str, array: NDArray[Any]) -> NDArray[np.float32]:
-        """What a tower answers.
-
-        Raises:
-            Overloaded: its queue is full, or it was too late.
-            ServerError: it failed.
-        """
-        utils = pb_utils()
-        response = utils.InferenceRequest(
-            model_name=model,
-            model_version=self._version,
-            inputs=[utils.Tensor(name, array)],
-            requested_output_names=[EMBEDDING],
-            timeout=request.timeout(),
-        ).exec()
-        if response.has_error():
-            words = response.error().message()
-            full = any(sign in words.lower() for sign in _OVERLOAD_TEXTS)
-            raise (Overloaded if full else ServerError)(words)
-        embeddings: NDArray[np.float32] = utils.get_output_tensor_by_name(
-            response, EMBEDDING
-        ).as_numpy()
-        return embeddings
 
 
 def _answered(pair: _Pair) -> Any:

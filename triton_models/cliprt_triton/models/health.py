@@ -7,11 +7,9 @@ anything: a report holds for a while, and one check at a time is under way.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._bundle import GOLDEN
-from cliprt._errors import CliprtError, Overloaded, ServerError
+from cliprt._errors import CliprtError, ServerError
 from cliprt._health import LiveTower, Question, Report, check_towers, report_of
 from cliprt._known import Known
-from cliprt._names import EMBEDDING, OVERLOAD_TEXTS, PIXELS, TOKENS
+from cliprt._names import PIXELS, TOKENS
 from cliprt._standing_check import StandingCheck
 from cliprt_triton._health import HEALTH_PARAMETER, Asked
-from cliprt_triton.models._backend import pb_utils
+from cliprt_triton.models._backend import Setup, answer, ask_tower, pb_utils
 
 _QUEUED = 0.25
 """Part of the patience that a question may wait in a tower's queue; then the tower is busy."""
@@ -38,11 +36,11 @@ class TritonPythonModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Reads what is to be asked, and the known answers."""
-        parameters = json.loads(args["model_config"])["parameters"]
-        asked = msgspec.json.decode(parameters[HEALTH_PARAMETER]["string_value"], type=Asked)
-        golden = (Path(args["model_repository"]) / args["model_version"] / GOLDEN).read_bytes()
+        setup = Setup(args)
+        asked = msgspec.json.decode(setup.parameters[HEALTH_PARAMETER], type=Asked)
+        golden = (setup.folder / GOLDEN).read_bytes()
         self._asked = asked
-        self._version = int(args["model_version"])
+        self._version = setup.version
         self._towers = [
             LiveTower(
                 name=name,
@@ -84,26 +82,13 @@ class TritonPythonModel:
 
     def _ask_one(self, question: Question) -> NDArray[Any] | CliprtError:
         name = PIXELS if question.tower == "image" else TOKENS
-        request = pb_utils().InferenceRequest(
-            model_name=self._asked.towers[question.tower].model,
-            # Nobody else answers under this version than towers of the same space.
-            model_version=self._version,
-            inputs=[pb_utils().Tensor(name, question.batch)],
-            requested_output_names=[EMBEDDING],
-            timeout=int(_QUEUED * self._asked.patience_s * 1e6),
-        )
+        model = self._asked.towers[question.tower].model
+        timeout_us = int(_QUEUED * self._asked.patience_s * 1e6)
         self._under_way.append(question.tower)
         try:
-            response = request.exec()
-            if response.has_error():
-                message = response.error().message()
-                # The status of any failure is INTERNAL.
-                if any(sign in message.lower() for sign in OVERLOAD_TEXTS):
-                    return Overloaded(message)
-                return ServerError(message)
-            tensor = pb_utils().get_output_tensor_by_name(response, EMBEDDING)
-            # A view would point into memory that goes with the response.
-            return np.array(tensor.as_numpy())
+            return ask_tower(model, self._version, name, question.batch, timeout_us=timeout_us)
+        except CliprtError as error:
+            return error
         except Exception as error:  # noqa: BLE001 - a tower that cannot be asked is not healthy
             return ServerError(f"the tower cannot be asked: {error}")
         finally:
@@ -118,9 +103,4 @@ def _response(report: Report) -> Any:
         )
         return pb_utils().InferenceResponse(error=error)
     content = np.array([msgspec.json.encode(report)], dtype=np.object_)
-    return pb_utils().InferenceResponse(
-        [
-            pb_utils().Tensor("healthy", np.ones(1, dtype=np.uint8)),
-            pb_utils().Tensor("report", content),
-        ]
-    )
+    return answer(healthy=np.ones(1, dtype=np.uint8), report=content)
