@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2
 
 from cliprt import Bundle
 from cliprt._bundle import CERTIFICATE, GOLDEN
-from cliprt._names import ModelNames
+from cliprt._names import PRECISION_PARAMETER, ModelNames
 from cliprt_triton._health import health_model
 
 _SPOILT = """
@@ -70,6 +70,18 @@ class TritonPythonModel(sound.TritonPythonModel):
         return responses
 """
 
+_FORGETFUL = f"""
+import json
+from cliprt_triton.models.tower import TritonPythonModel as Tower
+
+
+class TritonPythonModel(Tower):
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        config["parameters"]["{PRECISION_PARAMETER}"] = {{"string_value": "fp32"}}
+        super().initialize({{**args, "model_config": json.dumps(config)}})
+"""
+
 
 class Switch:
     """Says how a broken tower is broken."""
@@ -102,6 +114,14 @@ def swap_tower(folder: Path, other: Bundle) -> None:
         if served.exists():
             served.unlink()
             shutil.copyfile(other.file(name), served)
+
+
+def forget_precision(model: Path, version: int) -> None:
+    """Makes a tower's configuration say no precision; it is computed in fp32 all the same."""
+    config = read_config(model)
+    del config.parameters[PRECISION_PARAMETER]
+    (model / "config.pbtxt").write_text(text_format.MessageToString(config))
+    (model / str(version) / "model.py").write_text(_FORGETFUL)
 
 
 def read_config(model: Path) -> Any:

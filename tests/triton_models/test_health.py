@@ -14,10 +14,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from broken_models import Switch, break_tower, read_config, set_patience, swap_tower
+from broken_models import Switch, break_tower, forget_precision, set_patience, swap_tower
 from click.testing import CliRunner
 from conftest import ROOT
-from google.protobuf import text_format
 from safetensors.numpy import load_file, save_file
 
 from cliprt import Bundle, Overloaded
@@ -117,10 +116,9 @@ def served(
     break_tower(whole / "clip_image", version, switch)
     set_patience(whole, bundle, "clip", 4.0)
     swap_tower(whole / "swapped_image" / str(version), other_bundle)
-    shutil.rmtree(whole / "half_text")
-    config = read_config(whole / "old_image")
-    del config.parameters["cliprt_precision"]
-    (whole / "old_image" / "config.pbtxt").write_text(text_format.MessageToString(config))
+    for missing in ("half_text", "half_text_string"):
+        shutil.rmtree(whole / missing)
+    forget_precision(whole / "old_image", version)
     with TritonServer(whole, http_port=0) as server:
         yield Served(server, switch)
 
