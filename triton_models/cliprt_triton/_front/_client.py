@@ -83,6 +83,9 @@ class FrontClient:
         try:
             await asyncio.to_thread(self._ask_health, timeout_s)
         except ModelUnavailable:
+            # A repository without it, or one whose towers, or versions, are not there any more?
+            if await asyncio.to_thread(self._has_health, timeout_s):
+                raise
             if not await asyncio.to_thread(self._channel.server_ready, timeout_s):
                 raise ServerUnavailable("a model is not ready") from None
             return False
@@ -95,6 +98,14 @@ class FrontClient:
         self._channel.infer(
             self._names.health, probe, "healthy", timeout_s, version=version
         ).result()
+
+    def _has_health(self, timeout_s: float) -> bool:
+        """Whether the server has the model ``NAME_health``, of any version; blocks."""
+        try:
+            self._channel.model_config(self._names.health, timeout_s)
+        except ModelUnavailable:
+            return False
+        return True
 
     def file(self, timeout_s: float, name: str) -> bytes:
         """A file of the served bundle; blocks."""
