@@ -22,7 +22,7 @@ import msgspec
 from cliprt._bundle import Bundle
 from cliprt._card import Card
 from cliprt._errors import DeploymentError
-from cliprt._names import CARD_PARAMETER, TOKENS, ModelNames
+from cliprt._names import CARD_PARAMETER, PRECISION_PARAMETER, TOKENS, ModelNames
 from cliprt_triton._check_towers import check_tower, compare_answers, is_tower, read_card
 from cliprt_triton._install import TritonInstall, find_tritonserver
 from cliprt_triton._server import TritonServer
@@ -33,7 +33,14 @@ CONFIG = "config.pbtxt"
 State: TypeAlias = Literal["ok", "failed", "not checked"]
 
 # Of Triton's own formats, what runs them if the configuration names no backend.
-_BACKENDS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "ensemble": "ensemble"}
+_BACKENDS = {
+    "ensemble": "ensemble",
+    "onnxruntime_onnx": "onnxruntime",
+    "pytorch_libtorch": "pytorch",
+    "tensorflow_graphdef": "tensorflow",
+    "tensorflow_savedmodel": "tensorflow",
+    "tensorrt_plan": "tensorrt",
+}
 # Backends that do nothing without a GPU, even where their libraries are.
 _GPU_BACKENDS = ("tensorrt",)
 _LOAD_TIMEOUT_S = 600.0
@@ -323,18 +330,26 @@ def _loaded(
             problems.append(f"its card is not that of {others[0]}, which a client uses with it")
         if not problems:
             checked.append("card, tensors and version agree")
-        if bundle is None:
-            unchecked.append("answers")
-        elif card.space != bundle.card.space:
+        if bundle is not None and card.space != bundle.card.space:
             problems.append(f"it is of the space {card.space}, BUNDLE of {bundle.card.space}")
+        if bundle is None or problems:
+            unchecked.append("answers")
         else:
-            said, wrong = compare_answers(triton, model.config, bundle)
+            said, wrong = compare_answers(triton, model.config, bundle, _computed_in(model))
             checked += said
             problems += wrong
     state: State = "failed" if problems else "ok"
     return CheckedModel(
         model.name, _runs_on(model), state, tuple(checked), tuple(unchecked), tuple(problems)
     )
+
+
+def _computed_in(model: _Model) -> str:
+    """The precision in which a tower is computed here."""
+    # A stand-in for TensorRT computes the bundle's tower, one for ONNX Runtime the repository's.
+    if model.stood_in and model.backend != "onnxruntime":
+        return "fp32"
+    return str(model.config.parameters[PRECISION_PARAMETER].string_value)
 
 
 def _others(name: str, card: Card, cards: dict[str, Card]) -> list[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._bundle import GOLDEN, Bundle
+from cliprt._bundle import Bundle
 from cliprt._card import Card, decode_card
-from cliprt._errors import BundleError
+from cliprt._errors import BundleError, CliprtError, ServerError
+from cliprt._health import LiveTower, Question, check_towers, in_words
+from cliprt._known import Known, bar_of_folder
 from cliprt._names import (
     CARD_PARAMETER,
     EMBEDDING,
@@ -19,10 +21,10 @@ from cliprt._names import (
     TOKENS,
     served_version,
 )
+from cliprt._texts import parse_lengths
 
-# Below this an answer is another model's, not the same one's in another precision: the worst int8
-# tower that export lets pass is above it.
-_LEAST_COSINE = 0.98
+# Of what is looked at, what is told where all is well.
+_SAID = "known answers"
 
 
 def read_card(config: Any) -> Card | None:
@@ -89,60 +91,61 @@ def check_tower(config: Any, card: Card) -> list[str]:
 
 def _check_lengths(config: Any, context: int) -> list[str]:
     text = config.parameters[LENGTHS_PARAMETER].string_value
-    parts = text.split(",") if text else []
-    if not all(part.isdecimal() for part in parts):
-        return [f"{LENGTHS_PARAMETER} is {text!r}, not numbers with commas between them"]
-    lengths = [int(part) for part in parts]
-    if lengths and (lengths != sorted({*lengths}) or lengths[-1] != context):
+    try:
+        lengths = parse_lengths(text)
+    except ValueError:
+        lengths = (0,)
+    if lengths and lengths[-1] != context:
         return [f"{LENGTHS_PARAMETER} is {text!r}; it must ascend to the context length {context}"]
     return []
 
 
-def compare_answers(triton: Any, config: Any, bundle: Bundle) -> tuple[list[str], list[str]]:
-    """Sends a bundle's golden inputs, one by one and as a batch.
+def compare_answers(
+    triton: Any, config: Any, bundle: Bundle, precision: str
+) -> tuple[list[str], list[str]]:
+    """Asks a tower for a bundle's known answers, as its health would be.
 
     Args:
         triton: a connected ``InferenceServerClient``.
-        config: Triton's ``ModelConfig`` message of a tower.
+        config: Triton's ``ModelConfig`` message of a tower in which ``check_tower`` found nothing.
         bundle: that the tower is from.
+        precision: in which it is computed here.
 
     Returns:
         What was seen, and what was wrong.
     """
-    from tritonclient.utils import InferenceServerException
-
     given = config.input[0].name
-    with np.load(bundle.file(GOLDEN)) as golden:
-        inputs = golden[given][: config.max_batch_size]
-        expected = golden["image_embedding" if given == PIXELS else "text_embedding"]
-    expected = expected[: len(inputs)]
-    batches = [inputs[index : index + 1] for index in range(len(inputs))]
+    tower = "image" if given == PIXELS else "text"
+    text = bundle.card.text if tower == "text" else None
+    lengths = config.parameters[LENGTHS_PARAMETER].string_value if text else ""
     try:
-        alone = np.concatenate([_infer(triton, config.name, given, batch) for batch in batches])
-        together = _infer(triton, config.name, given, inputs)
-    except InferenceServerException as error:
-        return [], [f"it does not answer the bundle's golden inputs: {error.message()}"]
-    worst = float(min(_cosines(alone, expected).min(), _cosines(together, expected).min()))
-    said = f"worst cosine {worst:.6f} to {2 * len(inputs)} golden answers"
-    # Written so that what is no number is wrong, too.
-    if not worst >= _LEAST_COSINE:
-        return [], [f"{said}, at least {_LEAST_COSINE} is expected"]
-    return [said], []
+        live = LiveTower(
+            name=tower,
+            known=Known.of(bundle.path, tower),
+            bar=bar_of_folder(bundle.path, tower, precision),
+            max_batch=config.max_batch_size,
+            text=text,
+            lengths=parse_lengths(lengths),
+        )
+    except BundleError as error:
+        return [], [str(error)]
+
+    def ask(questions: Sequence[Question]) -> list[NDArray[Any] | CliprtError]:
+        return [_infer(triton, config.name, given, each.batch) for each in questions]
+
+    checks = check_towers([live], ask, thorough=True)
+    wrong = [in_words(check) for check in checks if check.verdict != "good"]
+    return [in_words(check) for check in checks if check.what == _SAID and not wrong], wrong
 
 
-def _cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosines: NDArray[np.float64] = (one * other).sum(axis=1) / lengths
-    return cosines
-
-
-def _infer(triton: Any, model: str, name: str, array: NDArray[Any]) -> NDArray[Any]:
+def _infer(triton: Any, model: str, name: str, array: NDArray[Any]) -> NDArray[Any] | CliprtError:
     from tritonclient.grpc import InferInput
-    from tritonclient.utils import np_to_triton_dtype
+    from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
     tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
     tensor.set_data_from_numpy(array)
-    answer: NDArray[Any] = triton.infer(model, [tensor]).as_numpy(EMBEDDING)
+    try:
+        answer: NDArray[Any] = triton.infer(model, [tensor]).as_numpy(EMBEDDING)
+    except InferenceServerException as error:
+        return ServerError(str(error.message()))
     return answer
