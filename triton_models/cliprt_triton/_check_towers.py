@@ -134,8 +134,9 @@ def compare_answers(
         return [_infer(triton, config.name, given, each.batch) for each in questions]
 
     checks = check_towers([live], ask, thorough=True)
-    wrong = [in_words(check) for check in checks if check.verdict != "good"]
-    return [in_words(check) for check in checks if check.what == _SAID and not wrong], wrong
+    if wrong := [in_words(check) for check in checks if check.verdict != "good"]:
+        return [], wrong
+    return [f"{check.what}: {check.found}" for check in checks if check.what == _SAID], []
 
 
 def _infer(triton: Any, model: str, name: str, array: NDArray[Any]) -> NDArray[Any] | CliprtError:
