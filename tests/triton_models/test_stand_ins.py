@@ -13,9 +13,11 @@ from engine_folders import write_engine
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
+from wire import request_of, stub_of, tensors_of
 
 from cliprt import Bundle, Client
 from cliprt._names import EMBEDDING, TOKENS, served_version
+from cliprt._server_health import check_server
 from cliprt_engines import Profile, Span
 from cliprt_triton import TritonServer, write_repository
 from cliprt_triton._config import ModelConfig, Step, Tensor
@@ -87,6 +89,31 @@ def test_pictures_are_answered_as_by_the_python_runtime(
     found = stood_in.encode_image(pictures)
     np.testing.assert_allclose(found, client.encode_image(pictures), atol=1e-5)
     np.testing.assert_allclose(found, demo_golden["images"], atol=1e-5)
+
+
+def test_files_and_strings_are_answered_as_by_the_python_runtime(
+    server: TritonServer, demo_golden: dict[str, NDArray[np.float32]]
+) -> None:
+    pictures = [path.read_bytes() for path in demo_pictures()][:8]
+    strings = [text.encode() for text in texts(32)][:8]
+    images, embedded = demo_golden["images"][:8], demo_golden["texts"][:8]
+    with stub_of(server.address) as stub:
+
+        def ask(model: str, **inputs: list[bytes]) -> dict[str, NDArray[np.float32]]:
+            return tensors_of(stub.ModelInfer(request_of(model, inputs), timeout=30))
+
+        found = ask("clip_image_file", image=pictures)["embedding"]
+        np.testing.assert_allclose(found, images, atol=1e-5)
+        found = ask("clip_text_string", text=strings)["embedding"]
+        np.testing.assert_allclose(found, embedded, atol=1e-5)
+        pairs = ask("clip", image=pictures, text=strings)
+        np.testing.assert_allclose(pairs["image_embedding"], images, atol=1e-5)
+        np.testing.assert_allclose(pairs["text_embedding"], embedded, atol=1e-5)
+
+
+def test_they_give_the_known_answers(server: TritonServer) -> None:
+    report = check_server(server.address)
+    assert (report.status, report.problems()) == ("good", "")
 
 
 def test_the_card_is_that_of_the_python_runtime(stood_in: Client, client: Client) -> None:
