@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from cliprt import Bundle, Limits
 from cliprt_triton import Policy
+from cliprt_triton._cli_repository import repository
 from cliprt_triton._policy import PRESETS
 
 
@@ -70,3 +74,17 @@ def test_a_delay_may_be_zero_but_not_less() -> None:
 )
 def test_engines_limit_the_batch(given: int | None, most: int | None, expected: int) -> None:
     assert Policy(max_batch_size=given).batch_size(most) == expected
+
+
+def test_limits_of_the_command_line_are_those_of_the_models(
+    small_bundle: Bundle, tmp_path: Path
+) -> None:
+    out = tmp_path / "repository"
+    given = [str(small_bundle.path), "--out", str(out)]
+    given += ["--max-text-characters", "70", "--max-image-pixels", "9000"]
+    found = CliRunner().invoke(repository, given)
+    assert found.exit_code == 0, found.output
+    text = (out / "clip_tokenize" / "config.pbtxt").read_text()
+    assert r"\"max_text_characters\":70" in text
+    assert r"\"max_image_pixels\":9000" in text
+    assert rf"\"max_image_bytes\":{Limits().max_image_bytes}" in text

@@ -9,11 +9,11 @@ from types import FrameType
 
 import click
 
-from cliprt import open_bundle
+from cliprt import Limits, open_bundle
 from cliprt._console import out
 from cliprt_triton._front._cli import FrontOptions, front_options
 from cliprt_triton._front._process import FrontServer
-from cliprt_triton._options import name_option, policy_options
+from cliprt_triton._options import limits_options, name_option, policy_options
 from cliprt_triton._policy import Policy
 from cliprt_triton._python_tower import measured_settings
 from cliprt_triton._repository import write_repository
@@ -41,6 +41,7 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
     help="Of the towers; int8-cpu must be in the bundle.",
 )
 @policy_options
+@limits_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--grpc-port", default=8001, show_default=True, type=_port, help="Port of gRPC; 0 picks one."
@@ -94,6 +95,7 @@ def serve(
     name: str,
     precision: str,
     policy: Policy,
+    limits: Limits,
     host: str,
     grpc_port: int,
     metrics_port: int,
@@ -130,6 +132,7 @@ def serve(
                 precision=precision,
                 name=name,
                 policy=policy,
+                limits=limits,
                 settings=measured_settings(opened, precision),
                 link=True,
             )
@@ -163,7 +166,7 @@ def serve(
                     tell()
                     status = server.wait()
                 else:
-                    app = front.app(server.address, model=name)
+                    app = front.app(server.address, model=name, limits=limits)
                     told = openai.run(app, server.wait, signals=_STOPPING, on_ready=tell)
                     if told is None:
                         return

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from cliprt import open_bundle
+from cliprt import Limits, open_bundle
 from cliprt._console import out, print_table
-from cliprt_triton._options import name_option, policy_options
+from cliprt_triton._options import limits_options, name_option, policy_options
 from cliprt_triton._policy import Policy
 from cliprt_triton._repository import write_repository
 from cliprt_triton._runtime import PROVIDERS, RUNTIMES, Provider, RuntimeName
@@ -60,6 +60,7 @@ from cliprt_triton._runtime import PROVIDERS, RUNTIMES, Provider, RuntimeName
 )
 @name_option
 @policy_options
+@limits_options
 @click.option(
     "--check",
     "checked",
@@ -85,6 +86,7 @@ def repository(
     gpus: int | None,
     name: str,
     policy: Policy,
+    limits: Limits,
     checked: Path | None,
     as_json: bool,
     tritonserver: Path | None,
@@ -114,6 +116,7 @@ def repository(
         gpus=gpus,
         name=name,
         policy=policy,
+        limits=limits,
     )
     out().print(f"repository  {target}")
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cliprt._limits import PILLOW_MAX_PIXELS, Limits
 from cliprt._names import ModelNames
 from cliprt_triton._policy import PRESETS, Policy, PresetName
 
@@ -125,6 +126,35 @@ def policy_options(command: _Command) -> _Command:
     for option in reversed(_POLICY_OPTIONS):
         with_policy = option(with_policy)
     return with_policy  # type: ignore[return-value]
+
+
+# The options that bound one picture or text, by the attribute of Limits that they set.
+_LIMITS = {
+    "max_image_bytes": (click.IntRange(min=1), "Length of an encoded picture, in bytes."),
+    "max_image_pixels": (click.IntRange(1, PILLOW_MAX_PIXELS), "Width x height of a picture."),
+    "max_image_aspect_ratio": (click.FloatRange(min=1), "Longer by shorter side of a picture."),
+    "max_text_characters": (click.IntRange(min=1), "Characters of a text."),
+}
+
+
+def limits_options(command: _Command) -> _Command:
+    """Adds the options of limits to a command, which gets them as its argument ``limits``."""
+
+    @functools.wraps(command)
+    def with_limits(*args: Any, **others: Any) -> Any:
+        limits = Limits(**{name: others.pop(name) for name in _LIMITS})
+        return command(*args, limits=limits, **others)
+
+    for name, (kind, words) in reversed(_LIMITS.items()):
+        option = click.option(
+            f"--{name.replace('_', '-')}",
+            default=getattr(Limits(), name),
+            show_default=True,
+            type=kind,
+            help=f"{words} More is refused where files and strings are taken.",
+        )
+        with_limits = option(with_limits)
+    return with_limits  # type: ignore[return-value]
 
 
 def _microseconds(seconds: float | None) -> int | None:

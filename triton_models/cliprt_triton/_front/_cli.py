@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from cliprt._limits import Limits
 from cliprt_triton._front._app import DEFAULT_MAX_BODY_BYTES, openai_app
 from cliprt_triton._front._keys import read_api_keys
 from cliprt_triton._front._process import log_accesses
@@ -39,7 +40,7 @@ class FrontOptions:
     max_body_bytes: int
     access_log: bool
 
-    def app(self, address: str, *, model: str) -> ASGIApp:
+    def app(self, address: str, *, model: str, limits: Limits) -> ASGIApp:
         """The application for a Triton server.
 
         Raises:
@@ -50,6 +51,7 @@ class FrontOptions:
         return openai_app(
             address,
             model=model,
+            limits=limits,
             api_keys=self.api_keys,
             max_body_bytes=self.max_body_bytes,
             access_log=self.access_log,
