@@ -85,6 +85,10 @@ class PendingTensor:
             f"the server at {self._channel.address} sent no usable output {self._output!r}"
         )
 
+    def exception(self) -> BaseException | None:
+        """Waits for the answer; None if there is one, else the failure in the words of gRPC."""
+        return self._outcome.exception()
+
     def done(self) -> bool:
         """Whether the answer, or its failure, is there: ``result`` would not wait."""
         return self._outcome.done()
