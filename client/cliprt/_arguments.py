@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from cliprt._errors import InvalidInput
@@ -27,6 +27,13 @@ def iterate(items: Iterable[_T], what: str) -> Iterator[_T]:
         yield item
     if empty:
         raise InvalidInput(f"the batch is empty; pass at least one of the {what}")
+
+
+def checked_labels(labels: Sequence[str]) -> Sequence[str]:
+    """The labels of a classification, if they are not one string, whose letters would be taken."""
+    if isinstance(labels, str):
+        raise InvalidInput("labels must be a list of strings, got one string")
+    return labels
 
 
 def checked_timeout(timeout_s: float) -> float:

@@ -90,6 +90,8 @@ class Call:
                 raise error
             finally:
                 del error  # as above
+        # Where it was raised no longer matters; the frames of that place hold the pictures.
+        error.__traceback__ = error.__context__ = None
         for row in batch.rows:
             self._failed[row] = error
         self.advance(len(batch.rows))

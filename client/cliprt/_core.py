@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._arguments import checked_timeout
+from cliprt._arguments import checked_labels, checked_timeout
 from cliprt._batch import Batch, Options, Result
 from cliprt._card import Card, ImageSpec, TextSpec, decode_card
 from cliprt._connection import Connection
 from cliprt._decoding import Decoder, Decoding
 from cliprt._embedder import Embedder, closed, each_text
-from cliprt._errors import CliprtError, ClosedError, InvalidInput, ModelUnavailable
+from cliprt._errors import CliprtError, ClosedError, ModelUnavailable
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
 from cliprt._names import (
@@ -204,8 +204,7 @@ class Core:
         timeout_s: float | None,
     ) -> Steps[NDArray[np.float32]]:
         """Zero-shot classification; for arguments and errors see ``Client.classify``."""
-        if isinstance(labels, str):
-            raise InvalidInput("labels must be a list of strings, got one string")
+        labels = checked_labels(labels)
         self._channel()
         self._served_spec(self._card.image, "image")
         self._served_spec(self._card.text, "text")

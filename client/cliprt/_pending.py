@@ -74,10 +74,11 @@ class PendingTensor:
             CliprtError: the error that the failure stands for.
         """
         self._channel.check_process()
-        try:
-            response = self._outcome.result()
-        except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
-            raise self._channel.translate(error, self._timeout_s) from None
+        # Not raised and caught here: it would hold this frame, and that one this object.
+        error = self._outcome.exception()
+        if isinstance(error, (grpc.RpcError, grpc.FutureCancelledError, ValueError)):
+            raise self._channel.translate(error, self._timeout_s)
+        response = self._outcome.result()
         for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
             if tensor.name == self._output and tensor.datatype in _DTYPES:
                 return np.frombuffer(raw, dtype=_DTYPES[tensor.datatype]).reshape(tensor.shape)
