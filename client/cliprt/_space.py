@@ -218,9 +218,9 @@ def _leaves(value: Any) -> list[Any]:
     while rest:  # no recursion: a list may hold an array for each of many items
         value = rest.pop()
         if isinstance(value, (list, tuple)):
-            rest.extend(value)
+            rest.extend(reversed(value))
         elif isinstance(value, dict):
-            rest.extend(value.values())
+            rest.extend(reversed(value.values()))
         else:
             found.append(value)
     return found
