@@ -14,8 +14,9 @@ _MAX_TIMEOUT_S = 86_400.0
 
 def iterate(items: Iterable[_T], what: str) -> Iterator[_T]:
     """Iterates over items, and refuses values that are no collection or an empty one."""
-    # All of these can be iterated over, and none yields what the caller meant.
-    if isinstance(items, (bytes, bytearray, memoryview, Mapping)) or hasattr(items, "read"):
+    # All of these can be iterated over, and none yields what the caller meant. Sets have no order.
+    others = (bytes, bytearray, memoryview, Mapping, set, frozenset)
+    if isinstance(items, others) or hasattr(items, "read"):
         raise InvalidInput(f"{what} must be a list, got {type(items).__name__}")
     try:
         iterator = iter(items)
