@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from cliprt._errors import InvalidInput
@@ -14,8 +14,9 @@ _MAX_TIMEOUT_S = 86_400.0
 
 def iterate(items: Iterable[_T], what: str) -> Iterator[_T]:
     """Iterates over items, and refuses values that are no collection or an empty one."""
-    # All of these can be iterated over, and none yields what the caller meant.
-    if isinstance(items, (bytes, bytearray, memoryview, Mapping)) or hasattr(items, "read"):
+    # All of these can be iterated over, and none yields what the caller meant. Sets have no order.
+    others = (bytes, bytearray, memoryview, Mapping, set, frozenset)
+    if isinstance(items, others) or hasattr(items, "read"):
         raise InvalidInput(f"{what} must be a list, got {type(items).__name__}")
     try:
         iterator = iter(items)
@@ -27,6 +28,13 @@ def iterate(items: Iterable[_T], what: str) -> Iterator[_T]:
         yield item
     if empty:
         raise InvalidInput(f"the batch is empty; pass at least one of the {what}")
+
+
+def checked_labels(labels: Sequence[str]) -> Sequence[str]:
+    """The labels of a classification, if they are not one string, whose letters would be taken."""
+    if isinstance(labels, str):
+        raise InvalidInput("labels must be a list of strings, got one string")
+    return labels
 
 
 def checked_timeout(timeout_s: float) -> float:

@@ -14,12 +14,11 @@ from typing import Literal, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._awaiting import Source, run
+from cliprt._awaiting import OwnThreads, Source, run
 from cliprt._batch import Item, OnError, Options, Result
 from cliprt._card import Card
 from cliprt._core import DEFAULT_TIMEOUT_S, Core, Priority, Server
 from cliprt._decoding import Decoding
-from cliprt._embedder import closed
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
 from cliprt._profile import RequestTimes
@@ -28,18 +27,22 @@ from cliprt._steps import Steps
 
 _T = TypeVar("_T")
 
-# Threads that prepare inputs and read answers. None of them waits for the server.
+# Threads that prepare inputs and read answers. None of them waits for the server, nor for items.
 _THREADS = 8
+_OWN_THREADS = OwnThreads()
 
 
 class AsyncClient:
     """Embeds pictures and texts on a Triton server, from coroutines.
 
     It has the methods of ``Client``, with the same arguments, answers and errors; they share all
-    but the way of waiting. While a call waits for the server it occupies no thread. Decoding and
-    tokenizing happen on threads, never on the event loop. Cancelling a call cancels its requests.
+    but the way of waiting. While a call waits for the server it occupies no thread; one that is
+    given a generator or an asynchronous iterable has a thread of its own while it waits for items.
+    Decoding and tokenizing happen on threads, but for a few short texts, which take less time than
+    changing threads. Cancelling a call cancels its requests.
 
-    It connects when it is entered, or at the first call. One client belongs to one event loop.
+    It connects when it is entered, or at the first call. After ``os.fork`` make a new one in the
+    child.
 
     Example:
         >>> async with AsyncClient("localhost:8001") as client:
@@ -73,7 +76,7 @@ class AsyncClient:
             priority=priority,
         )
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cliprt-async")
-        self._connected = self._closed = False
+        self._connected = False
 
     @property
     def card(self) -> Card:
@@ -134,7 +137,9 @@ class AsyncClient:
         options = Options(on_error, batch_size, show_progress)
         await self.connect()
         with Source(images) as source:
-            return await self._run(lambda: self._core.image_steps(source.items, options, timeout_s))
+            return await self._run(
+                source, lambda: self._core.image_steps(source.items, options, timeout_s)
+            )
 
     @overload
     async def encode_text(
@@ -175,6 +180,7 @@ class AsyncClient:
         await self.connect()
         with Source(texts) as source:
             return await self._run(
+                source,
                 lambda: self._core.text_steps(source.items, options, timeout_s),
                 here=self._core.is_quick(texts),
             )
@@ -190,7 +196,7 @@ class AsyncClient:
         await self.connect()
         with Source(images) as source:
             return await self._run(
-                lambda: self._core.classify_steps(source.items, labels, timeout_s)
+                source, lambda: self._core.classify_steps(source.items, labels, timeout_s)
             )
 
     @asynccontextmanager
@@ -198,16 +204,19 @@ class AsyncClient:
         """Notes where the time of requests goes, as ``Client.profile``."""
         await self.connect()
         begun, profile = await self._in_thread(self._core.begin_profile), RequestTimes()
-        yield profile
-        await self._in_thread(partial(self._core.end_profile, begun, profile))
+        try:
+            yield profile
+        finally:
+            self._core.end_profile(begun)
+        await self._in_thread(partial(self._core.fill_profile, begun, profile))
         if show:
             print(profile, file=sys.stderr)  # noqa: T201
 
     async def close(self) -> None:
         """Closes the connection; calls under way end with ClosedError. A second call is allowed."""
-        self._closed = True
         await asyncio.get_running_loop().run_in_executor(None, self._core.close)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        # What still waits for a thread gets one, to hear that the client is closed.
+        self._threads.shutdown(wait=False)
 
     async def __aenter__(self) -> AsyncClient:
         try:
@@ -226,17 +235,17 @@ class AsyncClient:
         await self.close()
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        if self._closed:
-            raise closed()
+        self._core.check_open()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def _run(self, begin: Callable[[], Steps[_T]], *, here: bool = False) -> _T:
+    async def _run(
+        self, source: Source, begin: Callable[[], Steps[_T]], *, here: bool = False
+    ) -> _T:
         """Runs a call to its end."""
-        if self._closed:
-            raise closed()
+        self._core.check_open()
+        threads = _OWN_THREADS if source.may_wait else self._threads
         try:
-            return await run(begin, self._threads, here=here)
-        except RuntimeError:  # close() in another task shut the threads down
-            if not self._closed:
-                raise
-            raise closed() from None
+            return await run(begin, threads, here=here)
+        except RuntimeError:  # close() in another task may have shut the threads down
+            self._core.check_open()
+            raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -51,31 +52,30 @@ async def run(begin: Callable[[], Steps[_T]], threads: Executor, *, here: bool) 
     Args:
         begin: begins it.
         threads: where it works.
-        here: work on the event loop's thread instead, because it takes less than changing threads.
+        here: work on the event loop's thread instead, because it takes less than changing threads;
+            up to a failure, whose cause may have to be asked for.
     """
     loop = asyncio.get_running_loop()
     call = _Run(begin)
-    work: asyncio.Future[Pending | _End[_T]] | None = None
+    work: Future[Pending | _End[_T]] | None = None
     try:
         while True:
             if here:
                 found = call.advance()
             else:
-                work = loop.run_in_executor(threads, call.advance)
-                found = await asyncio.shield(work)
+                work = threads.submit(call.advance)
+                found = await asyncio.wrap_future(work)
             if isinstance(found, _End):
                 return found.value
             await _settled(found, loop)
+            here = here and found.exception() is None
     finally:
-        if work is None or work.done():
+        # What no thread has begun yet never begins.
+        if work is None or work.done() or work.cancel():
             call.close()
-        else:  # a thread is at work on it
-            work.add_done_callback(partial(_closed, call))
-
-
-def _closed(call: _Run[Any], work: asyncio.Future[Any]) -> None:
-    work.exception()  # nobody waits for it any more
-    call.close()
+        else:
+            work.add_done_callback(lambda _: call.close())
+        del work  # it holds the error that it raises, and that one this frame
 
 
 async def _settled(pending: Pending, loop: asyncio.AbstractEventLoop) -> None:
@@ -94,26 +94,55 @@ async def _settled(pending: Pending, loop: asyncio.AbstractEventLoop) -> None:
     await settled
 
 
+class OwnThreads(Executor):
+    """A new thread for each piece of work, which the end of the program does not wait for."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Begins at once."""
+        future: Future[Any] = Future()
+        given = (future, partial(work, *args, **kwargs))
+        thread = threading.Thread(target=_carry_out, args=given, name="cliprt-source", daemon=True)
+        thread.start()
+        return future
+
+
+def _carry_out(future: Future[Any], work: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
+        future.set_exception(error)
+
+
 class Source:
     """What a caller passed, as something that threads can iterate over.
 
     Attributes:
         items: the value itself, or for an asynchronous iterable an iterator that fetches each item
             on the event loop. Only its own thread waits for it.
+        may_wait: whether an item may be long in coming, even until another call has ended. So what
+            iterates over them must not use threads that other calls need.
     """
 
     def __init__(self, given: Any) -> None:
         """To be made on the event loop."""
         self._closed = False
+        self._lock = threading.Lock()
         self._fetching: Future[Any] | None = None
+        self.may_wait = isinstance(given, (AsyncIterable, Iterator))
         self.items: Any = given
         if isinstance(given, AsyncIterable):
             self.items = self._fetched(given.__aiter__(), asyncio.get_running_loop())
 
     def _fetched(self, items: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
-        while not self._closed:
-            self._fetching = asyncio.run_coroutine_threadsafe(_next(items), loop)
-            found = self._fetching.result()
+        while True:
+            with self._lock:
+                if self._closed:
+                    return
+                fetching = asyncio.run_coroutine_threadsafe(_next(items), loop)
+                self._fetching = fetching
+            found = fetching.result()
             if isinstance(found, _End):
                 return
             yield found
@@ -127,9 +156,10 @@ class Source:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._closed = True
-        if self._fetching is not None:
-            self._fetching.cancel()  # a thread may wait for it
+        with self._lock:
+            self._closed = True
+            if self._fetching is not None:
+                self._fetching.cancel()  # a thread may wait for it
 
 
 async def _next(items: AsyncIterator[_T]) -> _T | _End[None]:

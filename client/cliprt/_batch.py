@@ -90,6 +90,8 @@ class Call:
                 raise error
             finally:
                 del error  # as above
+        # Where it was raised no longer matters; the frames of that place hold the pictures.
+        error.__traceback__ = error.__context__ = None
         for row in batch.rows:
             self._failed[row] = error
         self.advance(len(batch.rows))
@@ -104,13 +106,12 @@ class Call:
         for rows, embeddings in self._found:
             labelled = Embeddings.of(embeddings, self._card.space)
             for row, embedding in zip(rows, labelled, strict=True):
-                items[row] = embedding
+                # Answers are read-only, and who keeps one item need not keep its batch.
+                items[row] = embedding.copy()
         return items
 
     def _embeddings(self) -> NDArray[np.float32]:
         """Embeddings in the order of the input."""
-        if len(self._found) == 1 and isinstance(self._found[0][0], range):
-            return self._found[0][1]
         joined = np.empty((self._count() - len(self._failed), self._card.dim), np.float32)
         # With failures in between, an item's place is what its row ranks among those embedded.
         ranks = self._ranks() if self._failed else None

@@ -256,11 +256,14 @@ class Client:
             The profile; it is filled when the block ends.
 
         Raises:
-            ValueError: the server was started anew within the block.
+            ValueError: several servers answer, or the server was started anew within the block.
         """
         begun, profile = self._core.begin_profile(), RequestTimes()
-        yield profile
-        self._core.end_profile(begun, profile)
+        try:
+            yield profile
+        finally:
+            self._core.end_profile(begun)
+        self._core.fill_profile(begun, profile)
         if show:
             print(profile, file=sys.stderr)  # noqa: T201
 

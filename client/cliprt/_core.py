@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cliprt._arguments import checked_timeout
+from cliprt._arguments import checked_labels, checked_timeout
 from cliprt._batch import Batch, Options, Result
 from cliprt._card import Card, ImageSpec, TextSpec, decode_card
 from cliprt._connection import Connection
 from cliprt._decoding import Decoder, Decoding
 from cliprt._embedder import Embedder, closed, each_text
-from cliprt._errors import BundleError, ClosedError, InvalidInput, ModelUnavailable
+from cliprt._errors import CliprtError, ClosedError, ModelUnavailable
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
 from cliprt._names import (
@@ -132,14 +132,13 @@ class Core:
     def connect(self) -> None:
         """Connects and reads the card. Waits; a second call does nothing."""
         with self._lock:
-            if self._closed:
-                raise closed()
+            self.check_open()
             if self._ready:
                 return
             from cliprt._grpc import TritonChannel  # gRPC takes a while to import
 
             self._lazy_channel = self._lazy_channel or TritonChannel(self._connection)
-            found = self._read_models(self._lazy_channel)
+            found = self._read_models(self._lazy_channel, self._timeout_s)
             self._card, self._most = found.card, found.most
             self._version = served_version(self._card.space)
             if self._card.image is not None:
@@ -154,6 +153,9 @@ class Core:
                 decoder=self._decoder,
             )
             self._ready = True
+            if self._closed:  # meanwhile; what was made since then would stay open
+                self.close()
+                raise closed()
 
     @property
     def card(self) -> Card:
@@ -177,8 +179,9 @@ class Core:
         """Embeds pictures; for arguments and errors see ``Client.encode_image``."""
         self._channel()
         self._served_spec(self._card.image, "image")
-        start = partial(self._start, self._deadline(timeout_s))
-        return self._explained(self._embedder.encode_image(images, start, options))
+        deadline = self._deadline(timeout_s)
+        start = partial(self._start, deadline)
+        return self._explained(self._embedder.encode_image(images, start, options), deadline)
 
     def text_steps(
         self, texts: str | Iterable[str], options: Options, timeout_s: float | None
@@ -192,7 +195,7 @@ class Core:
         tokenizer = self._tokenizer(spec, deadline)
         start = partial(self._start, deadline)
         steps = self._embedder.encode_text(tokenizer, items, start, options, given=texts)
-        return self._explained(steps)
+        return self._explained(steps, deadline)
 
     def classify_steps(
         self,
@@ -201,8 +204,7 @@ class Core:
         timeout_s: float | None,
     ) -> Steps[NDArray[np.float32]]:
         """Zero-shot classification; for arguments and errors see ``Client.classify``."""
-        if isinstance(labels, str):
-            raise InvalidInput("labels must be a list of strings, got one string")
+        labels = checked_labels(labels)
         self._channel()
         self._served_spec(self._card.image, "image")
         self._served_spec(self._card.text, "text")
@@ -214,27 +216,41 @@ class Core:
 
     def is_quick(self, texts: object) -> bool:
         """Whether a call takes less time than to hand it to another thread and back."""
-        if self._lazy_tokenizer is None:
+        # Who fetches tokens may take any time.
+        if self._lazy_tokenizer is None or callable(self._connection.auth):
             return False
         if isinstance(texts, (list, tuple)) and len(texts) <= _FEW:
             return all(isinstance(text, str) and len(text) <= _SHORT for text in texts)
         return isinstance(texts, str) and len(texts) <= _SHORT
 
     def begin_profile(self) -> Profiling:
-        """Begins to note where the time of requests goes. Waits."""
+        """Begins to note where the time of requests goes. Waits.
+
+        Raises:
+            ValueError: several servers answer.
+        """
+        if self._connection.several:
+            raise ValueError(
+                f"of {self._address} each counts for itself; profile a client of one of them"
+            )
         stopwatch = Stopwatch()
         begun = self._counts()
         with self._lock:
             self._stopwatches = (*self._stopwatches, stopwatch)
         return Profiling(stopwatch, begun)
 
-    def end_profile(self, profiling: Profiling, profile: RequestTimes) -> None:
-        """Fills a profile with what was noted. Waits."""
-        stopwatch = profiling.stopwatch
+    def end_profile(self, profiling: Profiling) -> None:
+        """Notes nothing any more."""
         with self._lock:
-            self._stopwatches = tuple(each for each in self._stopwatches if each is not stopwatch)
+            self._stopwatches = tuple(
+                each for each in self._stopwatches if each is not profiling.stopwatch
+            )
+
+    def fill_profile(self, profiling: Profiling, profile: RequestTimes) -> None:
+        """Fills a profile with what was noted. Waits."""
         for tower, counts in self._counts().items():
-            if times := stopwatch.times(tower, counts - profiling.counts[tower]):
+            since = counts - profiling.counts[tower]
+            if times := profiling.stopwatch.times(tower, since):
                 profile.towers[tower] = times
 
     def _counts(self) -> dict[str, ModelStatistics]:
@@ -242,6 +258,17 @@ class Core:
         return {
             tower: channel.statistics(self._models[tower], self._timeout_s) for tower in self._most
         }
+
+    def check_open(self) -> None:
+        """Refuses to work for a client that is closed, or in a process that was forked off.
+
+        Raises:
+            ClosedError: it is one of both.
+        """
+        if self._closed:
+            raise closed()
+        if self._lazy_channel is not None:
+            self._lazy_channel.check_process()
 
     def close(self) -> None:
         """Closes the connection. A second call does nothing."""
@@ -274,17 +301,17 @@ class Core:
             pending.add_done_callback(note)
         return pending
 
-    def _explained(self, steps: Steps[_T]) -> Steps[_T]:
+    def _explained(self, steps: Steps[_T], timeout_s: float) -> Steps[_T]:
         """Says so where a model is gone because another one took its place."""
         try:
             return (yield from steps)
         except ModelUnavailable as error:
-            raise self._what_changed(error) from None
+            raise self._what_changed(error, timeout_s) from None
 
-    def _what_changed(self, error: ModelUnavailable) -> ModelUnavailable:
+    def _what_changed(self, error: ModelUnavailable, timeout_s: float) -> ModelUnavailable:
         try:
-            card = self._read_models(self._channel()).card
-        except (BundleError, ModelUnavailable):
+            card = self._read_models(self._channel(), timeout_s).card
+        except CliprtError:  # nobody can tell; what happened stands
             return error
         if card.space == self._card.space:
             return error
@@ -326,13 +353,13 @@ class Core:
             )
         return spec
 
-    def _read_models(self, channel: TritonChannel) -> _Served:
+    def _read_models(self, channel: TritonChannel, timeout_s: float) -> _Served:
         """What the configurations of the towers say."""
         found: dict[str, Any] = {}
         missing: list[ModelUnavailable] = []
         for tower, name in self._models.items():
             try:
-                found[tower] = channel.model_config(name, self._timeout_s)
+                found[tower] = channel.model_config(name, timeout_s)
             except ModelUnavailable as error:
                 missing.append(error)
         if not found:
@@ -360,8 +387,7 @@ class Core:
         return decode_card(text, origin=f"{name} at {self._address}")
 
     def _channel(self) -> TritonChannel:
-        if self._closed:
-            raise closed()
+        self.check_open()
         self.card  # noqa: B018 - refuses what is not connected
         assert self._lazy_channel is not None
         return self._lazy_channel

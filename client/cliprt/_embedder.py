@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 from itertools import chain, islice
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -188,9 +189,10 @@ class Embedder:
         """Items of a batch."""
         if options.batch_size is None:
             return self._batches[tower]
-        if not 1 <= options.batch_size <= self._most[tower]:
+        whole = isinstance(options.batch_size, Integral)
+        if not whole or not 1 <= options.batch_size <= self._most[tower]:
             raise InvalidInput(
-                f"batch_size must be from 1 to {self._most[tower]}, the most that "
+                f"batch_size must be a whole number from 1 to {self._most[tower]}, the most that "
                 f"{self._names[tower]} takes at once, got {options.batch_size}"
             )
         return options.batch_size

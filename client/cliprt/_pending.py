@@ -74,16 +74,21 @@ class PendingTensor:
             CliprtError: the error that the failure stands for.
         """
         self._channel.check_process()
-        try:
-            response = self._outcome.result()
-        except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
-            raise self._channel.translate(error, self._timeout_s) from None
+        # Not raised and caught here: it would hold this frame, and that one this object.
+        error = self._outcome.exception()
+        if isinstance(error, (grpc.RpcError, grpc.FutureCancelledError, ValueError)):
+            raise self._channel.translate(error, self._timeout_s)
+        response = self._outcome.result()
         for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
             if tensor.name == self._output and tensor.datatype in _DTYPES:
                 return np.frombuffer(raw, dtype=_DTYPES[tensor.datatype]).reshape(tensor.shape)
         raise ServerError(
             f"the server at {self._channel.address} sent no usable output {self._output!r}"
         )
+
+    def exception(self) -> BaseException | None:
+        """Waits for the answer; None if there is one, else the failure in the words of gRPC."""
+        return self._outcome.exception()
 
     def done(self) -> bool:
         """Whether the answer, or its failure, is there: ``result`` would not wait."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cliprt._statistics import ModelStatistics
+from cliprt._steps import Pending
 
 _HEADER = ("tower", "requests", "items", "batch", "prepare", "wire", "queue", "compute", "total")
 
@@ -78,12 +80,12 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: dict[str, list[tuple[int, int, int]]] = {}
+        self._sums: dict[str, tuple[int, int, int, int]] = {}
 
     def answered(
-        self, tower: str, items: int, prepare_ns: int, sent_ns: int, answer: object
+        self, tower: str, items: int, prepare_ns: int, sent_ns: int, answer: Pending
     ) -> None:
-        """Notes a request that has just ended.
+        """Notes a request that has just ended, unless it failed.
 
         Args:
             tower: ``image`` or ``text``.
@@ -92,9 +94,12 @@ class Stopwatch:
             sent_ns: when it was sent, by ``time.perf_counter_ns``.
             answer: what came, or why nothing did.
         """
-        noted = (items, prepare_ns, time.perf_counter_ns() - sent_ns)
+        if answer.exception() is not None:
+            return
+        noted = (1, items, prepare_ns, time.perf_counter_ns() - sent_ns)
         with self._lock:
-            self._requests.setdefault(tower, []).append(noted)
+            sums = self._sums.get(tower, (0, 0, 0, 0))
+            self._sums[tower] = tuple(map(operator.add, sums, noted))
 
     def times(self, tower: str, server: ModelStatistics) -> TowerTimes | None:
         """The means of a tower, or None if it was not asked.
@@ -104,18 +109,17 @@ class Stopwatch:
             server: what the server counted meanwhile.
         """
         with self._lock:
-            noted = self._requests.get(tower, [])
-        if not noted or not server.requests:
+            requests, items, prepare_ns, trip_ns = self._sums.get(tower, (0, 0, 0, 0))
+        if not requests or not server.requests:
             return None
         compute_ns = server.compute_input_ns + server.compute_infer_ns + server.compute_output_ns
-        items, prepare_ns, trip_ns = (sum(column) for column in zip(*noted, strict=True))
         in_server_ms = (server.queue_ns + compute_ns) / server.requests / 1e6
         return TowerTimes(
-            requests=len(noted),
+            requests=requests,
             items=items,
             batch=server.inferences / max(server.executions, 1),
-            prepare_ms=prepare_ns / len(noted) / 1e6,
-            wire_ms=max(trip_ns / len(noted) / 1e6 - in_server_ms, 0.0),
+            prepare_ms=prepare_ns / requests / 1e6,
+            wire_ms=max(trip_ns / requests / 1e6 - in_server_ms, 0.0),
             queue_ms=server.queue_ns / server.requests / 1e6,
             compute_ms=compute_ns / server.requests / 1e6,
         )

@@ -6,7 +6,6 @@ wrong, requests go over the wire as they would without.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
@@ -146,7 +145,8 @@ class SharedInputs:
             self._off = True
             free = list(self._free)
         for slot in free:
-            self._unregister(slot)
+            if not self._unregister(slot):
+                break  # a server that is silent would be so eight times
         self._finalizer()
 
     def _take(self, size: int, timeout_s: float) -> _Slot | None:
@@ -191,12 +191,16 @@ class SharedInputs:
         slot.known_since = generation
         return True
 
-    def _unregister(self, slot: _Slot) -> None:
-        if slot.known_since:
-            request = service_pb2.SystemSharedMemoryUnregisterRequest(name=slot.name)
-            # A server that is gone knows no regions.
-            with contextlib.suppress(CliprtError):
-                self._call("SystemSharedMemoryUnregister", request, _UNREGISTER_TIMEOUT_S)
+    def _unregister(self, slot: _Slot) -> bool:
+        """Takes a region back from the server; False if the server is gone, and knows none."""
+        if not slot.known_since:
+            return True
+        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=slot.name)
+        try:
+            self._call("SystemSharedMemoryUnregister", request, _UNREGISTER_TIMEOUT_S)
+        except CliprtError:
+            return False
+        return True
 
     def _give_up(self, why: str) -> None:
         with self._lock:

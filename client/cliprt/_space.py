@@ -212,15 +212,18 @@ def _unlabelled(value: Any) -> Any:
     return value
 
 
-def _leaves(value: Any) -> Iterable[Any]:
+def _leaves(value: Any) -> list[Any]:
     """All arguments that are no lists, at any depth."""
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _leaves(item)
-    elif isinstance(value, dict):
-        yield from _leaves(list(value.values()))
-    else:
-        yield value
+    found, rest = [], [value]
+    while rest:  # no recursion: a list may hold an array for each of many items
+        value = rest.pop()
+        if isinstance(value, (list, tuple)):
+            rest.extend(reversed(value))
+        elif isinstance(value, dict):
+            rest.extend(reversed(value.values()))
+        else:
+            found.append(value)
+    return found
 
 
 def _unknown(value: Any) -> bool:

@@ -21,6 +21,9 @@ class Pending(Protocol):
     def result(self) -> NDArray[Any]:
         """Waits for its embeddings."""
 
+    def exception(self) -> BaseException | None:
+        """Waits until there is an answer, None, or a reason why there is none."""
+
     def cancel(self) -> object:
         """Lets go of it."""
 

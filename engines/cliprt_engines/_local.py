@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cliprt._arguments import checked_labels
 from cliprt._batch import Item, OnError, Options, Result
 from cliprt._bundle import TOKENIZER, Bundle, open_bundle
 from cliprt._card import Card, ImageSpec, TextSpec
@@ -23,7 +24,6 @@ from cliprt._errors import (
     BundleError,
     ClosedError,
     FidelityError,
-    InvalidInput,
     ModelUnavailable,
 )
 from cliprt._images import ImageInput
@@ -113,15 +113,15 @@ class LocalClip:
         self._wanted: LocalPrecision = precision or "fp32"
         self._precisions: dict[str, Precision] = {
             tower: self._precision_of(tower, self._wanted)
-            for tower in self._bundled() - self._towers.keys()
+            for tower in ("image", "text")
+            if getattr(self.card, tower) is not None and tower not in self._towers
         }
         self._fed: dict[str, FedTower] = {}
         self._lazy_tokenizer: TextTokenizer | None = None
         self._lock = threading.Lock()
         # Whoever uses one tower does not wait until the other is loaded.
         self._tower_locks = {tower: threading.Lock() for tower in ("image", "text")}
-        self._closed = False
-        self._process = os.getpid()
+        self._closed, self._process = False, os.getpid()
 
     @property
     def card(self) -> Card:
@@ -269,8 +269,7 @@ class LocalClip:
             InvalidInput: as for encode_image and encode_text, or labels is a bare string.
             ModelUnavailable: the bundle has one tower only, or no logit scale.
         """
-        if isinstance(labels, str):
-            raise InvalidInput("labels must be a list of strings, got one string")
+        labels = checked_labels(labels)
         self._check_open()
         self._spec(self.card.image, "image")
         self._spec(self.card.text, "text")
@@ -372,27 +371,19 @@ class LocalClip:
             )
         return wanted
 
-    def _bundled(self) -> set[str]:
-        specs = {"image": self.card.image, "text": self.card.text}
-        return {tower for tower, spec in specs.items() if spec is not None}
-
     def _spec(self, spec: _Spec | None, tower: str) -> _Spec:
         """How a tower is fed, if there is one."""
         if spec is None:
-            raise self._missing(tower)
+            raise ModelUnavailable(
+                f"{self.card.name} in {self._bundle.path} has no {tower} tower; "
+                "export a checkpoint that has one"
+            )
         return spec
-
-    def _missing(self, tower: str) -> ModelUnavailable:
-        return ModelUnavailable(
-            f"{self.card.name} in {self._bundle.path} has no {tower} tower; "
-            "export a checkpoint that has one"
-        )
 
     def _check_own(self, tower: str) -> None:
         """Refuses towers whose computation is not chosen here."""
         self._check_open()
-        if tower not in self._bundled():
-            raise self._missing(tower)
+        self._spec(getattr(self.card, tower), tower)
         if tower in self._towers:
             raise ValueError(
                 f"the {tower} tower was passed in ({self._towers[tower].info.runtime}); ask it how "

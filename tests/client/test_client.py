@@ -175,7 +175,7 @@ def test_what_is_no_collection_is_refused(client: Client) -> None:
         client.encode_image(7)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="texts must be a list, got NoneType"):
         client.encode_text(None)  # type: ignore[arg-type]
-    for value in (b"bytes", {"a": 1}):
+    for value in (b"bytes", {"a": 1}, {"a", "b"}):
         with pytest.raises(InvalidInput, match="texts must be a list, got"):
             client.encode_text(value)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="images must be a list, got BytesIO"):

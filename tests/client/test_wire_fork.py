@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
+from forks import in_child
 from wire_models import ONE
 
 from cliprt import ClosedError, Connection
@@ -18,25 +17,6 @@ from cliprt_triton import TritonServer
 
 # Python 3.12 warns of every fork of a process with threads; these tests are about just that.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-
-def in_child(work: Callable[[], object]) -> str:
-    """What a forked child got: the result, or the error's kind and text."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(30)  # a child that hangs ends, and the test with it
-        try:
-            told = str(work())
-        except BaseException as error:  # noqa: BLE001 - the test wants to see any
-            told = f"{type(error).__name__}: {error}"
-        os.write(writer, told.encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        told = pipe.read().decode()
-    _, status = os.waitpid(child, 0)
-    return told if status == 0 else f"the child ended with {status}"
 
 
 def ask(address: str) -> list[list[int]]:

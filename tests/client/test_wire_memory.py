@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -222,3 +223,29 @@ def test_regions_do_not_outlive_their_process(wire_server: TritonServer, end: st
     assert run.returncode == (-9 if end == "killed" else 0), run.stderr
     start = f"cliprt-inputs-{run.stdout.strip()}-"
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(start)]  # noqa: PTH208
+
+
+def test_close_does_not_wait_for_a_silent_server_again_and_again(tmp_path: Path) -> None:
+    with TritonServer(write_wire_repository(tmp_path / "models"), shared_memory=True) as server:
+        channel = TritonChannel(Connection(server.address, shared_memory=True))
+        pending = [channel.infer("echo", tensor(seed), "value", 20) for seed in range(4)]
+        for each in pending:
+            each.result()
+        shared = channel._shared
+        assert shared is not None
+        assert len(shared._free) > 1
+        asked: list[str] = []
+        call = shared._call
+
+        def counted(method: str, request: object, timeout_s: float) -> object:
+            asked.append(method)
+            return call(method, request, timeout_s)
+
+        shared._call = counted
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            channel.close()
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+    assert asked == ["SystemSharedMemoryUnregister"]
+    assert not regions()

@@ -52,7 +52,7 @@ def test_the_readme_from_export_to_embeddings(tmp_path: Path) -> None:
             assert server.stdout is not None
             server.stdout.readline()
             address = server.stdout.readline().split()[1]
-            ran, alone = (
+            ran, awaited, alone = (
                 subprocess.run(
                     [sys.executable, "-c", code],
                     cwd=ROOT,
@@ -72,6 +72,9 @@ def test_the_readme_from_export_to_embeddings(tmp_path: Path) -> None:
     assert right > wrong
     star, ring = (float(number) for number in chances.strip("[]").split())
     assert star > ring
+    files = list((ROOT / "demo" / "pictures").iterdir())
+    pictures = [file for file in files if file.suffix in (".jpg", ".png")]
+    assert awaited.stdout == f"{len(pictures)} of {len(files)} files and 2 texts\n"
     # Another runtime or batch may be the fastest in process, and rounds differently.
     found = [float(number) for number in alone.stdout.strip().strip("[]").split()]
     assert found == pytest.approx([star, ring], rel=1e-3)
