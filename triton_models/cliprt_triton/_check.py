@@ -9,6 +9,7 @@ its files is what Triton sees, so that nothing is written beside them.
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from cliprt._names import CARD_PARAMETER, TOKENS, ModelNames
 from cliprt_triton._check_towers import check_tower, compare_answers, is_tower, read_card
 from cliprt_triton._install import TritonInstall, find_tritonserver
 from cliprt_triton._server import TritonServer
+from cliprt_triton._server_flags import ADMIN_HEADER
 from cliprt_triton._stand_ins import BUILT_IN, missing_backends, stand_ins
 
 CONFIG = "config.pbtxt"
@@ -138,12 +140,16 @@ def check_repository(
         changed = stand_ins(stood_in, towers)(install, work) if stood_in else install
         return replace(changed, arguments=(*changed.arguments, "--model-control-mode=explicit"))
 
+    # Loading models is for who administrates, which is this check alone.
+    secret = secrets.token_hex(16)
     with (
         _linked(found) as links,
-        TritonServer(links, tritonserver=tritonserver, prepare=prepare) as server,
+        TritonServer(
+            links, tritonserver=tritonserver, prepare=prepare, admin_secret=secret
+        ) as server,
         _connected(server) as triton,
     ):
-        failures = _load(triton, found)
+        failures = _load(triton, found, secret)
         for model in found:
             if model.name in failures:
                 reports.append(_refused(model, failures))
@@ -269,9 +275,11 @@ def _connected(server: TritonServer) -> Iterator[Any]:
         yield triton
 
 
-def _load(triton: Any, models: Sequence[_Model]) -> dict[str, str]:
+def _load(triton: Any, models: Sequence[_Model], secret: str) -> dict[str, str]:
     """Loads all models; by name, why one was refused."""
     from tritonclient.utils import InferenceServerException
+
+    admin = {ADMIN_HEADER: secret}
 
     # What is made of others comes last. A model whose warm-up calls another is tried again.
     waiting = sorted(models, key=lambda model: model.backend in BUILT_IN)
@@ -279,7 +287,9 @@ def _load(triton: Any, models: Sequence[_Model]) -> dict[str, str]:
         failures: dict[str, str] = {}
         for model in waiting:
             try:
-                triton.load_model(model.name, client_timeout=_LOAD_TIMEOUT_S)
+                triton.load_model(
+                    model.name, headers=admin, client_timeout=_LOAD_TIMEOUT_S
+                )
             except InferenceServerException as error:
                 failures[model.name] = str(error.message())
         again = [model for model in waiting if model.name in failures]

@@ -22,6 +22,9 @@ _ADMIN_PROTOCOLS = ("model-repository", "trace", "logging")
 
 SECRET_HEADER = "cliprt-secret"
 
+ADMIN_HEADER = f"triton-grpc-protocol-{SECRET_HEADER}"
+"""Header of gRPC that carries the secret of who may administrate."""
+
 
 @dataclass(frozen=True)
 class ServerTls:
