@@ -71,6 +71,18 @@ class TritonPythonModel(sound.TritonPythonModel):
 """
 
 
+_SILENT = """
+
+class TritonPythonModel(TritonPythonModel):
+    def initialize(self, args):
+        import json
+
+        config = json.loads(args["model_config"])
+        config["parameters"]["cliprt_precision"] = {"string_value": "fp32"}
+        super().initialize({**args, "model_config": json.dumps(config)})
+"""
+
+
 class Switch:
     """Says how a broken tower is broken."""
 
@@ -93,6 +105,15 @@ def break_tower(model: Path, version: int, switch: Switch) -> None:
     code = model / str(version) / "model.py"
     code.rename(code.with_name("sound.py"))
     code.write_text(_SPOILT.format(mode=str(switch.file)))
+
+
+def silence_precision(model: Path, version: int) -> None:
+    """Makes a tower in fp32 one that does not say its precision to callers."""
+    config = read_config(model)
+    del config.parameters["cliprt_precision"]
+    (model / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
+    code = model / str(version) / "model.py"
+    code.write_text(code.read_text(encoding="utf-8") + _SILENT, encoding="utf-8")
 
 
 def swap_tower(folder: Path, other: Bundle) -> None:
