@@ -287,9 +287,7 @@ def _load(triton: Any, models: Sequence[_Model], secret: str) -> dict[str, str]:
         failures: dict[str, str] = {}
         for model in waiting:
             try:
-                triton.load_model(
-                    model.name, headers=admin, client_timeout=_LOAD_TIMEOUT_S
-                )
+                triton.load_model(model.name, headers=admin, client_timeout=_LOAD_TIMEOUT_S)
             except InferenceServerException as error:
                 failures[model.name] = str(error.message())
         again = [model for model in waiting if model.name in failures]
