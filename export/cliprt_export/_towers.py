@@ -116,7 +116,9 @@ def _text(layers: Layers, tower: TextTower) -> Value:
     """Tokens to embedding, before the division by its length: float32 [batch, dim]."""
     graph, spec, precision = layers.graph, tower.transformer, layers.precision
     fixed = tower.fixed_length
-    tokens = graph.input(TOKENS, "int32", ["batch", tower.context if fixed else "length"])
+    tokens = _known_ids(
+        layers, graph.input(TOKENS, "int32", ["batch", tower.context if fixed else "length"]), tower
+    )
     pooled = _pooled_positions(layers, tokens, tower)
     table = layers.weight("token_embedding", layers.tensors("token_embedding"), precision.compute)
     x = graph.op("Gather", table, tokens, name="embedded", axis=0)
@@ -262,6 +264,19 @@ def _attention_head(layers: Layers, tower: VitTower, x: Value) -> Value:
     x = graph.op("Add", out, layers.mlp(normed, spec, "head.mlp", dtype), name="head.add")
     x = graph.op("Squeeze", x, graph.constant([1]), name="head")
     return layers.cast(x, dtype, np.float32, "head")
+
+
+def _known_ids(layers: Layers, tokens: Value, tower: TextTower) -> Value:
+    """Ids outside the vocabulary as the nearest inside, [batch, length].
+
+    Servers that hand tensors straight to the graph check no ids. Without this one such id fails the
+    whole batch in ONNX Runtime, and reads foreign memory in TensorRT. Not Clip, which TensorRT does
+    not take for integers.
+    """
+    graph = layers.graph
+    least, most = (graph.constant(bound, np.int32) for bound in (0, tower.vocabulary - 1))
+    tokens = graph.op("Max", tokens, least, name="tokens.least")
+    return graph.op("Min", tokens, most, name="tokens.known")
 
 
 def _pooled_positions(layers: Layers, tokens: Value, tower: TextTower) -> Value:
