@@ -47,6 +47,7 @@ def check_server(
     *,
     model: str = "clip",
     bundle: Bundle | None = None,
+    thorough: bool = False,
     timeout_s: float = 30.0,
 ) -> Report:
     """Asks a served model for known answers, single items, in batches and all at once.
@@ -56,6 +57,8 @@ def check_server(
         model: name under which the bundle is served; the prefix of its Triton models.
         bundle: what should be served, whose known answers are taken; None takes what the server
             hands out, checked against the card that it serves.
+        thorough: ask for every known item alone, and mix others into the batches: three times as
+            many pictures and texts.
         timeout_s: how long everything together may take, in seconds.
 
     Raises:
@@ -69,7 +72,7 @@ def check_server(
     channel = TritonChannel(replace(connection, retry=None))
     try:
         seen = _Server(channel, names, bundle, checked_timeout(timeout_s))
-        checks = seen.checks()
+        checks = seen.checks(thorough=thorough)
     finally:
         channel.close()
     took_s = time.perf_counter() - begun
@@ -88,7 +91,7 @@ class _Server:
         self._fetched: dict[str, bytes] = {}
         self._ends = time.monotonic() + timeout_s
 
-    def checks(self) -> list[Check]:
+    def checks(self, *, thorough: bool) -> list[Check]:
         """Everything that can be seen."""
         checks: list[Check] = []
         configs = {}
@@ -111,7 +114,7 @@ class _Server:
             towers = [self._tower(tower, card, config) for tower, config in configs.items()]
         except CliprtError as error:
             return [*checks, _wrong("model", "identity", str(error))]
-        return checks + check_towers(towers, self._ask, thorough=True)
+        return checks + check_towers(towers, self._ask, thorough=thorough)
 
     def _one_card(self, configs: dict[str, Any]) -> Card:
         """The card that all towers carry."""

@@ -132,9 +132,12 @@ def wrong(report: Report) -> dict[str, str]:
     }
 
 
+@pytest.mark.parametrize("thorough", [False, True])
 @pytest.mark.parametrize("model", ["clip", "eight"])
-def test_sound_models_are_healthy(served: Served, model: str, bundle: Bundle) -> None:
-    report = check_server(served.address, model=model)
+def test_sound_models_are_healthy(
+    served: Served, model: str, bundle: Bundle, thorough: bool
+) -> None:
+    report = check_server(served.address, model=model, thorough=thorough)
     assert (report.status, wrong(report)) == ("good", {})
     assert report.space == bundle.card.space
     looked_at = {f"{check.where} {check.what}" for check in report.checks}
@@ -158,11 +161,14 @@ BREAKS = {
 }
 
 
+@pytest.mark.parametrize("thorough", [False, True])
 @pytest.mark.parametrize("mode", BREAKS)
-def test_broken_towers_are_told_with_their_own_reason(served: Served, mode: str) -> None:
+def test_broken_towers_are_told_with_their_own_reason(
+    served: Served, mode: str, thorough: bool
+) -> None:
     what, found = BREAKS[mode]
     with served.switch.broken(mode):
-        report = check_server(served.address)
+        report = check_server(served.address, thorough=thorough)
     assert report.status == "wrong"
     assert list(wrong(report)) == [what]
     assert found in wrong(report)[what]
@@ -180,14 +186,16 @@ def test_the_health_model_fails_on_them_and_recovers(served: Served, mode: str) 
     assert served.probe_until('"healthy":true')[0] == 200
 
 
-def test_answers_in_the_wrong_order_are_noticed(served: Served) -> None:
+@pytest.mark.parametrize("thorough", [False, True])
+def test_answers_in_the_wrong_order_are_noticed(served: Served, thorough: bool) -> None:
     with served.switch.broken("order"):
-        report = check_server(served.address)
+        report = check_server(served.address, thorough=thorough)
     assert list(wrong(report)) == ["image batch"]
 
 
-def test_weights_of_another_checkpoint_are_noticed(served: Served) -> None:
-    report = check_server(served.address, model="swapped")
+@pytest.mark.parametrize("thorough", [False, True])
+def test_weights_of_another_checkpoint_are_noticed(served: Served, thorough: bool) -> None:
+    report = check_server(served.address, model="swapped", thorough=thorough)
     assert list(wrong(report)) == ["image known answers"]
     assert "(at least 0.999999)" in wrong(report)["image known answers"]
 
