@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from cliprt._bundle import open_bundle
+from cliprt._connection_options import ConnectionOptions, connection_options
 from cliprt._console import out, print_table
 from cliprt._health import Report
 from cliprt._server_health import check_server
@@ -38,6 +39,7 @@ _EXIT = {"good": 0, "wrong": 1, "busy": 3}
     "many pictures and texts.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@connection_options
 @click.pass_context
 def health(
     context: click.Context,
@@ -47,6 +49,7 @@ def health(
     timeout_s: float,
     thorough: bool,
     as_json: bool,
+    via: ConnectionOptions,
 ) -> None:
     """Ask the live model at ADDRESS (host:port of gRPC) for known answers.
 
@@ -55,9 +58,10 @@ def health(
     too busy to be asked for all and nothing was wrong.
     """
     opened = None if bundle is None else open_bundle(bundle)
+    connection = via.to(address)
     try:
         report = check_server(
-            address, model=model, bundle=opened, thorough=thorough, timeout_s=timeout_s
+            connection, model=model, bundle=opened, thorough=thorough, timeout_s=timeout_s
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None

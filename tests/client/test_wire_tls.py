@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import trustme
+from click.testing import CliRunner
 from wire_models import ONE, write_wire_repository
 
 from cliprt import Connection, ServerError, ServerUnavailable, Tls
 from cliprt._grpc import TritonChannel
+from cliprt._health_cli import health
 from cliprt_triton import ServerTls, TritonServer
 
 HOSTS = ("localhost", "127.0.0.1")
@@ -89,6 +91,17 @@ def test_plain_text_to_a_server_with_tls(server: TritonServer) -> None:
 def test_tls_to_a_server_without(wire_server: TritonServer) -> None:
     with pytest.raises(ServerError, match="it speaks plain text, not TLS; leave tls out"):
         ask(wire_server.address, Tls(ca=OURS))
+
+
+def test_a_command_asks_over_tls(server: TritonServer, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(OURS)
+    (tmp_path / "token").write_text("secret")
+    tls = ["--tls-ca", str(tmp_path / "ca.pem"), "--token-file", str(tmp_path / "token")]
+    found = CliRunner().invoke(health, [server.address, *tls])
+    assert found.exit_code == 1
+    # It was asked, and has no such model.
+    assert "serves neither clip_image nor clip_text" in found.output
+    assert "serves neither" not in CliRunner().invoke(health, [server.address]).output
 
 
 def test_tls_to_nobody() -> None:
