@@ -18,11 +18,18 @@ from cliprt._errors import (
     ServerError,
     ServerUnavailable,
 )
-from cliprt._names import OVERLOAD_TEXTS
+from cliprt._names import OVERLOAD_TEXTS, UNHEALTHY_TEXT
 
 _MODEL_TEXTS = ("unknown model", "no available versions", "is not ready", "requested model '")
 
 _PORTS = "8001 by default, not the HTTP port 8000 or the metrics port 8002"
+
+# A dead server and one that refuses have the same status. gRPC and proxies speak of the network.
+_OF_THE_NETWORK = re.compile(
+    r"connect|socket|transport|channel|address|resol|lookup|dns|goaway|keepalive|\bping|stream|"
+    r"http|endpoint|network|\bhost|pipe|tcp|recvmsg|sendmsg|handshake|ipv[46]:|unix:|upstream"
+)
+_STOPPING_TEXTS = ("server is stopping", "has stopped accepting", "server not ready")
 
 # What Triton puts before the words of a model: once for each ensemble, and the request's name.
 _PREFIX = re.compile(r"^(in ensemble '[^']*', |\[request id: [^\]]*\] )+")
@@ -76,6 +83,9 @@ def translate(error: Any, connection: Connection, timeout_s: float, *, lost: boo
             f"{address} did not answer within {timeout_s:g} s; try again, pass a longer timeout_s, "
             "or send smaller batches"
         )
+    if code == grpc.StatusCode.UNAVAILABLE and UNHEALTHY_TEXT in text:
+        # First: it may quote any of what follows.
+        return ServerError(f"the server at {address} says: {details}")
     if code == grpc.StatusCode.INVALID_ARGUMENT and (item := _ITEM.match(details)):
         return InvalidInput(item[3], index=int(item[2]), what=item[1])
     if any(sign in text for sign in OVERLOAD_TEXTS):
@@ -92,6 +102,15 @@ def translate(error: Any, connection: Connection, timeout_s: float, *, lost: boo
         return ServerUnavailable(f"{address} cancelled the request, it is probably shutting down")
     if code == grpc.StatusCode.UNAVAILABLE and "protocol is restricted" in text:
         return _restricted(address, details)
+    if code == grpc.StatusCode.UNAVAILABLE and any(sign in text for sign in _STOPPING_TEXTS):
+        return ServerUnavailable(
+            f"the server at {address} is about to stop or to start ({details}); wait before trying "
+            "again"
+        )
+    if code == grpc.StatusCode.UNAVAILABLE and text and not _OF_THE_NETWORK.search(text):
+        return ServerError(
+            f"the server at {address} is there and refuses the request: {details}; see its log"
+        )
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
         return _unreachable(connection, details)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):

@@ -29,6 +29,9 @@ OVERLOAD_TEXTS = ("exceeds maximum queue size", "request timeout expired")
 The status is that of a dead server or of a failed model; only the text differs.
 """
 
+UNHEALTHY_TEXT = "is not healthy: "
+"""What a health model says of towers that answer wrongly, with the status of a dead server."""
+
 LIMITS_PARAMETER = "cliprt_limits"
 """Key under which a model that takes files or strings carries the bounds on them, as JSON."""
 

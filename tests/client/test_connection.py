@@ -18,6 +18,7 @@ from cliprt import (
     Overloaded,
     Retry,
     ServerError,
+    ServerUnavailable,
     Tls,
 )
 from cliprt._grpc_errors import translate
@@ -150,6 +151,40 @@ REQUEST = "[request id: <id_unknown>] "
             "can queue (Exceeds maximum queue size)",
         ),
         (grpc.StatusCode.NOT_FOUND, "no", ModelUnavailable, "shutting down"),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "clip is not healthy: image answers: Exceeds maximum queue size",
+            ServerError,
+            "localhost:1 says: clip is not healthy: image answers: Exceeds",
+        ),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            REQUEST + "the tower is being warmed",
+            ServerError,
+            "localhost:1 is there and refuses the request: the tower is being warmed",
+        ),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "Server is stopping, scheduler for model has stopped accepting new inference requests",
+            ServerUnavailable,
+            "wait before trying again",
+        ),
+        *(
+            (grpc.StatusCode.UNAVAILABLE, words, ServerUnavailable, "no Triton gRPC server")
+            for words in (
+                "",
+                "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:8001: "
+                "Failed to connect to remote host: Connection refused",
+                "recvmsg:Connection reset by peer",
+                "Socket closed",
+                "GOAWAY received",
+                "keepalive timeout",
+                "Broken pipe",
+                "Received http2 header with status: 503",
+                "upstream connect error or disconnect/reset before headers",
+                "no healthy upstream",
+            )
+        ),
         (grpc.StatusCode.UNAUTHENTICATED, "no", ServerError, "check auth and metadata"),
     ],
 )

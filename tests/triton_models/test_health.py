@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from conftest import ROOT
 from safetensors.numpy import load_file, save_file
 
-from cliprt import Bundle, Overloaded
+from cliprt import Bundle, Overloaded, ServerError
 from cliprt._connection import Connection
 from cliprt._grpc import PendingTensor, TritonChannel
 from cliprt._health import Report
@@ -183,6 +183,16 @@ def test_the_health_model_fails_on_them_and_recovers(served: Served, mode: str) 
     assert status == 503
     assert f"clip is not healthy: {what}: " in content
     assert found in content
+    assert served.probe_until('"healthy":true')[0] == 200
+
+
+def test_over_grpc_the_health_model_is_no_dead_server(served: Served) -> None:
+    channel = TritonChannel(Connection(served.address, retry=None))
+    with served.switch.broken("nan"):
+        served.probe_until("not healthy")
+        with pytest.raises(ServerError, match="says: clip is not healthy: image numbers: "):
+            channel.infer("clip_health", {"probe": np.zeros(1, np.uint8)}, "healthy", 20).result()
+    channel.close()
     assert served.probe_until('"healthy":true')[0] == 200
 
 

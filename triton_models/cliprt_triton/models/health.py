@@ -20,7 +20,7 @@ from cliprt._bundle import GOLDEN
 from cliprt._errors import CliprtError, ServerError
 from cliprt._health import LiveTower, Question, Report, check_towers, report_of
 from cliprt._known import Known
-from cliprt._names import PIXELS, TOKENS
+from cliprt._names import PIXELS, TOKENS, UNHEALTHY_TEXT
 from cliprt._standing_check import StandingCheck
 from cliprt_triton._health import HEALTH_PARAMETER, Asked
 from cliprt_triton.models._backend import Setup, answer, ask_tower, pb_utils
@@ -98,7 +98,7 @@ class TritonPythonModel:
 def _response(report: Report) -> Any:
     if not report.healthy:
         error = pb_utils().TritonError(
-            f"{report.model} is not healthy: {report.problems()}",
+            f"{report.model} {UNHEALTHY_TEXT}{report.problems()}",
             pb_utils().TritonError.UNAVAILABLE,
         )
         return pb_utils().InferenceResponse(error=error)
