@@ -6,6 +6,7 @@ every call a finite deadline, and leaves the status code of a failure readable.
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from collections.abc import Mapping
@@ -21,12 +22,15 @@ from cliprt._errors import CliprtError, ClosedError, ServerError
 from cliprt._grpc_errors import translate
 from cliprt._pending import DATATYPES, Payload, PendingTensor
 from cliprt._shared_memory import SharedInputs
+from cliprt._sparing import QUEUE_GRACE_S, Deadlines, needs_sparing
 from cliprt._statistics import ModelStatistics, read_statistics
 
 __all__ = ["PendingTensor", "TritonChannel"]
 
 # A connection that is gone is known to be at once; a server that is there need not hurry.
 _SIGN_OF_LIFE_S = 0.2
+
+_VERSION_TIMEOUT_S = 10.0
 
 # Channels of this process, and those that a forked child got from its parent. The latter must
 # never be finalised there: that waits for threads of gRPC which the child does not have.
@@ -43,6 +47,7 @@ class TritonChannel:
     Attributes:
         connection: how the server is reached.
         address: its endpoints as text, for messages.
+        deadlines: those that are kept here and not by the server.
     """
 
     def __init__(self, connection: Connection | str) -> None:
@@ -58,6 +63,9 @@ class TritonChannel:
         self.address = connection.address
         self._closed = False
         self._answered = False
+        self._asked = False
+        self._spares = True
+        self.deadlines = Deadlines()
         self._process = os.getpid()
         self._channel = open_channel(connection)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
@@ -74,6 +82,11 @@ class TritonChannel:
         """Whether requests outlast a server that is gone for a while."""
         retry = self.connection.retry
         return retry is not None and retry.wait_for_server and self._answered
+
+    @property
+    def spares_server(self) -> bool:
+        """Whether the server must not see deadlines and cancellations; until it is known, yes."""
+        return self._spares
 
     def close(self) -> None:
         """Closes the connection; calls under way are cancelled. A second call does nothing."""
@@ -155,6 +168,10 @@ class TritonChannel:
         )
         if priority is not None:
             request.parameters["priority"].uint64_param = priority
+        if self._spares:
+            # In the queue it is dropped all the same, where the model's policy permits.
+            waits_s = timeout_s + QUEUE_GRACE_S
+            request.parameters["timeout"].int64_param = math.ceil(waits_s * 1e6)
         payload = self._shared.place(request, inputs, timeout_s) if self._shared else None
         return PendingTensor(self, payload or _Inline(request, inputs), output, timeout_s)
 
@@ -163,14 +180,27 @@ class TritonChannel:
     def start(self, request: Any, timeout_s: float) -> Any:
         """Starts a call of inference and returns gRPC's future."""
         try:
+            metadata = self._metadata()
+            if not self._asked:
+                self._asked = True
+                version = self._stub.ServerMetadata.future(
+                    service_pb2.ServerMetadataRequest(),
+                    timeout=_VERSION_TIMEOUT_S,
+                    metadata=metadata,
+                )
+                version.add_done_callback(self._learn_version)
             return self._stub.ModelInfer.future(
                 request,
                 timeout=timeout_s,
-                metadata=self._metadata(),
+                metadata=metadata,
                 wait_for_ready=self.waits_for_server,
             )
         except ValueError as error:
             raise self.translate(error, timeout_s) from None
+
+    def _learn_version(self, call: Any) -> None:
+        if call.code() == grpc.StatusCode.OK:
+            self._spares = needs_sparing(str(call.result().version))
 
     def has_answered(self) -> None:
         """The server is the right one: from now on it may be waited for."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._errors import ServerError
+from cliprt._sparing import GRACE_S, Expired
 
 if TYPE_CHECKING:
     from cliprt._grpc import TritonChannel
@@ -55,7 +56,9 @@ class PendingTensor:
         # A plain future of its own, because one answer may take more than one call.
         self._outcome: Future[Any] = Future()
         self._lock = threading.Lock()
-        self._cancelled = False
+        self._cancelled = self._settled = False
+        # One answer from the beginning to the end.
+        self._sparing = channel.spares_server
         self._may_resend = channel.waits_for_server
         self._call: Any = None
         try:
@@ -63,6 +66,8 @@ class PendingTensor:
         except BaseException:
             payload.release()
             raise
+        if self._sparing:
+            channel.deadlines.add(self._deadline, self._expire)
 
     def result(self) -> NDArray[Any]:
         """Waits for the answer.
@@ -95,11 +100,18 @@ class PendingTensor:
         return self._outcome.done()
 
     def cancel(self) -> None:
-        """Tells the server that nobody waits any more; what it still has queued is dropped."""
+        """Tells the server that nobody waits any more; what it still has queued is dropped.
+
+        A server that this can crash is not told, and answers nobody.
+        """
+        if self._channel.foreign:
+            return
         with self._lock:
             self._cancelled = True
             call = self._call
-        if not self._channel.foreign:
+        if self._sparing:
+            self._settle(None, grpc.FutureCancelledError())
+        else:
             call.cancel()
 
     def add_done_callback(self, callback: Callable[[PendingTensor], object]) -> None:
@@ -115,10 +127,10 @@ class PendingTensor:
     def _send(self, request: Any) -> None:
         remaining = max(0.0, self._deadline - time.monotonic())
         # Not under the lock: a call that has ended already calls back from here.
-        call = self._channel.start(request, remaining)
+        call = self._channel.start(request, remaining + GRACE_S if self._sparing else remaining)
         with self._lock:
             self._call, cancelled = call, self._cancelled
-        if cancelled:
+        if cancelled and not self._sparing:
             call.cancel()
         call.add_done_callback(self._ended)
 
@@ -127,15 +139,15 @@ class PendingTensor:
         try:
             if call.code() == grpc.StatusCode.OK:
                 self._channel.has_answered()
-                self._settle(call.result(), None)
+                self._end(call.result(), None)
                 return
             request = None if self._cancelled else self._another(call)
             if request is None:
-                self._settle(None, _failure(call))
+                self._end(None, _failure(call))
             else:
                 self._send(request)
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
-            self._settle(None, error)
+            self._end(None, error)
 
     def _another(self, call: Any) -> Any | None:
         """What to send once more, or None: first what the server could not find, then a lost one.
@@ -151,8 +163,20 @@ class PendingTensor:
             return self._payload.request
         return request
 
-    def _settle(self, response: Any, error: BaseException | None) -> None:
+    def _expire(self) -> None:
+        """Nobody waits any longer, though the server may not know."""
+        self._settle(None, Expired())
+
+    def _end(self, response: Any, error: BaseException | None) -> None:
+        """The last call has ended: the server reads the inputs no more."""
         self._payload.release()
+        self._settle(response, error)
+
+    def _settle(self, response: Any, error: BaseException | None) -> None:
+        with self._lock:
+            if self._settled:
+                return
+            self._settled = True
         if error is None:
             self._outcome.set_result(response)
         else:

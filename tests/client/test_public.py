@@ -31,7 +31,14 @@ PUBLIC = {
         "Fidelity", "MeasuredOn", "Verification", "export_checkpoint", "export_random",
         "read_certificate", "read_engine_certificate", "verify_bundle", "verify_engines",
     },
-    "cliprt_triton": {"Policy", "ServerTls", "TritonServer", "openai_app", "write_repository"},
+    "cliprt_triton": {
+        "Policy",
+        "Restarts",
+        "ServerTls",
+        "TritonServer",
+        "openai_app",
+        "write_repository",
+    },
 }  # fmt: skip
 
 

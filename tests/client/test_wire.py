@@ -163,6 +163,7 @@ def test_without_retries_a_full_queue_is_an_error(wire_server: TritonServer) -> 
 
 def test_the_server_drops_what_is_cancelled_in_its_queue(channel: TritonChannel) -> None:
     channel.infer("slow", ONE, "value", 20).result()  # nothing else is under way any more
+    channel._asked, channel._spares = True, False  # as with a Triton that need not be spared
     before = channel.statistics("slow", 20)
     first = channel.infer("slow", ONE, "value", 20)
     waiting = [channel.infer("slow", ONE, "value", 20) for _ in range(3)]

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from processes import servers_at, shared_memory
 
 from cliprt import Bundle, Client, ServerStartError, ServerUnavailable
 from cliprt_triton import TritonServer, _install, write_repository
@@ -22,17 +23,6 @@ from cliprt_triton._server import _why
 @pytest.fixture
 def repository(small_bundle: Bundle, tmp_path: Path) -> Path:
     return write_repository(small_bundle, tmp_path / "repository")
-
-
-def servers_at(address: str) -> list[str]:
-    """Processes that were told to listen at an address."""
-    lines = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True)
-    port = address.strip().rsplit(":", 1)[1]
-    return [line for line in lines.stdout.splitlines() if f"--grpc-port={port} " in line]
-
-
-def shared_memory() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if name.startswith("cliprt-")}  # noqa: PTH208
 
 
 def stand_in(folder: Path, commands: str) -> Path:
@@ -277,9 +267,9 @@ def test_the_command_says_why_it_cannot_serve(small_bundle: Bundle, tmp_path: Pa
     assert len(busy.stderr.splitlines()) == 1
 
 
-def test_a_server_that_dies_ends_the_command(small_bundle: Bundle) -> None:
+def test_without_restarts_a_server_that_dies_ends_the_command(small_bundle: Bundle) -> None:
     command = [sys.executable, "-m", "cliprt", "serve", str(small_bundle.path)]
-    ports = ["--grpc-port", "0", "--metrics-port", "0"]
+    ports = ["--grpc-port", "0", "--metrics-port", "0", "--restarts", "0"]
     with subprocess.Popen(
         [*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -5,5 +5,6 @@ from cliprt_triton._policy import Policy
 from cliprt_triton._repository import write_repository
 from cliprt_triton._server import TritonServer
 from cliprt_triton._server_flags import ServerTls
+from cliprt_triton._supervision import Restarts
 
-__all__ = ["Policy", "ServerTls", "TritonServer", "openai_app", "write_repository"]
+__all__ = ["Policy", "Restarts", "ServerTls", "TritonServer", "openai_app", "write_repository"]

@@ -20,6 +20,7 @@ from cliprt_triton._repository import write_repository
 from cliprt_triton._runtime import Runtime
 from cliprt_triton._server import TritonServer
 from cliprt_triton._server_flags import ServerTls
+from cliprt_triton._supervision import Restarts
 
 # Ctrl-C, a supervisor, a closed terminal.
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -89,6 +90,13 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
     envvar="CLIPRT_ADMIN_SECRET",
     help="Let who sends this secret load models, trace and change logging.",
 )
+@click.option(
+    "--restarts",
+    default=Restarts.most,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Crashes of tritonserver within a minute that are survived; 0 never starts it again.",
+)
 @front_options
 def serve(
     bundle: Path,
@@ -109,6 +117,7 @@ def serve(
     shared_memory: bool,
     response_cache_bytes: int | None,
     admin_secret: str | None,
+    restarts: int,
     front: FrontOptions,
 ) -> None:
     """Serve BUNDLE on a Triton server until Ctrl-C or SIGTERM."""
@@ -149,6 +158,7 @@ def serve(
                 shared_memory=shared_memory,
                 response_cache_bytes=response_cache_bytes,
                 admin_secret=admin_secret,
+                restarts=Restarts(restarts, tell=_tell_of_crash) if restarts else None,
             ) as server:
 
                 def tell() -> None:
@@ -164,18 +174,19 @@ def serve(
 
                 if openai is None:
                     tell()
-                    status = server.wait()
+                    server.wait()
                 else:
                     app = front.app(server.address, model=name, limits=limits)
                     told = openai.run(app, server.wait, signals=_STOPPING, on_ready=tell)
                     if told is None:
                         return
-                    status = told
-                raise click.ClickException(
-                    f"tritonserver ended by itself with status {status}; see {server.log}"
-                )
+                raise click.ClickException(f"{server.reason}; see {server.log}")
         except _Stop:
             pass
+
+
+def _tell_of_crash(line: str) -> None:
+    click.echo(f"Warning: {line}", err=True)
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from cliprt_triton._server_flags import (
     cache_arguments,
     keepalive_arguments,
 )
+from cliprt_triton._supervision import Restarts, Supervisor
 
 # Triton ends within this time after a SIGTERM; then it is killed.
 _GRACE_S = 10
@@ -72,10 +74,12 @@ class TritonServer:
         shared_memory: bool = False,
         response_cache_bytes: int | None = None,
         admin_secret: str | None = None,
+        restarts: Restarts | None = None,
     ) -> None:
         """Starts the server and waits until all its models are ready.
 
-        The server ends when the calling thread ends; start it from one that lives as long.
+        Without restarts the server ends when the calling thread ends; start it from one that lives
+        as long. With them it ends with the program.
 
         Args:
             repository: the model repository.
@@ -95,6 +99,7 @@ class TritonServer:
             admin_secret: who sends it as the header ``triton-grpc-protocol-cliprt-secret`` may
                 load models, trace and change logging (and use shared memory); None lets nobody.
                 Users of this machine can read it among the server's arguments.
+            restarts: how often a server that crashed is started again; None leaves it ended.
 
         Raises:
             ServerStartError: no tritonserver was found, a port is taken, or it did not come up.
@@ -107,6 +112,7 @@ class TritonServer:
         self.log = Path(log) if log else _default_log(ports[0])
         self._work = tempfile.TemporaryDirectory(prefix="cliprt-triton-", dir=_plain_folder())
         self._process: subprocess.Popen[bytes] | None = None
+        self._supervisor: Supervisor | None = None
         try:
             work = Path(self._work.name)
             install = find_tritonserver(tritonserver, work)
@@ -114,8 +120,10 @@ class TritonServer:
                 install = prepare(install, work)
             # The Python backend cannot take a path with spaces; a link gives any path a plain name.
             (work / "models").symlink_to(Path(repository).resolve())
+            # Two servers on one machine must not meet in shared memory.
+            regions = f"cliprt-{os.getpid()}-{ports[0]}-{secrets.token_hex(4)}-"
             arguments = [
-                *_arguments(work / "models", host, ports[0], ports[1], http),
+                *_arguments(work / "models", host, ports[0], ports[1], http, regions),
                 *keepalive_arguments(),
                 *cache_arguments(install, response_cache_bytes),
                 *access_arguments(
@@ -126,25 +134,48 @@ class TritonServer:
                 ),
                 *(tls.arguments() if tls else ()),
             ]
-            self._process = self._start(install, arguments)
-            self._wait_until_ready(ready_timeout_s, self._metrics_ready if tls else None)
+            start = partial(self._start, install, arguments)
+            ready = self._metrics_ready if tls else None
+            wait = partial(self._wait_until_ready, ready_timeout_s, ready)
+            if restarts is None:
+                start()
+                wait()
+            else:
+                self._supervisor = Supervisor(
+                    restarts,
+                    start=start,
+                    wait_until_ready=wait,
+                    clear=partial(_remove_shared_memory, regions),
+                    log=self.log,
+                )
+                self._supervisor.begin()
         except BaseException:
             self.stop()
             raise
 
     @property
     def pid(self) -> int:
-        """Number of the tritonserver process, also after it has ended."""
+        """Number of the tritonserver process, also after it has ended; each restart changes it."""
         assert self._process is not None
         return self._process.pid
 
     def wait(self) -> int:
-        """Waits until the server ends by itself and returns its exit status."""
+        """Waits until the server ends by itself, for good, and returns its exit status."""
         assert self._process is not None
-        return self._process.wait()
+        return self._supervisor.wait() if self._supervisor else self._process.wait()
+
+    @property
+    def reason(self) -> str:
+        """Why it ended by itself, once ``wait`` has returned."""
+        if self._supervisor:
+            return self._supervisor.reason
+        assert self._process is not None
+        return f"tritonserver ended by itself with status {self._process.returncode}"
 
     def stop(self) -> None:
         """Ends the server: requests under way are answered, then it is gone, within seconds."""
+        if self._supervisor:
+            self._supervisor.forbid()
         process = self._process
         if process is not None and process.poll() is None:
             process.terminate()
@@ -154,6 +185,8 @@ class TritonServer:
                 # The backend's stubs share the process group and would outlive it.
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        if self._supervisor:
+            self._supervisor.join()
         self._work.cleanup()
 
     def __enter__(self) -> TritonServer:
@@ -171,8 +204,9 @@ class TritonServer:
         launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(install.binary)]
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("wb") as log:
-                return subprocess.Popen(
+            # What a crashed predecessor said stays.
+            with self.log.open("wb" if self._process is None else "ab") as log:
+                self._process = subprocess.Popen(
                     [*launch, *install.arguments, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -181,6 +215,7 @@ class TritonServer:
                     # Ctrl-C in a terminal reaches this program, which passes it on in order.
                     start_new_session=True,
                 )
+                return self._process
         except OSError as error:
             raise ServerStartError(
                 f"tritonserver cannot be started: {error}; its output goes to {self.log}, "
@@ -230,7 +265,12 @@ class TritonServer:
 
 
 def _arguments(
-    repository: Path, host: str, grpc_port: int, metrics_port: int, http_port: int | None
+    repository: Path,
+    host: str,
+    grpc_port: int,
+    metrics_port: int,
+    http_port: int | None,
+    regions: str,
 ) -> list[str]:
     arguments = [
         f"--model-repository={repository}",
@@ -242,12 +282,17 @@ def _arguments(
         f"--grpc-port={grpc_port}",
         f"--metrics-address={host}",
         f"--metrics-port={metrics_port}",
-        # Two servers on one machine must not meet in shared memory.
-        f"--backend-config=python,shm-region-prefix-name=cliprt-{os.getpid()}-{grpc_port}-",
+        f"--backend-config=python,shm-region-prefix-name={regions}",
     ]
     if http_port is None:
         return [*arguments, "--allow-http=false"]
     return [*arguments, f"--http-address={host}", f"--http-port={http_port}"]
+
+
+def _remove_shared_memory(regions: str) -> None:
+    """Frees what a server that crashed had in common with its models."""
+    for region in Path("/dev/shm").glob(f"{regions}*"):
+        region.unlink(missing_ok=True)
 
 
 def _free_port(host: str, port: int) -> int:

@@ -1,0 +1,19 @@
+"""What real Tritons leave on this machine: processes and shared memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+
+def servers_at(address: str) -> list[str]:
+    """Processes that were told to listen at an address."""
+    lines = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True)
+    port = address.strip().rsplit(":", 1)[1]
+    return [line for line in lines.stdout.splitlines() if f"--grpc-port={port} " in line]
+
+
+def shared_memory() -> set[str]:
+    """Regions of the servers that this process has started, by name."""
+    ours = f"cliprt-{os.getpid()}-"
+    return {name for name in os.listdir("/dev/shm") if name.startswith(ours)}  # noqa: PTH208
