@@ -270,8 +270,7 @@ def _known_ids(layers: Layers, tokens: Value, tower: TextTower) -> Value:
     """Ids outside the vocabulary as the nearest inside, [batch, length].
 
     Servers that hand tensors straight to the graph check no ids. Without this one such id fails the
-    whole batch in ONNX Runtime, and reads foreign memory in TensorRT. Not Clip, which TensorRT does
-    not take for integers.
+    whole batch in ONNX Runtime, and what TensorRT does with it is not defined.
     """
     graph = layers.graph
     least, most = (graph.constant(bound, np.int32) for bound in (0, tower.vocabulary - 1))

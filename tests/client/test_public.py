@@ -32,12 +32,7 @@ PUBLIC = {
         "read_certificate", "read_engine_certificate", "verify_bundle", "verify_engines",
     },
     "cliprt_triton": {
-        "Policy",
-        "Restarts",
-        "ServerTls",
-        "TritonServer",
-        "openai_app",
-        "write_repository",
+        "Policy", "Restarts", "ServerTls", "TritonServer", "openai_app", "write_repository",
     },
 }  # fmt: skip
 
