@@ -1,7 +1,7 @@
 """Watches the memory of client and server over many requests: ``make soak-check``.
 
 Requests of mixed shapes, good and bad, by every gRPC way in, from threads and from coroutines, some
-of them cancelled or late. Memory is read again and again, and what it grew by after a warm-up is
+of them given up. Memory is read again and again, and what it grew by after a warm-up is
 compared with a limit: that of Triton's own tests is 100 MB.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import struct
 import sys
@@ -18,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -38,6 +40,9 @@ from cliprt_triton import TritonServer, write_repository
 CHECKPOINT = Path(__file__).resolve().parent.parent / "demo" / "checkpoint"
 WORDS = "a picture of three small red circles on the left of two large blue stars".split()  # noqa: SIM905
 LIMIT_MB = 100
+
+# Good answers, refused pictures by the client and by the server, and deadlines that are too short.
+EXPECTED = {"answered", "InvalidInput", "INVALID_ARGUMENT", "DeadlineExceeded"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,6 @@ class Load:
             lambda: self.ensemble("clip_image_file", image=[self.file() for _ in range(2)]),
             lambda: self.ensemble("clip_image_file", image=[b"no picture"]),
             lambda: self.ensemble("clip", image=[self.file()], text=[self.text().encode()]),
-            self.cancelled,
         ]
 
     def one(self) -> None:
@@ -100,8 +104,6 @@ class Load:
             self.outcomes[type(error).__name__] += 1
         except grpc.RpcError as error:
             self.outcomes[error.code().name] += 1
-        except grpc.FutureCancelledError:
-            self.outcomes["cancelled"] += 1
 
     def few(self) -> int:
         return self._random.randint(2, 16)
@@ -120,12 +122,6 @@ class Load:
 
     def ensemble(self, model: str, **inputs: list[bytes]) -> None:
         self._future(model, inputs).result()
-
-    def cancelled(self) -> None:
-        future = self._future("clip_image_file", {"image": [self.file() for _ in range(8)]})
-        time.sleep(self._random.random() * 0.005)
-        future.cancel()
-        future.result()
 
     def _future(self, model: str, inputs: dict[str, list[bytes]]) -> Any:
         message = service_pb2.ModelInferRequest
@@ -156,7 +152,11 @@ def awaited(address: str, requests: int, tell: Callable[[], None]) -> None:
             async def one() -> None:
                 async with room:
                     words = choose.choices(WORDS, k=choose.randint(1, 40))
-                    await client.encode_text(" ".join(words))
+                    call = client.encode_text(" ".join(words))
+                    # A tenth is given up, by the client: bare cancellations can crash Triton 24.10.
+                    patience_s = 0.005 if choose.random() < 0.1 else None
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(call, patience_s)
                     tell()
 
             left = requests
@@ -170,8 +170,6 @@ def awaited(address: str, requests: int, tell: Callable[[], None]) -> None:
 
 def soak(server: TritonServer, requests: int, threads: int, console: Console) -> list[Reading]:
     """Sends all requests and reads the memory fifty times meanwhile."""
-    import os
-
     done, lock = 0, threading.Lock()
     readings: list[Reading] = []
     every = max(requests // 50, 1)
@@ -207,6 +205,8 @@ def soak(server: TritonServer, requests: int, threads: int, console: Console) ->
                 future.result()
     outcomes = sum((load.outcomes for load in loads), Counter())
     console.print(dict(outcomes))
+    if wrong := outcomes.keys() - EXPECTED:
+        raise click.ClickException(f"outcomes that none of these requests may have: {wrong}")
     return readings
 
 
