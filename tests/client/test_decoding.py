@@ -280,6 +280,8 @@ def test_bombs_cost_no_memory(processes: Decoder) -> None:
 
 SCRIPT = """
 import os, signal, sys, time
+# Shells start what runs in the background with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:] = {path!r}
 from bad_pictures import jpeg, spec
 from pictures import rgb
@@ -320,7 +322,10 @@ def test_no_process_outlives_a_signal_at_work(number: signal.Signals) -> None:
     with running:
         time.sleep(0.5)
         running.send_signal(number)
-        _, errors = running.communicate(timeout=60)
+        try:
+            _, errors = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert len(ids) >= 1
     assert ended(ids)
     # One traceback, of the program itself.
