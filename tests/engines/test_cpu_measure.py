@@ -45,8 +45,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
         monkeypatch.setattr(OnnxTower, "run", run)
         return closed
 
-    def loading(bundle: Bundle, graph: str, settings: CpuSettings) -> object:
-        tower = load(bundle, graph, settings)
+    def loading(path: Path, settings: CpuSettings) -> object:
+        tower = load(path, settings)
         assert isinstance(tower, OnnxTower)
         if settings.workers == BAD.workers:
             spoilt.append(tower)

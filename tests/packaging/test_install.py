@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from cliprt_triton import TritonServer
 
-COMMANDS = ("build", "compare", "convert", "export", "models", "repository", "serve", "verify")
+COMMANDS = (
+    "build", "compare", "convert", "export", "health", "models", "repository", "serve", "verify"
+)  # fmt: skip
 PACKAGES = {"cliprt", "cliprt_bench", "cliprt_engines", "cliprt_export", "cliprt_triton"}
 HEAVY = {
     "onnx", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx_bindings", "transformers", "ray",

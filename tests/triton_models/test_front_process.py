@@ -109,7 +109,7 @@ def test_the_page_works_as_it_stands(demo_bundle: Bundle) -> None:
 
 
 def test_a_triton_that_dies_ends_it(demo_bundle: Bundle) -> None:
-    with served(demo_bundle) as running:
+    with served(demo_bundle, "--restarts", "0") as running:
         pid = running.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGKILL)

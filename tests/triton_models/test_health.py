@@ -118,8 +118,7 @@ def served(
     break_tower(whole / "clip_image", version, switch)
     set_patience(whole, bundle, "clip", 4.0)
     swap_tower(whole / "swapped_image" / str(version), other_bundle)
-    for missing in ("half_text", "half_text_string"):
-        shutil.rmtree(whole / missing)
+    shutil.rmtree(whole / "half_text")
     forget_precision(whole / "old_image", version)
     with TritonServer(whole, http_port=0) as server:
         yield Served(server, switch)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from cliprt._bundle import CERTIFICATE, GOLDEN, Bundle
+from cliprt._extras import require
 from cliprt_engines import CpuSettings, chosen_settings
 
 SETTINGS_PARAMETER = "cliprt_settings"
@@ -33,6 +34,7 @@ def measured_settings(bundle: Bundle, precision: str) -> dict[str, CpuSettings]:
         BundleError: the bundle has no such towers.
         FidelityError: a tower does not answer right on this machine.
     """
+    require("onnxruntime", extra="serve")
     specs = {"image": bundle.card.image, "text": bundle.card.text}
     return {
         tower: chosen_settings(bundle, tower, precision)
