@@ -10,14 +10,14 @@ import base64
 import http.client
 import json
 import re
-import struct
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NoReturn, Protocol
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from wire import request_of, stub_of, tensors_of
 
 from cliprt import AsyncClient, Bundle, Client, InvalidInput, Limits
 from cliprt_engines import LocalClip
@@ -76,10 +76,9 @@ class EnsembleOverGrpc:
     """The ensembles, called with nothing but the protocol."""
 
     def __init__(self, address: str) -> None:
-        options = [("grpc.max_receive_message_length", -1)]
-        self._channel = grpc.insecure_channel(address, options=options)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self.close = self._channel.close
+        self._open = ExitStack()
+        self._stub = self._open.enter_context(stub_of(address))
+        self.close = self._open.close
 
     def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
         return self._infer("clip_image_file", "image", files)
@@ -88,19 +87,11 @@ class EnsembleOverGrpc:
         return self._infer("clip_text_string", "text", [as_bytes(text) for text in strings])
 
     def _infer(self, model: str, name: str, items: Sequence[bytes]) -> NDArray[np.float32]:
-        tensor = service_pb2.ModelInferRequest.InferInputTensor(
-            name=name, datatype="BYTES", shape=[len(items), 1]
-        )
-        request = service_pb2.ModelInferRequest(
-            model_name=model, inputs=[tensor], raw_input_contents=[prefixed(items)]
-        )
         try:
-            answer = self._stub.ModelInfer(request, timeout=60)
+            answer = self._stub.ModelInfer(request_of(model, {name: items}), timeout=60)
         except grpc.RpcError as error:
             refuse(error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details())
-        return np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(
-            answer.outputs[0].shape
-        )
+        return tensors_of(answer)["embedding"]
 
 
 class EnsembleOverHttp:
@@ -110,7 +101,7 @@ class EnsembleOverHttp:
         self._host = url.removeprefix("http://")
 
     def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
-        content = prefixed(files)
+        (content,) = request_of("", {"image": files}).raw_input_contents
         tensor = {
             "name": "image",
             "datatype": "BYTES",
@@ -148,7 +139,7 @@ class OpenAi:
         import openai
 
         self._openai = openai
-        self._client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        self._client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
         self.close = self._client.close
 
     def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
@@ -167,11 +158,6 @@ class OpenAi:
             message = re.sub(r"^input\[(\d+)\]: ", r"item \1: ", body["message"])
             refuse(error.status_code == 400, message)
         return np.array([item.embedding for item in answer.data], np.float32)
-
-
-def prefixed(items: Sequence[bytes]) -> bytes:
-    """BYTES elements as Triton takes them: each behind its length."""
-    return b"".join(struct.pack("<I", len(item)) + item for item in items)
 
 
 def as_bytes(text: str) -> bytes:

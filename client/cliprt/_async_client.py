@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from types import TracebackType
 from typing import Literal, TypeVar, overload
@@ -136,7 +136,7 @@ class AsyncClient:
         """Embeds pictures, as ``Client.encode_image``; they may also come one by one, awaited."""
         options = Options(on_error, batch_size, show_progress)
         await self.connect()
-        with Source(images) as source:
+        with closing(Source(images)) as source:
             return await self._run(
                 source, lambda: self._core.image_steps(source.items, options, timeout_s)
             )
@@ -178,7 +178,7 @@ class AsyncClient:
         """Embeds texts, as ``Client.encode_text``; they may also come one by one, awaited."""
         options = Options(on_error, batch_size, show_progress, truncate)
         await self.connect()
-        with Source(texts) as source:
+        with closing(Source(texts)) as source:
             return await self._run(
                 source,
                 lambda: self._core.text_steps(source.items, options, timeout_s),
@@ -194,7 +194,7 @@ class AsyncClient:
     ) -> NDArray[np.float32]:
         """Zero-shot classification, as ``Client.classify``."""
         await self.connect()
-        with Source(images) as source:
+        with closing(Source(images)) as source:
             return await self._run(
                 source, lambda: self._core.classify_steps(source.items, labels, timeout_s)
             )

@@ -9,7 +9,6 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from cliprt._steps import Pending, Steps
@@ -147,15 +146,8 @@ class Source:
                 return
             yield found
 
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Fetches nothing any more."""
         with self._lock:
             self._closed = True
             if self._fetching is not None:

@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 
 from cliprt._arguments import checked_labels, checked_timeout
 from cliprt._batch import Batch, Options, Result
-from cliprt._card import Card, ImageSpec, TextSpec, decode_card
+from cliprt._card import Card, ImageSpec, TextSpec
 from cliprt._connection import Connection
 from cliprt._decoding import Decoder, Decoding
-from cliprt._embedder import Embedder, closed, each_text
-from cliprt._errors import CliprtError, ClosedError, ModelUnavailable
+from cliprt._embedder import Embedder, each_text
+from cliprt._errors import CliprtError, ClosedError, ModelUnavailable, closed
 from cliprt._images import ImageInput
 from cliprt._limits import Limits
 from cliprt._names import (
-    CARD_PARAMETER,
     EMBEDDING,
     LENGTHS_PARAMETER,
     PIXELS,
@@ -32,6 +31,7 @@ from cliprt._names import (
     served_version,
 )
 from cliprt._profile import RequestTimes, Stopwatch
+from cliprt._served_bundle import carried_card, served_file
 from cliprt._statistics import ModelStatistics
 from cliprt._steps import Pending, Steps
 from cliprt._texts import TextTokenizer, parse_lengths
@@ -334,10 +334,8 @@ class Core:
 
     def _fetch_file(self, timeout_s: float, name: str) -> bytes:
         """One file of the served bundle, through the model that carries them."""
-        request = {"name": np.frombuffer(name.encode(), dtype=np.uint8)}
-        model = self._names.card
-        answer = self._channel().infer(model, request, "content", timeout_s, version=self._version)
-        return answer.result().tobytes()
+        model, version = self._names.card, self._version
+        return served_file(self._channel(), model, name, timeout_s, version=version)
 
     def _served_spec(self, spec: _Spec | None, tower: str) -> _Spec:
         """How a tower is fed, if the server has it."""
@@ -378,13 +376,12 @@ class Core:
         )
 
     def _read_card(self, name: str, config: Any) -> Card:
-        if CARD_PARAMETER not in config.parameters:
+        if (card := carried_card(config, f"{name} at {self._address}")) is None:
             raise ModelUnavailable(
                 f"the model {name} at {self._address} carries no card, so it was not made by "
                 "cliprt repository; make its repository again"
             )
-        text = config.parameters[CARD_PARAMETER].string_value
-        return decode_card(text, origin=f"{name} at {self._address}")
+        return card
 
     def _channel(self) -> TritonChannel:
         self.check_open()

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._card import ImageSpec
-from cliprt._errors import ClosedError, DeploymentError, ImageTooLarge, InvalidInput
+from cliprt._errors import DeploymentError, ImageTooLarge, InvalidInput, closed
 from cliprt._images import preprocess
 from cliprt._limits import Limits
 
@@ -238,11 +238,6 @@ def _end_all(workers: set[_Worker], owner: int) -> None:
         return
     for worker in list(workers):
         worker.stop()
-
-
-def closed() -> ClosedError:
-    """What a call after close() raises."""
-    return ClosedError("the client is closed; make a new one")
 
 
 def serve(descriptor: int) -> None:

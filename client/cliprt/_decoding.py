@@ -16,8 +16,8 @@ from PIL import Image
 
 from cliprt._card import ImageSpec
 from cliprt._cores import usable_cores
-from cliprt._decode_workers import DecodeWorkers, closed
-from cliprt._errors import InvalidInput
+from cliprt._decode_workers import DecodeWorkers
+from cliprt._errors import InvalidInput, closed
 from cliprt._images import ImageInput, encoded, preprocess
 from cliprt._limits import Limits
 

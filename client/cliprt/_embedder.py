@@ -24,10 +24,10 @@ from cliprt._card import Card
 from cliprt._decoding import Decoder
 from cliprt._errors import (
     CliprtError,
-    ClosedError,
     InvalidInput,
     ModelUnavailable,
     ServerError,
+    closed,
 )
 from cliprt._images import ImageInput, is_single_image
 from cliprt._known import NORM_TOLERANCE
@@ -294,8 +294,3 @@ def each_text(texts: str | Iterable[str]) -> Iterator[str]:
     """
     items = iter([texts]) if isinstance(texts, str) else iterate(texts, "texts")
     return chain([next(items)], items)
-
-
-def closed() -> ClosedError:
-    """What a call after close() raises."""
-    return ClosedError("the client is closed; make a new one")

@@ -128,3 +128,8 @@ class MissingExtra(DeploymentError, ImportError):
 
 class ClosedError(CliprtError):
     """The client has been closed."""
+
+
+def closed() -> ClosedError:
+    """What a call after close() raises."""
+    return ClosedError("the client is closed; make a new one")

@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cliprt._channel import open_channel
 from cliprt._connection import Connection, checked_token
-from cliprt._errors import CliprtError, ClosedError, ServerError
+from cliprt._errors import CliprtError, ClosedError, ServerError, closed
 from cliprt._grpc_errors import translate
 from cliprt._pending import DATATYPES, Payload, PendingTensor
 from cliprt._shared_memory import SharedInputs
@@ -222,7 +222,7 @@ class TritonChannel:
         """The error of cliprt that a failed call stands for."""
         # Once closed, gRPC fails in many ways: ValueError, CANCELLED, a cancelled future.
         if self._closed:
-            return ClosedError("the client is closed; make a new one")
+            return closed()
         if isinstance(error, grpc.FutureCancelledError):
             return ClosedError("the request was cancelled before it was answered")
         if isinstance(error, ValueError):

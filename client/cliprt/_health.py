@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cliprt._card import TextSpec
 from cliprt._errors import CliprtError, DeadlineExceeded, Overloaded
 from cliprt._known import NORM_TOLERANCE, Bar, Known, cosines
-from cliprt._texts import fitting_length
+from cliprt._texts import fill_up, is_cut_at_end, real_lengths
 
 Verdict: TypeAlias = Literal["good", "wrong", "busy"]
 
@@ -340,7 +340,7 @@ class _Examination:
             if place is None:
                 # The same tokens from behind: another text.
                 texts[row] = np.concatenate([texts[row][:1], texts[row][-2:0:-1], texts[row][-1:]])
-        return Question(self._tower.name, filled_up(texts, spec, self._tower.lengths)), list(places)
+        return Question(self._tower.name, fill_up(texts, spec, self._tower.lengths)), list(places)
 
 
 def text_of(tokens: NDArray[np.int32], spec: TextSpec) -> NDArray[np.int32]:
@@ -353,24 +353,7 @@ def text_of(tokens: NDArray[np.int32], spec: TextSpec) -> NDArray[np.int32]:
     Returns:
         int32 [length of the text, at least 2].
     """
-    if spec.fixed_length or spec.pooling not in ("end", "highest"):
+    if not is_cut_at_end(spec):
         return tokens
-    ends = tokens == (spec.end_id if spec.pooling == "end" else tokens.max())
-    return tokens[: max(2, int(ends.argmax()) + 1)] if ends.any() else tokens
-
-
-def filled_up(
-    texts: Sequence[NDArray[np.int32]], spec: TextSpec, lengths: Sequence[int]
-) -> NDArray[np.int32]:
-    """A batch of texts: int32 [n, length], of a length that the tower's callers use.
-
-    Args:
-        texts: each int32 [length].
-        spec: what fills them up.
-        lengths: the lengths that are used, ascending; empty where any is.
-    """
-    length = fitting_length(map(len, texts), lengths)
-    tokens = np.full((len(texts), length), spec.pad_id, dtype=np.int32)
-    for row, text in zip(tokens, texts, strict=True):
-        row[: len(text)] = text
-    return tokens
+    end_id = spec.end_id if spec.pooling == "end" else None
+    return tokens[: max(2, int(real_lengths(tokens[None], end_id)[0]))]

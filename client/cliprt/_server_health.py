@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._arguments import checked_timeout
 from cliprt._bundle import CERTIFICATE, GOLDEN, Bundle
-from cliprt._card import Card, decode_card
+from cliprt._card import Card
 from cliprt._connection import Connection
 from cliprt._errors import BundleError, CliprtError, DeadlineExceeded, ModelUnavailable
 from cliprt._health import Check, LiveTower, Question, Report, check_towers, report_of
 from cliprt._known import Known, bar_of
 from cliprt._names import (
-    CARD_PARAMETER,
     EMBEDDING,
     LENGTHS_PARAMETER,
     PIXELS,
@@ -28,6 +26,7 @@ from cliprt._names import (
     TOKENS,
     ModelNames,
 )
+from cliprt._served_bundle import carried_card, served_file
 from cliprt._texts import parse_lengths
 
 if TYPE_CHECKING:
@@ -120,10 +119,10 @@ class _Server:
         """The card that all towers carry."""
         cards = []
         for tower, config in configs.items():
-            if CARD_PARAMETER not in config.parameters:
+            card = carried_card(config, f"{config.name} at {self._channel.address}")
+            if card is None:
                 raise ModelUnavailable(f"the {tower} tower carries no card; {_AGAIN}")
-            text = config.parameters[CARD_PARAMETER].string_value
-            cards.append(decode_card(text, origin=f"{config.name} at {self._channel.address}"))
+            cards.append(card)
         if not cards:
             raise ModelUnavailable(
                 f"{self._channel.address} serves neither {self._names.image} nor "
@@ -170,10 +169,8 @@ class _Server:
 
     def _fetch(self, name: str, card: Card) -> bytes:
         """A file that the server hands out, if it is the one that the card names."""
-        request = {"name": np.frombuffer(name.encode(), dtype=np.uint8)}
         try:
-            answer = self._channel.infer(self._names.card, request, "content", self._left_s())
-            content = answer.result().tobytes()
+            content = served_file(self._channel, self._names.card, name, self._left_s())
         except CliprtError as error:
             raise ModelUnavailable(
                 f"{self._names.card} does not hand out {name} ({error}); {_AGAIN}, or pass --bundle"

@@ -105,12 +105,7 @@ class TextTokenizer:
             int32 [batch, length]. Length is the least welcome one that holds the longest text where
             the tower does not see what follows the end token, and the context for all others.
         """
-        context = self._spec.context_length
-        length = context if self._spec.fixed_length else fitting_length(map(len, ids), lengths)
-        tokens = np.full((len(ids), length), self._spec.pad_id, dtype=np.int32)
-        for row, text in zip(tokens, ids, strict=True):
-            row[: len(text)] = text
-        return tokens
+        return fill_up(ids, self._spec, lengths)
 
     def _by_library(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
         """Ids of each text, and whether it was cut, where tokenizer.json says everything."""
@@ -157,6 +152,18 @@ class TextTokenizer:
         return None
 
 
+def fill_up(
+    ids: Sequence[Sequence[int] | NDArray[np.int32]], spec: TextSpec, lengths: Sequence[int]
+) -> NDArray[np.int32]:
+    """A batch of tokenized texts; arguments and result as of ``TextTokenizer.pad``."""
+    context = spec.context_length
+    length = context if spec.fixed_length else fitting_length(map(len, ids), lengths)
+    tokens = np.full((len(ids), length), spec.pad_id, dtype=np.int32)
+    for row, text in zip(tokens, ids, strict=True):
+        row[: len(text)] = text
+    return tokens
+
+
 def parse_lengths(value: str) -> tuple[int, ...]:
     """The lengths that a text tower's configuration names under ``LENGTHS_PARAMETER``.
 
@@ -193,3 +200,27 @@ def text_of(data: bytes, index: int) -> str:
             "UTF-8",
             index=index,
         ) from None
+
+
+def is_cut_at_end(spec: TextSpec) -> bool:
+    """Whether nothing behind the token whose state counts can change an embedding."""
+    return not spec.fixed_length and spec.pooling in ("end", "highest")
+
+
+def real_lengths(tokens: NDArray[np.int32], end_id: int | None) -> NDArray[np.intp]:
+    """How many tokens of each text can change its embedding.
+
+    Args:
+        tokens: int32 [batch, length].
+        end_id: the token after which nothing counts; None where the one of the highest id is it.
+
+    Returns:
+        [batch], from 1 to length.
+    """
+    lengths: NDArray[np.intp]
+    if end_id is None:
+        lengths = tokens.argmax(axis=1) + 1
+    else:
+        ends = tokens == end_id
+        lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, tokens.shape[1])
+    return lengths

@@ -14,8 +14,8 @@ from cliprt._batch import Batch
 from cliprt._card import Card
 from cliprt._cores import usable_cores
 from cliprt._decoding import Decoder, Decoding
-from cliprt._embedder import Embedder, closed
-from cliprt._errors import CliprtError, ServerError
+from cliprt._embedder import Embedder
+from cliprt._errors import CliprtError, ServerError, closed
 from cliprt._limits import Limits
 from cliprt._names import PIXELS, TOKENS
 from cliprt_engines._cpu_settings import CpuSettings

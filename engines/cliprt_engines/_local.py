@@ -19,12 +19,13 @@ from cliprt._batch import Item, OnError, Options, Result
 from cliprt._bundle import TOKENIZER, Bundle, open_bundle
 from cliprt._card import Card, ImageSpec, TextSpec
 from cliprt._decoding import Decoding
-from cliprt._embedder import closed, each_text
+from cliprt._embedder import each_text
 from cliprt._errors import (
     BundleError,
     ClosedError,
     FidelityError,
     ModelUnavailable,
+    closed,
 )
 from cliprt._images import ImageInput
 from cliprt._limits import Limits

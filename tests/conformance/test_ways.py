@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
@@ -13,13 +11,14 @@ import numpy as np
 import pytest
 from cases import demo_pictures, texts
 from hostile import strings
+from http_front import running_front
 from numpy.typing import NDArray
 from PIL import Image
 from ways import Awaiting, Blocking, EnsembleOverGrpc, EnsembleOverHttp, InProcess, OpenAi, Way
 
 from cliprt import Bundle, InvalidInput, Limits
 from cliprt_engines import LocalClip
-from cliprt_triton import TritonServer, openai_app, write_repository
+from cliprt_triton import TritonServer, write_repository
 
 # Narrow, so that a test can go beyond them; each way is told the same ones.
 LIMITS = Limits(
@@ -42,21 +41,8 @@ def served(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def front(served: TritonServer) -> Iterator[str]:
-    """The HTTP front on a port of its own."""
-    import uvicorn
-
-    app = openai_app(served.address, limits=LIMITS)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}"
-        server.should_exit = True
-        thread.join(30)
+    with running_front(served.address, limits=LIMITS) as running:
+        yield running.url
 
 
 @pytest.fixture(scope="module", params=WAYS)

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from cliprt import Bundle, CliprtError, DeadlineExceeded, Overloaded, ServerError
-from cliprt._health import Check, LiveTower, Question, check_towers, filled_up, text_of
+from cliprt._health import Check, LiveTower, Question, check_towers, text_of
 from cliprt._known import Known, bar_of_folder
+from cliprt._texts import fill_up
 from cliprt_engines import OnnxTower
 
 Answer: TypeAlias = "NDArray[Any] | CliprtError"
@@ -158,5 +159,5 @@ def test_texts_are_cut_where_nothing_behind_them_is_seen(demo_bundle: Bundle) ->
     texts = [text_of(row, spec) for row in known]
     assert len(texts[0]) == 3
     assert all(text[-1] == spec.end_id for text in texts)
-    assert filled_up(texts[:1], spec, (16, 32)).shape == (1, 16)
-    assert filled_up(texts, spec, ()).tolist() == known.tolist()
+    assert fill_up(texts[:1], spec, (16, 32)).shape == (1, 16)
+    assert fill_up(texts, spec, ()).tolist() == known.tolist()

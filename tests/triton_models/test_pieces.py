@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cliprt._texts import real_lengths
 from cliprt_engines import CpuSettings
-from cliprt_triton.models._pieces import cut, real_lengths, take
+from cliprt_triton.models._pieces import cut, take
 
 
 @given(

@@ -8,12 +8,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cliprt._bundle import Bundle
-from cliprt._card import Card, decode_card
+from cliprt._card import Card
 from cliprt._errors import BundleError, CliprtError, ServerError
 from cliprt._health import LiveTower, Question, check_towers, in_words
 from cliprt._known import Known, bar_of_folder
 from cliprt._names import (
-    CARD_PARAMETER,
     EMBEDDING,
     LENGTHS_PARAMETER,
     PIXELS,
@@ -21,6 +20,7 @@ from cliprt._names import (
     TOKENS,
     served_version,
 )
+from cliprt._served_bundle import carried_card
 from cliprt._texts import parse_lengths
 
 # Of what is looked at, what is told where all is well.
@@ -33,11 +33,8 @@ def read_card(config: Any) -> Card | None:
     Args:
         config: Triton's ``ModelConfig`` message.
     """
-    if CARD_PARAMETER not in config.parameters:
-        return None
     try:
-        text = config.parameters[CARD_PARAMETER].string_value
-        return decode_card(text, origin=config.name)
+        return carried_card(config, config.name)
     except BundleError:
         return None
 

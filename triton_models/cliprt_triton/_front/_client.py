@@ -19,6 +19,7 @@ from cliprt import (
     ServerUnavailable,
 )
 from cliprt._names import ModelNames, served_version
+from cliprt._served_bundle import served_file
 
 if TYPE_CHECKING:
     from cliprt._grpc import TritonChannel
@@ -109,9 +110,7 @@ class FrontClient:
 
     def file(self, timeout_s: float, name: str) -> bytes:
         """A file of the served bundle; blocks."""
-        request = {"name": np.frombuffer(name.encode(), dtype=np.uint8)}
-        answer = self._channel.infer(self._names.card, request, "content", timeout_s)
-        return bytes(answer.result().tobytes())
+        return served_file(self._channel, self._names.card, name, timeout_s)
 
     async def close(self) -> None:
         """Closes the connection."""

@@ -41,22 +41,3 @@ def take(rows: NDArray[Any], piece: NDArray[np.intp]) -> NDArray[Any]:
         return rows[first : first + count]
     taken: NDArray[Any] = rows[piece]
     return taken
-
-
-def real_lengths(tokens: NDArray[np.int32], end_id: int | None) -> NDArray[np.intp]:
-    """How many tokens of each text can change its embedding.
-
-    Args:
-        tokens: int32 [batch, length].
-        end_id: the token after which nothing counts; None where the one of the highest id is it.
-
-    Returns:
-        [batch], from 1 to length.
-    """
-    lengths: NDArray[np.intp]
-    if end_id is None:
-        lengths = tokens.argmax(axis=1) + 1
-    else:
-        ends = tokens == end_id
-        lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, tokens.shape[1])
-    return lengths

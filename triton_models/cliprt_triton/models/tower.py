@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cliprt._errors import DeploymentError, InvalidInput
 from cliprt._names import PRECISION_PARAMETER, TOKENS
+from cliprt._texts import is_cut_at_end, real_lengths
 from cliprt_engines import CpuSettings, load_checked
 from cliprt_triton._python_tower import SETTINGS_PARAMETER
 from cliprt_triton.models._backend import (
@@ -21,7 +22,7 @@ from cliprt_triton.models._backend import (
     each_answered,
     each_tried,
 )
-from cliprt_triton.models._pieces import cut, real_lengths, take
+from cliprt_triton.models._pieces import cut, take
 
 GRAPH = "model.onnx"
 
@@ -51,11 +52,7 @@ class TritonPythonModel:
             _settings(setup.parameters),
         )
         # What follows the token whose state counts cannot change it in a causal tower.
-        self._shortens = (
-            self._text is not None
-            and not self._text.fixed_length
-            and self._text.pooling in ("end", "highest")
-        )
+        self._shortens = self._text is not None and is_cut_at_end(self._text)
         self._pool = ThreadPoolExecutor(
             self._settings.workers, thread_name_prefix=f"cliprt-{tower}"
         )
