@@ -12,17 +12,14 @@ import msgspec
 
 from cliprt._health import Check, Report, report_of
 
-_FRESH_S = 0.5
-"""How long a report holds at least, in seconds."""
+_HOLDS_S = 1.0
+"""How long a report holds, in seconds: who asks after that hears what is true now."""
 
-_SHARE = 10
-"""A report holds that many times as long as it took: probes cost a tenth of the server at most."""
+_SOON_S = 0.8
+"""Who has a report to fall back on waits no longer for the next one, in seconds.
 
-_SOON_S = 0.5
-"""Who has a report to fall back on waits no longer for the next one, in seconds."""
-
-_STALE_S = 10.0
-"""No report holds longer, however long it took."""
+Kubernetes gives a probe one second by default.
+"""
 
 
 class StandingCheck:
@@ -102,7 +99,7 @@ class StandingCheck:
             else:
                 self._verdict, self._judged = report.healthy, now
             self._last = report
-            self._until = now + max(_FRESH_S, min(_STALE_S, _SHARE * (now - self._begun)))
+            self._until = now + _HOLDS_S
             return report
 
     def _late(self, waited_s: float) -> Report:

@@ -44,13 +44,11 @@ def standing(
 
 @pytest.fixture
 def _never_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_standing_check, "_FRESH_S", 0.0)
-    monkeypatch.setattr(_standing_check, "_SHARE", 0)
+    monkeypatch.setattr(_standing_check, "_HOLDS_S", 0.0)
 
 
 def test_a_report_holds_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_standing_check, "_FRESH_S", 1e6)
-    monkeypatch.setattr(_standing_check, "_STALE_S", 1e6)
+    monkeypatch.setattr(_standing_check, "_HOLDS_S", 1e6)
     checks = Checks("good")
     with standing(checks) as one:
         assert {one.report().status for _ in range(50)} == {"good"}
