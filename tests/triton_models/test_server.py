@@ -17,7 +17,7 @@ from processes import servers_at, shared_memory
 
 from cliprt import Bundle, Client, ServerStartError, ServerUnavailable
 from cliprt_triton import TritonServer, _install, write_repository
-from cliprt_triton._server import _why
+from cliprt_triton._server import _free_ports, _why
 
 
 @pytest.fixture
@@ -80,6 +80,11 @@ def test_two_servers_live_side_by_side(repository: Path) -> None:
         Client(second.address) as two,
     ):
         assert (one.encode_text("a") == two.encode_text("a")).all()
+
+
+def test_free_ports_are_different_ones() -> None:
+    ports = _free_ports("127.0.0.1", *[0] * 500)
+    assert len(set(ports)) == 500
 
 
 def test_a_taken_port_is_named(repository: Path) -> None:

@@ -13,6 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -104,8 +105,9 @@ class TritonServer:
         Raises:
             ServerStartError: no tritonserver was found, a port is taken, or it did not come up.
         """
-        ports = [_free_port(host, port) for port in (grpc_port, metrics_port)]
-        http = None if http_port is None else _free_port(host, http_port)
+        asked = (grpc_port, metrics_port, *(() if http_port is None else (http_port,)))
+        ports = _free_ports(host, *asked)
+        http = None if http_port is None else ports[2]
         self.address = f"{host}:{ports[0]}"
         self.metrics_url = f"http://{host}:{ports[1]}/metrics"
         self.http_url = None if http is None else f"http://{host}:{http}"
@@ -295,19 +297,28 @@ def _remove_shared_memory(regions: str) -> None:
         region.unlink(missing_ok=True)
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port itself if it is free, or a free one for 0."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+def _free_ports(host: str, *ports: int) -> list[int]:
+    """The ports themselves if they are free, and free ones for 0; each another one."""
+    with ExitStack() as stack:
+        # All are held until the last is found, so that none is found twice.
+        probes = [stack.enter_context(_bound(host, port)) for port in ports]
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if port:
         # As servers do: connections of a predecessor that still wait do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ServerStartError(
-                f"cannot listen on {host}:{port} ({reason}); choose another address or port"
-            ) from None
-        return int(probe.getsockname()[1])
+    try:
+        probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        probe.close()
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ServerStartError(
+            f"cannot listen on {host}:{port} ({reason}); choose another address or port"
+        ) from None
+    return probe
 
 
 def _default_log(port: int) -> Path:
