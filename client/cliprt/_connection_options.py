@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ class ConnectionOptions:
     tls: Tls | None
     token: str | None
 
-    def to(self, endpoint: str) -> Connection:
+    def to(self, endpoint: str | Sequence[str]) -> Connection:
         """How this endpoint is reached.
 
         Args:
-            endpoint: ``host:port`` or ``dns:///name:port``.
+            endpoint: ``host:port`` or ``dns:///name:port``, or a list of ``host:port``.
 
         Raises:
             click.UsageError: it is malformed, or the token would travel there in plain text.
@@ -40,8 +40,8 @@ class ConnectionOptions:
             plain = Connection(endpoint, tls=self.tls)
             if self.token is not None and self.tls is None and not plain.local:
                 raise click.UsageError(
-                    f"the token would travel to {endpoint} in plain text; use --tls, or --tls-ca "
-                    "with the authority that signed its certificate"
+                    f"the token would travel to {plain.address} in plain text; use --tls, or "
+                    "--tls-ca with the authority that signed its certificate"
                 )
             return Connection(endpoint, tls=self.tls, auth=self.token)
         except ValueError as error:

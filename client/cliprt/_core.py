@@ -157,6 +157,11 @@ class Core:
                 self.close()
                 raise closed()
 
+    def most(self, tower: str) -> int:
+        """Items of the greatest batch that the server computes at once; 0 without that tower."""
+        self.connect()
+        return self._most.get(tower, 0)
+
     @property
     def card(self) -> Card:
         """The card of the served bundle."""

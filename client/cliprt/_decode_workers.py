@@ -1,21 +1,16 @@
 """Processes that decode files, each at the other end of a socket.
 
-They are started like any other program rather than forked (this process may hold threads of gRPC)
-or spawned by multiprocessing (which runs the caller's main module again). A worker holds nothing
-but what it is sent, so one that dies is replaced, and its picture is tried once more.
+A worker holds nothing but what it is sent, so one that dies is replaced, and its picture is tried
+once more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import subprocess
-import sys
 import threading
 import weakref
 from multiprocessing.connection import Connection
-from multiprocessing.spawn import get_executable
 
 import msgspec
 import numpy as np
@@ -25,24 +20,11 @@ from cliprt._card import ImageSpec
 from cliprt._errors import DeploymentError, ImageTooLarge, InvalidInput, closed
 from cliprt._images import preprocess
 from cliprt._limits import Limits
-
-# A picture within the limits takes seconds at most; a start takes a few on a busy machine.
-_PATIENCE_S = 120.0
+from cliprt._worker_process import WorkerProcess
 
 _PIXELS, _INVALID, _TOO_LARGE, _FAILED = b"p", b"i", b"l", b"f"
 
 _REFUSALS = {_INVALID: InvalidInput, _TOO_LARGE: ImageTooLarge}
-
-# The GNU allocator hands freed pictures back to the system and asks for them again, page by page,
-# for every picture; a process that does nothing else may keep them. Others do not read these.
-_KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(64 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
-}
-
-_PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; from cliprt._decode_workers import serve; serve({fd})"
-)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -77,8 +59,8 @@ class DecodeWorkers:
         self._order = msgspec.json.encode(Order(spec, limits, fast_jpeg))
         self._free = threading.Semaphore(workers)
         self._lock = threading.Lock()
-        self._idle: list[_Worker] = []
-        self._all: set[_Worker] = set()
+        self._idle: list[WorkerProcess] = []
+        self._all: set[WorkerProcess] = set()
         self._closed = False
         # Also for a decoder that is dropped, and at the end of the program.
         self._finalizer = weakref.finalize(self, _end_all, self._all, os.getpid())
@@ -137,7 +119,7 @@ class DecodeWorkers:
             raise DeploymentError(f"a process that decodes pictures failed: {text}")
         raise _REFUSALS[kind](text)
 
-    def _take(self) -> _Worker:
+    def _take(self) -> WorkerProcess:
         """A worker that nobody uses."""
         while True:
             with self._lock:
@@ -151,8 +133,8 @@ class DecodeWorkers:
             # Killed while it was idle: no picture's fault.
             self._bury(worker)
 
-    def _started(self) -> _Worker:
-        worker = _Worker()
+    def _started(self) -> WorkerProcess:
+        worker = WorkerProcess("cliprt._decode_workers:serve")
         with self._lock:
             if self._closed:
                 worker.end()
@@ -171,7 +153,7 @@ class DecodeWorkers:
             raise
         return worker
 
-    def _bury(self, worker: _Worker) -> str:
+    def _bury(self, worker: WorkerProcess) -> str:
         """Ends a worker and says how it had ended."""
         with self._lock:
             was_closed = self._closed
@@ -182,58 +164,7 @@ class DecodeWorkers:
         return end
 
 
-class _Worker:
-    """One process and this end of its socket."""
-
-    def __init__(self) -> None:
-        mine, theirs = socket.socketpair()
-        program = _PROGRAM.format(path=sys.path, fd=theirs.fileno())
-        try:
-            # In a session of its own, Ctrl-C on the terminal reaches this process alone.
-            self.process = subprocess.Popen(
-                [os.fsdecode(get_executable() or sys.executable), "-c", program],
-                stdin=subprocess.DEVNULL,
-                env={**_KEEP_MEMORY, **os.environ},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        except OSError as error:
-            mine.close()
-            raise DeploymentError(
-                f"no process that decodes pictures can be started: {error.strerror}; "
-                "Decoding(kind='threads') needs none"
-            ) from None
-        finally:
-            theirs.close()
-        self._socket = Connection(mine.detach())
-        self._ending = threading.Lock()
-
-    def ask(self, data: bytes) -> bytes:
-        """Sends something and waits for the answer."""
-        self._socket.send_bytes(data)
-        if not self._socket.poll(_PATIENCE_S):
-            raise TimeoutError
-        return self._socket.recv_bytes()
-
-    def end(self) -> str:
-        """Ends the process and says how it had ended."""
-        with self._ending:
-            # One that died by itself may take a moment to be seen as dead.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.1)
-            self.process.kill()
-            code = self.process.wait()
-            if not self._socket.closed:
-                self._socket.close()
-        return f"by signal {-code}" if code < 0 else f"with status {code}"
-
-    def stop(self) -> None:
-        """Ends the process; a thread that waits for its answer sees the end of the socket."""
-        self.process.kill()
-        self.process.wait()
-
-
-def _end_all(workers: set[_Worker], owner: int) -> None:
+def _end_all(workers: set[WorkerProcess], owner: int) -> None:
     if owner != os.getpid():  # a fork: they are the parent's
         return
     for worker in list(workers):

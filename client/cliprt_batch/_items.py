@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 Stage: TypeAlias = Literal["source", "read", "decode", "text", "encode"]
-"""Where an item failed: it was no item, its bytes could not be had, they are no picture, the caption
-is no text that can be embedded, or the tower refused it."""
+"""Where an item failed: it was no item, its bytes could not be had, they are no picture, the
+caption is no text that can be embedded, or the tower refused it."""
 
 
 class Ref(msgspec.Struct, frozen=True):

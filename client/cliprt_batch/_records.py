@@ -18,9 +18,9 @@ IMAGE, TEXT = "image_embedding", "text_embedding"
 def schema(towers: tuple[str, ...], dim: int, dtype: Dtype) -> pa.Schema:
     """The columns of a part: one row for each item of it, in the order of the source.
 
-    ``row`` is the item's place in its unit. An item that failed has ``stage`` and ``error``; what of
-    it could not be embedded is null. ``width`` and ``height`` are the picture's own, ``sha256`` is of
-    its encoded bytes; all three are null where they are not known.
+    ``row`` is the item's place in its unit. An item that failed has ``stage`` and ``error``; what
+    of it could not be embedded is null. ``width`` and ``height`` are the picture's own, ``sha256``
+    is of its encoded bytes; all three are null where they are not known.
 
     Args:
         towers: which embeddings there are: ``image``, ``text`` or both.

@@ -69,7 +69,7 @@ class LocalClip:
         *,
         precision: LocalPrecision | None = None,
         goal: Goal = "throughput",
-        settings: CpuSettings | None = None,
+        settings: CpuSettings | Mapping[str, CpuSettings] | None = None,
         towers: Mapping[str, Tower] | None = None,
         limits: Limits | None = None,
         decoding: Decoding | None = None,
@@ -83,7 +83,8 @@ class LocalClip:
                 fp32, which answers like the checkpoint. What int8-cpu loses stands in the bundle's
                 certificate.
             goal: whether the settings are chosen for many items at once or for single ones.
-            settings: use these, and measure nothing; that the answers are right is still checked.
+            settings: use these, for both towers or by tower's name, and measure nothing; that the
+                answers are right is still checked.
             towers: by ``image`` and ``text``, towers that compute instead of the bundle's own; they
                 must be made from the same bundle. Two threads run each of them at once, with
                 batches of up to its ``max_batch``, at most 256. They are closed with this object.
@@ -339,6 +340,8 @@ class LocalClip:
         if tower in self._towers:
             return feed_given(self.card, self._limits, tower, self._towers[tower], self._decoding)
         precision, settings = self._precisions[tower], self._settings
+        if isinstance(settings, Mapping):
+            settings = settings.get(tower)
         try:
             loaded, used = load_chosen(self._bundle, tower, precision, self._goal, settings)
         except FidelityError:

@@ -19,7 +19,7 @@ from bad_pictures import BAD, TOO_LARGE, bomb, jpeg, spec
 from PIL import Image
 
 from cliprt import ClosedError, Decoding, DeploymentError, ImageTooLarge, InvalidInput, Limits
-from cliprt import _decode_workers as workers
+from cliprt import _worker_process as processes_of
 from cliprt._cores import usable_cores
 from cliprt._decoding import Decoder
 from cliprt._images import preprocess
@@ -225,12 +225,12 @@ def test_a_picture_that_kills_twice_is_refused(
     processes: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A decoder that crashes: what a damaged file does to a library with a bug.
-    program = workers._PROGRAM.replace(
-        "serve({fd})",
+    program = processes_of._PROGRAM.replace(
+        "serve(*{descriptors})",
         "import cliprt._decode_workers as w, os; real = w.preprocess; w.preprocess = lambda data, "
-        "*a, **k: os.abort() if data == b'crash' else real(data, *a, **k); serve({fd})",
+        "*a, **k: os.abort() if data == b'crash' else real(data, *a, **k); serve(*{descriptors})",
     )
-    monkeypatch.setattr(workers, "_PROGRAM", program)
+    monkeypatch.setattr(processes_of, "_PROGRAM", program)
     good = jpeg(rgb(50, 40))
     found = processes.prepare(7, [good, b"crash", good, good])
     assert isinstance(found[1], InvalidInput)
@@ -242,10 +242,10 @@ def test_a_picture_that_kills_twice_is_refused(
 def test_processes_that_cannot_start_name_the_way_out(
     processes: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_PROGRAM", "raise SystemExit(3)")
+    monkeypatch.setattr(processes_of, "_PROGRAM", "raise SystemExit(3)")
     with pytest.raises(DeploymentError, match=r"with status 3.*kind='threads'"):
         processes.prepare(0, [jpeg(rgb(20, 20))])
-    monkeypatch.setattr(workers, "get_executable", lambda: "/no/such/python")
+    monkeypatch.setattr(processes_of, "get_executable", lambda: "/no/such/python")
     with pytest.raises(DeploymentError, match="can be started: No such file"):
         processes.prepare(0, [jpeg(rgb(20, 20))])
 
@@ -253,11 +253,12 @@ def test_processes_that_cannot_start_name_the_way_out(
 def test_a_failure_that_is_no_pictures_fault_is_not_blamed_on_one(
     processes: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = workers._PROGRAM.replace(
-        "serve({fd})",
-        "import cliprt._decode_workers as w; w.preprocess = lambda *a, **k: 1 / 0; serve({fd})",
+    program = processes_of._PROGRAM.replace(
+        "serve(*{descriptors})",
+        "import cliprt._decode_workers as w; w.preprocess = lambda *a, **k: 1 / 0; "
+        "serve(*{descriptors})",
     )
-    monkeypatch.setattr(workers, "_PROGRAM", program)
+    monkeypatch.setattr(processes_of, "_PROGRAM", program)
     with pytest.raises(DeploymentError, match="ZeroDivisionError"):
         processes.prepare(0, [jpeg(rgb(20, 20))] * 3)
 

@@ -1,0 +1,78 @@
+"""What a job computes with, as the command line names it, and how it becomes an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from cliprt._connection import Connection
+from cliprt_batch._encoders import Encoder, LocalEncoder, ServedEncoder
+from cliprt_batch._job import JobOptions, recorded_settings
+
+
+class Model(Protocol):
+    """Something that an encoder can be made of, here or on another machine."""
+
+    def encoder(self, out: Path, options: JobOptions) -> AbstractContextManager[Encoder]:
+        """Opens it.
+
+        Args:
+            out: folder of the output, which may hold the settings of an earlier run.
+            options: of the job.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """A bundle, computed by each process itself.
+
+    Attributes:
+        bundle: its folder.
+        precision: of the towers, as for ``LocalClip``.
+    """
+
+    bundle: Path
+    precision: Literal["fp32", "int8-cpu", "fastest"] = "fp32"
+
+    @contextmanager
+    def encoder(self, out: Path, options: JobOptions) -> Iterator[Encoder]:
+        """Loads the towers, with the settings that the folder's first run measured."""
+        from cliprt_engines import CpuSettings, LocalClip
+
+        recorded = recorded_settings(out)
+        with LocalClip(
+            self.bundle,
+            precision=self.precision,
+            settings=msgspec.convert(recorded, dict[str, CpuSettings]) or None,
+            limits=options.limits,
+        ) as clip:
+            yield LocalEncoder(clip, options.towers, truncate=options.truncate)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model on one or several servers.
+
+    Attributes:
+        connection: how they are reached.
+        model: prefix of the models' names.
+        patience_s: how long to wait for a server that is gone or full, in seconds.
+    """
+
+    connection: Connection
+    model: str = "clip"
+    patience_s: float = 300.0
+
+    @contextmanager
+    def encoder(self, out: Path, options: JobOptions) -> Iterator[Encoder]:
+        """Connects."""
+        from cliprt import Client
+
+        with Client(self.connection, model=self.model, limits=options.limits) as client:
+            yield ServedEncoder(client, truncate=options.truncate, patience_s=self.patience_s)
