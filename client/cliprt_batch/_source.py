@@ -1,0 +1,412 @@
+"""What is to be embedded: listed once, frozen as a plan, and read from the plan ever after.
+
+A plan is two files in a folder. ``plan.jsonl`` has a header and then a line for each unit.
+``listing.jsonl`` is there where the source itself cannot be kept: the names that a folder had, and
+what came through the standard input. ``plan.jsonl`` is written last, so where it is, all is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from cliprt._errors import DeploymentError, InvalidInput
+from cliprt_batch._addresses import (
+    absolute,
+    address_of,
+    open_stream,
+    parent,
+    reason,
+    scheme,
+    shown,
+    stamp,
+)
+from cliprt_batch._fields import Wanted
+from cliprt_batch._folder import PICTURES, TEXTS, files
+from cliprt_batch._items import Item, Unit
+from cliprt_batch._kinds import Kind, Source, files_of, resolved
+from cliprt_batch._lines import Cutter, Form, Lines, LineUnit, counts, lines_of, read_lines
+from cliprt_batch._parquet import parquet_units, read_parquet
+from cliprt_batch._tars import read_tar
+
+__all__ = ["LISTING", "PLAN", "Plan", "Source", "SourceChanged", "make_plan", "open_plan"]
+
+VERSION = 1
+
+PLAN, LISTING = "plan.jsonl", "listing.jsonl"
+
+# How often the caller hears of items that were listed.
+_TOLD = 1000
+
+# Files of a store that are asked for at the same time.
+_THREADS = 16
+
+Advance = Callable[[int], None]
+
+
+class SourceChanged(DeploymentError):
+    """A file of the source is not the one that was planned."""
+
+
+class _Header(msgspec.Struct, frozen=True):
+    """What holds for all units of a plan.
+
+    Attributes:
+        cliprt_plan: version of the format.
+        source: what identifies the source.
+        kind: of the source.
+        form: what a line is, in sources of lines.
+        wanted: what is asked of each item.
+        shard_size: items of a unit, where that can be chosen.
+        base: the folder that keys, and the paths of a frozen listing, start from.
+        files: how many files the units lie in.
+        listing_bytes: length of the frozen listing; None where there is none.
+        listing_sha256: of the frozen listing.
+    """
+
+    cliprt_plan: int
+    source: dict[str, str]
+    kind: Kind
+    form: Form | None
+    wanted: Wanted
+    shard_size: int
+    base: str
+    files: int = 1
+    listing_bytes: int | None = None
+    listing_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units of a source, and how to read them.
+
+    Attributes:
+        units: in the order of their numbers.
+        items: how many they hold together; None where only reading tells.
+        sha256: of ``plan.jsonl``, which holds that of the listing: the same on every machine that
+            sees the same files at the same place.
+    """
+
+    units: list[Unit]
+    items: int | None
+    sha256: str
+    _folder: Path
+    _header: _Header
+
+    def read(self, unit: Unit, start: int = 0) -> Iterator[Item]:
+        """The items of a unit in their order, read as they are asked for.
+
+        What cannot be an item is one with a fault. Where both towers are asked for and a source has
+        only a picture or only a text for an item, the other is None.
+
+        Args:
+            unit: one of this plan.
+            start: the first item that is given, counted from 0 in the unit.
+
+        Raises:
+            SourceChanged: its file is not the one that was planned.
+            DeploymentError: its file cannot be read on.
+        """
+        unit = self.units[unit.number]
+        stream = self._opened(unit)
+        with stream:
+            yield from self._items(stream, unit, start)
+
+    def _items(self, stream: io.BufferedReader, unit: Unit, start: int) -> Iterator[Item]:
+        header = self._header
+        name = unit.address.removeprefix(header.base).lstrip("/")
+        if header.kind == "tar":
+            return read_tar(stream, unit, name, header.wanted, start)
+        if header.kind == "parquet":
+            folder = parent(unit.address)
+            return read_parquet(stream, unit, name, folder, header.wanted, start)
+        assert isinstance(unit, LineUnit) and header.form is not None
+        frozen = header.listing_bytes is not None
+        lines = Lines(
+            header.form,
+            header.wanted,
+            base=header.base if frozen else parent(unit.address),
+            quoted=frozen and header.form != "objects",
+            # Numbers of lines alone would be the same in every file.
+            prefix="" if header.files == 1 else f"{name}/",
+        )
+        return read_lines(stream, unit, lines, start)
+
+    def _opened(self, unit: Unit) -> io.BufferedReader:
+        """The file of a unit.
+
+        Raises:
+            SourceChanged: it is not the one that was planned.
+        """
+        if self._header.listing_bytes is not None:
+            try:
+                stream, _ = open_stream(_address(self._folder / LISTING))
+            except InvalidInput as error:
+                raise SourceChanged(f"the listing of the source is lost: {error.reason}") from None
+            now = _listing_stamp(stream.seek(0, os.SEEK_END))
+        else:
+            try:
+                stream, now = open_stream(unit.address)
+            except InvalidInput as error:
+                raise SourceChanged(
+                    f"{error.reason}; it was there when the run was planned ({unit.stamp})"
+                ) from None
+        if now != unit.stamp:
+            stream.close()
+            raise SourceChanged(
+                f"{shown(unit.address)} is not what was planned: it was {unit.stamp}, and is {now}; "
+                "bring it back, or begin anew in another folder"
+            )
+        stream.seek(0)
+        return stream
+
+
+def make_plan(
+    source: Source, folder: Path, *, towers: tuple[str, ...], shard_size: int, advance: Advance
+) -> None:
+    """Lists a source and writes the plan of reading it.
+
+    Args:
+        source: what to list.
+        folder: where the plan goes; one that is there is replaced.
+        towers: which embeddings are asked for: ``image``, ``text`` or both. A folder or a list gives
+            pictures, with the text of a ``.txt`` beside each where the text tower is asked for too;
+            for the text tower alone a folder gives its ``.txt`` files, and a list its lines.
+        shard_size: items of a unit; a tar is one unit whatever it holds.
+        advance: called with the number of items that were listed since the last call; of tars, whose
+            items are not known, with that of the files.
+
+    Raises:
+        InvalidInput: there is no such source, or nothing in it to embed.
+        DeploymentError: the plan cannot be written, or the source needs a missing package.
+    """
+    if not towers or set(towers) - {"image", "text"} or shard_size < 1:
+        raise InvalidInput(f"towers {towers!r} and shard_size {shard_size!r} cannot be planned")
+    kind = resolved(source)
+    wanted = Wanted(towers, source.image_column, source.text_column, source.key_column)
+    header = _Header(VERSION, source.describe(), kind, None, wanted, shard_size, base="")
+    if kind in ("folder", "stdin"):
+        header, units = _freeze(source, header, folder, advance)
+    else:
+        addresses, base = files_of(source, kind)
+        form: Form = "objects" if kind == "jsonl" else _list_form(towers)
+        header = msgspec.structs.replace(
+            header,
+            base=base,
+            files=len(addresses),
+            form=None if kind in ("tar", "parquet") else form,
+        )
+        units = [
+            msgspec.structs.replace(unit, number=number)
+            for number, unit in enumerate(_units(addresses, header, advance))
+        ]
+    if not units:
+        raise InvalidInput(f"nothing to embed: {shown(source.address)} holds no items")
+    with _becoming(folder / PLAN) as file:
+        for record in (header, *units):
+            file.write(msgspec.json.encode(record) + b"\n")
+
+
+def open_plan(folder: Path) -> Plan:
+    """Reads a plan.
+
+    Raises:
+        DeploymentError: there is none, or it is damaged or of another version.
+    """
+    path = folder / PLAN
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DeploymentError(f"the plan {path} cannot be read: {reason(error)}") from None
+    first, *rest = data.splitlines() or [b""]
+    try:
+        header = msgspec.json.decode(first, type=_Header)
+        kind: type[Unit] = Unit if header.form is None else LineUnit
+        units = [msgspec.json.decode(line, type=kind) for line in rest]
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise DeploymentError(f"the plan {path} is damaged: {error}; begin anew") from None
+    if header.cliprt_plan != VERSION:
+        raise DeploymentError(
+            f"the plan {path} is of version {header.cliprt_plan}, this cliprt has {VERSION}"
+        )
+    if [unit.number for unit in units] != list(range(len(units))):
+        raise DeploymentError(f"the plan {path} is damaged: units are missing; begin anew")
+    known = [unit.items for unit in units if unit.items is not None]
+    items = sum(known) if len(known) == len(units) else None
+    return Plan(units, items, hashlib.sha256(data).hexdigest(), folder, header)
+
+
+def _units(addresses: list[str], header: _Header, advance: Advance) -> Iterator[Unit]:
+    """The units of files, in their order; numbers are those within each file."""
+    size, wanted, form = header.shard_size, header.wanted, header.form
+    if form is not None:
+        for address in addresses:
+            yield from _line_units(address, form, size, advance)
+        return
+    # On this machine the disk is the bound, in a store the way there.
+    with ThreadPoolExecutor(_THREADS if scheme(addresses[0]) else 1) as pool:
+        if header.kind == "tar":
+            for address, found in zip(addresses, pool.map(stamp, addresses), strict=True):
+                advance(1)
+                yield Unit(0, address, found, None)
+            return
+        for units in pool.map(partial(parquet_units, wanted=wanted, size=size), addresses):
+            for unit in units:
+                advance(unit.items or 0)
+                yield unit
+
+
+def _line_units(address: str, form: Form, size: int, advance: Advance) -> Iterator[LineUnit]:
+    stream, found = open_stream(address)
+    cutter = Cutter(address, found, size)
+    with stream:
+        for line, length in lines_of(stream):
+            unit = cutter.add(length, counts=counts(line, form))
+            if unit is not None:
+                advance(size)
+                yield unit
+    last = cutter.rest()
+    if last is not None:
+        advance(last.items or 0)
+        yield last
+
+
+def _freeze(
+    source: Source, header: _Header, folder: Path, advance: Advance
+) -> tuple[_Header, list[Unit]]:
+    """Writes the listing of a folder or the standard input."""
+    if header.kind == "folder":
+        base = absolute(source.address)
+        form: Form = "paths" if "image" in header.wanted.towers else "text files"
+        names = files(base, PICTURES if form == "paths" else TEXTS)
+        content = (_quoted(name) for name in names)
+    else:
+        base = _address(Path.cwd())
+        form, content = _from_stdin(source.kind, header.wanted.towers)
+    cutter = Cutter(LISTING, "", header.shard_size)
+    units: list[LineUnit] = []
+    digest = hashlib.sha256()
+    length = told = items = 0
+    with _becoming(folder / LISTING) as file:
+        for line in content:
+            file.write(line)
+            digest.update(line)
+            length += len(line)
+            is_item = line != b"\n"
+            items += is_item
+            unit = cutter.add(len(line), counts=is_item)
+            if unit is not None:
+                units.append(unit)
+            if items - told >= _TOLD:
+                advance(items - told)
+                told = items
+        last = cutter.rest()
+        if last is not None:
+            units.append(last)
+        if not units:
+            suffixes = ", ".join(sorted(PICTURES if form == "paths" else TEXTS))
+            raise InvalidInput(
+                "nothing to embed: the standard input is empty"
+                if header.kind == "stdin"
+                else f"nothing to embed: the folder {shown(base)} holds no file with one of the "
+                f"suffixes {suffixes}"
+            )
+    advance(items - told)
+    header = msgspec.structs.replace(
+        header,
+        form=form,
+        base=base,
+        listing_bytes=length,
+        listing_sha256=digest.hexdigest(),
+    )
+    stamped = _listing_stamp(length)
+    return header, [msgspec.structs.replace(unit, stamp=stamped) for unit in units]
+
+
+def _from_stdin(kind: Kind, towers: tuple[str, ...]) -> tuple[Form, Iterator[bytes]]:
+    """What lines of the standard input are, and the lines of a listing of it.
+
+    Lines that are no items stay as blank ones, so that the others keep their numbers.
+    """
+    lines = lines_of(sys.stdin.buffer)
+    before = 0
+    first = b""
+    for first, _ in lines:
+        if first and not first.isspace():
+            break
+        before, first = before + 1, b""
+    as_objects = first.lstrip().startswith(b"{") if kind in ("auto", "stdin") else kind == "jsonl"
+    form: Form = "objects" if as_objects else _list_form(towers)
+
+    def listing() -> Iterator[bytes]:
+        yield from (b"\n" for _ in range(before))
+        if first:
+            yield frozen(first)
+        for line, _ in lines:
+            yield frozen(line)
+
+    def frozen(line: bytes) -> bytes:
+        if not counts(line, form):
+            return b"\n"
+        if form == "objects":
+            return line + b"\n"
+        return _quoted(line.decode("utf-8", "surrogateescape"))
+
+    return form, listing()
+
+
+def _list_form(towers: tuple[str, ...]) -> Form:
+    return "paths" if "image" in towers else "texts"
+
+
+def _quoted(name: str) -> bytes:
+    """A line of a listing: a JSON string, in which bytes that are not UTF-8 are lone surrogates."""
+    return json.dumps(name).encode("ascii") + b"\n"
+
+
+def _listing_stamp(length: int) -> str:
+    return f"size={length}"
+
+
+def _address(path: Path) -> str:
+    return address_of(os.fsencode(path.absolute()))
+
+
+@contextmanager
+def _becoming(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears whole, and on the disk, or not at all."""
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(handle)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        temporary = None
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise DeploymentError(f"{path} cannot be written: {reason(error)}") from None
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                Path(temporary).unlink()

@@ -1,0 +1,170 @@
+"""webdataset's tars: a sample is the consecutive members that share their name up to its first dot."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import tarfile
+import zlib
+from collections.abc import Container, Iterator
+
+import msgspec
+
+from cliprt_batch._addresses import scheme, shown, shown_name
+from cliprt_batch._fields import Wanted, choose
+from cliprt_batch._folder import PICTURES
+from cliprt_batch._items import Item, Ref, Unit
+
+MAX_MEMBER = 256 * 2**20
+"""Bytes of a picture that is read in passing; one in a plain tar is left where it lies."""
+
+MAX_TEXT = 16 * 2**20
+"""Bytes of a text, or of a JSON object with one."""
+
+_TEXTS = ("txt", "caption")
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_META = re.compile(r"(?:^|/)__[^/]*__(?:$|/|\.)")
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
+_GZIP = b"\x1f\x8b"
+# Texts in a JSON object come after those in a file of their own.
+_JSON_RANK = 3
+_SHOWN = 20
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar that does not end at a damaged header as if that were its end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(tarfile_)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
+def read_tar(
+    stream: io.BufferedReader, unit: Unit, name: str, wanted: Wanted, start: int
+) -> Iterator[Item]:
+    """The samples of a tar, from one of them on.
+
+    A damaged tar gives the samples before the damage, and one item that says where it is.
+
+    Args:
+        stream: the tar, or the tar in a gzip.
+        unit: whose it is.
+        name: what it is called in keys.
+        wanted: what is asked of each sample.
+        start: the first sample that is given.
+    """
+    packed = stream.peek(2)[:2] == _GZIP
+    source = gzip.GzipFile(fileobj=stream) if packed else stream
+    place, number = 0, 0
+    sample: _Sample | None = None
+    try:
+        tar = tarfile.open(fileobj=source, mode="r:", tarinfo=_Member)  # noqa: SIM115 - the stream's
+        while member := tar.next():
+            place = member.offset
+            # It keeps all that it has seen.
+            tar.members.clear()  # type: ignore[attr-defined]
+            match = _NAME.fullmatch(member.name)
+            if not (member.isreg() and match) or _META.search(member.name):
+                continue
+            if sample is None or sample.name != match[1]:
+                if sample is not None:
+                    if number >= start:
+                        yield sample.item()
+                    number += 1
+                sample = _Sample(f"{name}/{shown_name(match[1])}", match[1], unit, wanted)
+            # What is packed is read whatever the start is, so that damage is met at the same place.
+            if packed or number >= start:
+                sample.add(tar, member, match[2].lower(), packed=packed)
+            place = tar.offset
+        if sample is not None and number >= start:
+            yield sample.item()
+    except _DAMAGE as error:
+        if number < start:
+            return
+        # The sample that was under way is part of the damage.
+        yield Item(
+            name if sample is None else sample.key,
+            fault=f"the tar {shown(unit.address)} is damaged or cut off at byte {place:,}"
+            f"{' of its content' if packed else ''}; nothing from there on can be read: "
+            f"{str(error)[:200] or type(error).__name__}",
+        )
+
+
+class _Sample:
+    """Members that belong together; of each kind the best is kept."""
+
+    def __init__(self, key: str, name: str, unit: Unit, wanted: Wanted) -> None:
+        self.key, self.name = key, name
+        self._address, self._wanted = unit.address, wanted
+        self._image: Ref | bytes | None = None
+        self._text: bytes | None = None
+        # How well the suffix of what is kept fits: the lower the better.
+        self._image_rank = self._text_rank = 9
+        self._suffixes: list[str] = []
+        self._fault: str | None = None
+
+    def add(
+        self, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, *, packed: bool
+    ) -> None:
+        """Takes a member, reading as much of it as is asked for."""
+        if len(self._suffixes) < _SHOWN:
+            self._suffixes.append(suffix)
+        rank = _rank(suffix, PICTURES)
+        if "image" in self._wanted.towers and rank < self._image_rank:
+            self._image_rank = rank
+            plain = not packed and not member.issparse() and not scheme(self._address)
+            if plain:
+                self._image = Ref(self._address, member.offset_data, member.size)
+            else:
+                self._image = self._read(tar, member, MAX_MEMBER)
+        rank = min(_rank(suffix, _TEXTS), _JSON_RANK + _rank(suffix, ("json",)))
+        if "text" in self._wanted.towers and rank < self._text_rank:
+            self._text_rank = rank
+            self._text = self._read(tar, member, MAX_TEXT)
+
+    def item(self) -> Item:
+        """The sample as an item."""
+        if self._fault is not None:
+            return Item(self.key, fault=self._fault)
+        caption = None
+        if self._text is not None:
+            try:
+                caption = self._caption(self._text)
+            except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+                return Item(self.key, fault=f"its text cannot be read: {str(error)[:200]}")
+        if self._image is None and caption is None:
+            what = " and no ".join(
+                {"image": "picture", "text": "text"}[t] for t in self._wanted.towers
+            )
+            there = ", ".join(f".{shown_name(suffix)[:50]}" for suffix in self._suffixes)
+            return Item(self.key, fault=f"the sample has no {what}; its members are {there}")
+        return Item(self.key, self._image, caption)
+
+    def _caption(self, text: bytes) -> str | None:
+        if self._text_rank < _JSON_RANK:
+            return text.decode("utf-8-sig").rstrip("\r\n")
+        found = msgspec.json.decode(text)
+        name = choose(self._wanted, (), found, ()).text if isinstance(found, dict) else None
+        caption = None if name is None else found[name]
+        return caption if isinstance(caption, str) else None
+
+    def _read(self, tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes | None:
+        if member.size > limit:
+            self._fault = (
+                f"the member {shown_name(member.name)[:200]!r} has {member.size:,} bytes, "
+                f"more than {limit:,} are not read"
+            )
+            return None
+        file = tar.extractfile(member)
+        return None if file is None else file.read()
+
+
+def _rank(suffix: str, known: Container[str]) -> int:
+    """0 for a suffix that is known, 1 for one whose last part is, 9 for others."""
+    if suffix in known:
+        return 0
+    return 1 if suffix.rpartition(".")[2] in known else 9
