@@ -21,7 +21,8 @@ from cliprt_batch._words import in_a_line
 
 _PATH = click.Path(path_type=Path)
 
-_LONG_S = 60.0
+# A run is announced that takes longer; whether it does is measured from so many pictures on.
+_LONG_S, _LONG_FROM = 60.0, 50_000
 
 
 class _Row(msgspec.Struct):
@@ -112,7 +113,7 @@ def dedup(
 
 def _warn(collection: Collection, limit: int) -> None:
     """Says how long it will take where that is long."""
-    if not 100_000 < collection.rows <= limit:
+    if not _LONG_FROM < collection.rows <= limit:
         return
     seconds = seconds_for(collection.rows, collection.manifest.dim)
     if seconds > _LONG_S:

@@ -60,8 +60,8 @@ def search(
     """Find the items of FOLDER, made by 'cliprt embed', that are nearest to a query.
 
     The query is TEXT, a picture, or both: then the mean of the two cosines ranks. Every item is
-    compared, so nothing is missed; the model must be the one that embedded FOLDER. Scores are cosines; those of a
-    text with pictures are far lower than those of two pictures.
+    compared, so nothing is missed; the model must be the one that embedded FOLDER. Scores are
+    cosines; those of a text with pictures are far lower than those of two pictures.
 
     \b
     cliprt search out "a red circle left of a blue square" --bundle bundle

@@ -221,23 +221,19 @@ class Collection:
         with self._metadata(shard) as file:
             groups, at = _groups_from(file, start)
             for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=[name, "error"]):
-                vectors = batch.column(name)
-                rows = np.arange(at, at + len(batch))
+                # An item that failed is left out, as in the other layout.
+                good = batch.column("error").is_null()
+                rows = np.flatnonzero(good.to_numpy(zero_copy_only=False)) + at
                 at += len(batch)
-                good = vectors.is_valid().to_numpy(zero_copy_only=False)
-                numbers = vectors.flatten().to_numpy(zero_copy_only=False)
-                if numbers.size != good.sum() * self.manifest.dim:
+                numbers = batch.column(name).filter(good).flatten()
+                if len(numbers) != len(rows) * self.manifest.dim or numbers.null_count:
                     raise DeploymentError(
-                        f"{self._file(shard, 'embeddings')}: the embeddings of {name} do not have "
-                        f"the length {self.manifest.dim} of the manifest"
+                        f"{self._file(shard, 'embeddings')}: not every item that did not fail has "
+                        f"an {name} of {self.manifest.dim} numbers, as the manifest says"
                     )
-                dense = np.ascontiguousarray(
-                    numbers.reshape(-1, self.manifest.dim), dtype=np.float32
-                )
-                # An item that failed elsewhere is left out, as in the other layout.
-                failed = batch.column("error").is_valid().to_numpy(zero_copy_only=False)
-                kept = ~failed & (rows >= start)
-                yield rows[good & kept], dense[kept[good]]
+                dense = numbers.to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+                kept = rows >= start
+                yield rows[kept], np.ascontiguousarray(dense[kept], dtype=np.float32)
 
     def _metadata(self, shard: _Shard) -> pq.ParquetFile:
         import pyarrow as pa
