@@ -1,0 +1,152 @@
+"""A contact sheet: one HTML file with everything in it, for a browser, a mail or an archive.
+
+No scripts, no fonts, nothing that is loaded; a policy in the page forbids both. Every text is
+escaped, keys and captions being whatever a source gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from cliprt._errors import InvalidInput
+from cliprt._folders import write_whole
+from cliprt_batch._thumbnails import thumbnail
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+:root {{ --page: #f6f6f4; --card: #fff; --line: #e2e2de; --ink: #1c1c1a; --soft: #6b6b66;
+  --mark: #1668c7; --empty: #ecece8; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --page: #161615; --card: #20201f; --line: #353533; --ink: #ececea; --soft: #9d9d97;
+    --mark: #6cb0ff; --empty: #2a2a28; }} }}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0 auto; padding: 2rem clamp(1rem, 4vw, 3rem) 4rem; max-width: 100rem;
+  background: var(--page); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }}
+header {{ display: flex; gap: 1.25rem; align-items: center; margin-bottom: 1.75rem; }}
+header img {{ width: 88px; height: 88px; object-fit: cover; border-radius: 10px; }}
+h1 {{ margin: 0; font-size: 1.5rem; font-weight: 650; overflow-wrap: anywhere; }}
+h2 {{ margin: 2.25rem 0 .75rem; font-size: .95rem; font-weight: 600; color: var(--soft); }}
+p {{ margin: .25rem 0 0; color: var(--soft); }}
+.cards {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(168px, 1fr)); }}
+figure {{ margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  overflow: hidden; display: flex; flex-direction: column; }}
+figure.marked {{ border-color: var(--mark); box-shadow: 0 0 0 1px var(--mark); }}
+.picture {{ aspect-ratio: 1; background: var(--empty); display: grid; place-items: center; }}
+.picture img {{ width: 100%; height: 100%; object-fit: contain; min-height: 0; }}
+.none {{ padding: 1rem; color: var(--soft); font: 12px/1.4 ui-monospace, monospace;
+  text-align: center; overflow-wrap: anywhere; max-height: 100%; overflow: hidden; }}
+figcaption {{ padding: .6rem .75rem .75rem; min-width: 0; }}
+.badge {{ font-weight: 650; font-variant-numeric: tabular-nums; color: var(--mark); }}
+.text {{ margin: .15rem 0 .3rem; color: var(--ink); overflow-wrap: anywhere; }}
+.note {{ font: 12px/1.4 ui-monospace, monospace; color: var(--soft); overflow-wrap: anywhere; }}
+</style>
+</head>
+<body>
+<header>{picture}<div><h1>{title}</h1><p>{subtitle}</p></div></header>
+{sections}
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One picture of a sheet.
+
+    Attributes:
+        key: the item's name, shown below, and in place of a picture that cannot be had.
+        picture: its local path or fsspec address, or None.
+        badge: shown first, a score for instance.
+        text: the caption, or None.
+        note: one more line, or None.
+        marked: whether the card is framed.
+    """
+
+    key: str
+    picture: str | None
+    badge: str
+    text: str | None = None
+    note: str | None = None
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Cards that belong together, and what stands above them; nothing if that is empty."""
+
+    heading: str
+    cards: Sequence[Card]
+
+
+def write_sheet(
+    path: Path,
+    *,
+    title: str,
+    subtitle: str,
+    sections: Sequence[Section],
+    picture: Path | None = None,
+) -> None:
+    """Writes a contact sheet.
+
+    Args:
+        path: the HTML file, which appears whole or not at all.
+        title: of the page.
+        subtitle: a sentence below.
+        sections: the pictures.
+        picture: one that stands beside the title, the query for instance.
+
+    Raises:
+        InvalidInput: the file cannot be written.
+    """
+    head = thumbnail(picture)
+    page = _PAGE.format(
+        title=escape(title),
+        subtitle=escape(subtitle),
+        picture="" if head is None else f'<img src="{head}" alt="the picture asked for">',
+        sections="\n".join(_section(section) for section in sections),
+    )
+    try:
+        # A key may hold what no encoding can; the page shows a question mark there.
+        write_whole(path, page.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _section(section: Section) -> str:
+    heading = f"<h2>{escape(section.heading)}</h2>\n" if section.heading else ""
+    cards = "\n".join(_card(card) for card in section.cards)
+    return f'<section>\n{heading}<div class="cards">\n{cards}\n</div>\n</section>'
+
+
+def _card(card: Card) -> str:
+    key = escape(card.key)
+    small = thumbnail(card.picture)
+    shown = f'<div class="none">{key}</div>'
+    if small is not None:
+        shown = f'<img src="{small}" alt="{escape(card.text or card.key)}" loading="lazy">'
+    lines = [f'<div class="badge">{escape(card.badge)}</div>']
+    if card.text:
+        lines.append(f'<div class="text">{escape(card.text)}</div>')
+    # Where there is no picture the key stands in its place.
+    lines += [
+        f'<div class="note">{escape(line)}</div>'
+        for line in (card.key if small is not None else None, card.note)
+        if line
+    ]
+    mark = ' class="marked"' if card.marked else ""
+    return (
+        f'<figure{mark}><div class="picture">{shown}</div>'
+        f"<figcaption>{''.join(lines)}</figcaption></figure>"
+    )
