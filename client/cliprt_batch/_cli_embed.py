@@ -10,7 +10,7 @@ from dataclasses import fields
 from functools import reduce
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 import msgspec
@@ -19,9 +19,9 @@ from cliprt._connection_options import ConnectionOptions, connection_options
 from cliprt._console import out as console
 from cliprt._limits import Limits
 from cliprt_batch._job import JobOptions, embed
+from cliprt_batch._kinds import Kind, Source
 from cliprt_batch._models import Local, Model, Served
 from cliprt_batch._monitor import shown
-from cliprt_batch._source import KINDS, Source
 
 _TOWERS = {"image": ("image",), "text": ("text",), "both": ("image", "text")}
 
@@ -74,7 +74,7 @@ def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Pictures, captions, or both.",
 )  # fmt: skip
 @click.option(
-    "--kind", type=click.Choice(KINDS), default="auto", show_default=True,
+    "--kind", type=click.Choice(get_args(Kind)), default="auto", show_default=True,
     help="What SOURCE is; auto goes by its name and by what lies there.",
 )  # fmt: skip
 @click.option("--image-column", help="Column or key that holds the picture: its path or its bytes.")

@@ -14,15 +14,18 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from cliprt._cores import usable_cores
+from cliprt._extras import require
 from cliprt._folders import write_whole
 from cliprt._limits import Limits
 from cliprt_batch._encoders import Encoder
 from cliprt_batch._items import Item, Unit
 from cliprt_batch._monitor import Monitor
 from cliprt_batch._outcome import Part
+from cliprt_batch._output_errors import writing
 from cliprt_batch._pipeline import Chunk, Pipeline, Times
 from cliprt_batch._records import PART_ITEMS, Dtype
-from cliprt_batch._run_folder import Layout, RunConfig, RunFolder
+from cliprt_batch._run_config import Layout, RunConfig
+from cliprt_batch._run_folder import RunFolder
 from cliprt_batch._source import Plan, Source, make_plan, open_plan
 from cliprt_batch._summary import Summary, summarise
 
@@ -107,6 +110,7 @@ def embed(
         RetryableError: the server is gone or full and did not come back.
         CliprtError: the model failed.
     """
+    require("pyarrow", "batch")  # its import takes a while, which is not to count as writing
     options, monitor = options or JobOptions(), monitor or Monitor()
     workers = workers or usable_cores()
     begun = time.monotonic()
@@ -135,7 +139,7 @@ def embed(
             computed=job.computed,
             wall_s=time.monotonic() - begun,
         )
-        folder.write_summary(summary)
+        _write_summary(out, share, summary)
         return summary
 
 
@@ -247,15 +251,16 @@ def _config(source: Source, encoder: Encoder, options: JobOptions) -> RunConfig:
 
 def _plan(source: Source, folder: RunFolder, options: JobOptions, monitor: Monitor) -> Plan:
     """The plan of the folder, made if there is none."""
-    if not (folder.plan_folder / "plan.jsonl").exists():
-        with monitor.listing() as advance:
-            make_plan(
-                source,
-                folder.plan_folder,
-                towers=options.towers,
-                shard_size=options.shard_size,
-                advance=advance,
-            )
+    with folder.alone():
+        if not (folder.plan_folder / "plan.jsonl").exists():
+            with monitor.listing() as advance, writing(folder.plan_folder):
+                make_plan(
+                    source,
+                    folder.plan_folder,
+                    towers=options.towers,
+                    shard_size=options.shard_size,
+                    advance=advance,
+                )
     plan = open_plan(folder.plan_folder)
     folder.note_plan(plan.sha256)
     return plan
@@ -272,7 +277,16 @@ def recorded_settings(out: Path) -> dict[str, Any]:
 
 def _record_settings(encoder: Encoder, path: Path) -> None:
     if encoder.settings and not path.exists():
-        write_whole(path, msgspec.json.format(msgspec.json.encode(encoder.settings)))
+        with writing(path):
+            write_whole(path, msgspec.json.format(msgspec.json.encode(encoder.settings)))
+
+
+def _write_summary(out: Path, share: tuple[int, int], summary: Summary) -> None:
+    """Keeps the figures of a run; the next one replaces them."""
+    name = "summary" if share == (1, 1) else f"summary-{share[0]}-of-{share[1]}"
+    with writing(out):
+        write_whole(out / f"{name}.json", msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
+        write_whole(out / f"{name}.txt", summary.text().encode())
 
 
 @contextmanager
