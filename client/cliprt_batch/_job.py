@@ -110,7 +110,7 @@ def embed(
         RetryableError: the server is gone or full and did not come back.
         CliprtError: the model failed.
     """
-    require("pyarrow", "batch")  # its import takes a while, which is not to count as writing
+    require("pyarrow", extra="batch")  # its import takes a while, which is not to count as writing
     options, monitor = options or JobOptions(), monitor or Monitor()
     workers = workers or usable_cores()
     begun = time.monotonic()
