@@ -74,5 +74,8 @@ class Served:
         """Connects."""
         from cliprt import Client
 
-        with Client(self.connection, model=self.model, limits=options.limits) as client:
+        # In a queue of its own, so that interactive callers of the server pass.
+        with Client(
+            self.connection, model=self.model, limits=options.limits, priority="bulk"
+        ) as client:
             yield ServedEncoder(client, truncate=options.truncate, patience_s=self.patience_s)
