@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -60,6 +60,11 @@ class JobOptions:
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be at least 1, got {self.shard_size}")
 
+
+_T = TypeVar("_T")
+
+# Encoded bytes that a source may hand over with a window: large pictures share it with fewer.
+_WINDOW_BYTES = 32 * 2**20
 
 COMPUTE = "compute.json"
 """Beside the plan: how the towers are computed, so that a resumed run computes the same numbers."""
@@ -121,7 +126,7 @@ def embed(
         left = [unit for unit in mine if not folder.is_done(unit.number)]
         times = Times()
         with _pipeline(encoder, options, workers, times) as pipeline:
-            job = _Job(plan, folder, pipeline, times, options, monitor)
+            job = _Job(plan, folder, pipeline, encoder.window, times, options, monitor)
             monitor.begin(plan.items if share == (1, 1) else None, times)
             job.count_kept(mine, left)
             job.run(job.missing(left))
@@ -151,12 +156,14 @@ class _Job:
         plan: Plan,
         folder: RunFolder,
         pipeline: Pipeline,
+        window: int,
         times: Times,
         options: JobOptions,
         monitor: Monitor,
     ) -> None:
         self.computed = 0
         self._plan, self._folder, self._pipeline = plan, folder, pipeline
+        self._window = window
         self._times, self._options, self._monitor = times, options, monitor
 
     def count_kept(self, mine: Iterable[Unit], left: Iterable[Unit]) -> None:
@@ -185,24 +192,43 @@ class _Job:
         for unit in units:
             kept = self._folder.parts(unit.number)
             # Parts are kept in order; what lies behind a gap is made again.
-            number = next(part for part in range(len(kept) + 1) if part not in kept)
-            row = sum(kept[part] for part in range(number))
-            items = self._plan.read(unit, row)
-            while chunk := list(islice(items, PART_ITEMS)):
-                place = _Place(unit.number, number, "part")
-                yield Chunk(place, range(row, row + len(chunk)), chunk)
-                number, row = number + 1, row + len(chunk)
-            yield Chunk(_Place(unit.number, number, "end"), (), ())
+            first = next(part for part in range(len(kept) + 1) if part not in kept)
+            row = sum(kept[part] for part in range(first))
+            parts = first
+            for number, rows, items, ends in self._cut(enumerate(self._plan.read(unit, row), row)):
+                yield Chunk(_Place(unit.number, first + number, "part"), rows, items, ends)
+                parts = first + number + 1
+            yield Chunk(_Place(unit.number, parts, "end"), (), (), ends=True)
 
     def failed(self, units: Iterable[Unit]) -> Iterator[Chunk[_Place]]:
-        """The items of units that failed, some at a time."""
+        """The items of units that failed, a part at a time."""
         for unit in units:
             rows = sorted({failure.row for failure in self._folder.failed(unit.number)})
             self._monitor.again(len(rows))
-            for number, first in enumerate(range(0, len(rows), PART_ITEMS)):
-                some = rows[first : first + PART_ITEMS]
-                items = list(_picked(self._plan, unit, some))
-                yield Chunk(_Place(unit.number, number, "amendment"), some, items)
+            for number, some, items, ends in self._cut(_picked(self._plan, unit, rows)):
+                yield Chunk(_Place(unit.number, number, "amendment"), some, items, ends)
+
+    def _cut(
+        self, items: Iterator[tuple[int, Item]]
+    ) -> Iterator[tuple[int, list[int], list[Item], bool]]:
+        """Items by parts and windows: number of the part, rows, items, and whether it ends.
+
+        Nothing but the items themselves decides where it is cut.
+        """
+        number = count = size = 0
+        rows: list[int] = []
+        window: list[Item] = []
+        for (row, item), last in _with_last(items):
+            rows.append(row)
+            window.append(item)
+            count += 1
+            size += len(item.image) if isinstance(item.image, bytes) else 0
+            ends = last or count == PART_ITEMS
+            if ends or len(window) == self._window or size >= _WINDOW_BYTES:
+                yield number, rows, window, ends
+                rows, window, size = [], [], 0
+            if ends:
+                number, count = number + 1, 0
 
     def _advance(self, items: int, failed: int) -> None:
         self.computed += items
@@ -219,13 +245,24 @@ class _Job:
         self._times.add("write", time.monotonic() - begun)
 
 
-def _picked(plan: Plan, unit: Unit, rows: list[int]) -> Iterator[Item]:
+def _with_last(items: Iterator[_T]) -> Iterator[tuple[_T, bool]]:
+    """Each item, and whether it is the last one."""
+    for item in items:
+        for following in items:
+            yield item, False
+            item = following
+        yield item, True
+
+
+def _picked(plan: Plan, unit: Unit, rows: list[int]) -> Iterator[tuple[int, Item]]:
     """Items of a unit by their places, ascending."""
+    if not rows:
+        return
     items, at = plan.read(unit, rows[0]), rows[0]
     for row in rows:
         if row - at > PART_ITEMS:  # a new start is cheaper than to read all in between
             items, at = plan.read(unit, row), row
-        yield next(islice(items, row - at, None))
+        yield row, next(islice(items, row - at, None))
         at = row + 1
 
 

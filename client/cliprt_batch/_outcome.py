@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._errors import InvalidInput
 from cliprt_batch._decode_process import Seen
 from cliprt_batch._encoders import Text
-from cliprt_batch._items import Item, Stage
+from cliprt_batch._items import Item, Ref, Stage
 from cliprt_batch._records import IMAGE, TEXT, Dtype, schema
 
 if TYPE_CHECKING:
@@ -19,42 +20,57 @@ if TYPE_CHECKING:
 
 
 class Part:
-    """Items of a unit, and what became of them so far.
+    """Items of a unit, and what became of them so far. Pictures are not kept.
 
     Attributes:
-        items: as the source gave them.
-        pictures: places of those whose picture is to be embedded.
-        captions: places of those whose caption is.
+        captions: by the item's place in the part, those that are to be embedded.
     """
 
-    def __init__(
-        self, rows: Sequence[int], items: Sequence[Item], towers: tuple[str, ...], dim: int
-    ) -> None:
-        """Finds out what is to be embedded.
+    def __init__(self, towers: tuple[str, ...], dim: int) -> None:
+        """Begins without items.
 
         Args:
-            rows: places of the items in their unit.
-            items: the items.
             towers: which embeddings are wanted.
             dim: length of an embedding.
         """
-        self.items = items
-        self._rows, self._towers, self._dim = rows, towers, dim
+        self.captions: dict[int, str] = {}
+        self._towers, self._dim = towers, dim
+        self._rows: list[int] = []
+        self._items: list[Item] = []
         self._seen: dict[int, Seen] = {}
         self._found: dict[str, dict[int, NDArray[np.float32]]] = {tower: {} for tower in towers}
         self._failed: dict[int, list[tuple[Stage, str]]] = {}
-        for place, item in enumerate(items):
+        self._done: set[int] = set()
+
+    def add(self, rows: Sequence[int], items: Sequence[Item]) -> dict[int, Ref | bytes]:
+        """Adds items.
+
+        Args:
+            rows: their places in the unit.
+            items: the items.
+
+        Returns:
+            By the item's place in the part, the pictures that are to be embedded.
+        """
+        pictures = {}
+        for row, item in zip(rows, items, strict=True):
+            place = len(self._items)
+            self._rows.append(row)
+            self._items.append(msgspec.structs.replace(item, image=None))
             if item.fault is not None:
                 self._fail(place, "source", item.fault)
                 continue
-            if "image" in towers and item.image is None:
-                self._fail(place, "source", "the item has no picture")
-            if "text" in towers and item.caption is None:
-                self._fail(place, "source", "the item has no caption")
-        self._done: set[int] = set()
-        good = [place for place, item in enumerate(items) if item.fault is None]
-        self.pictures = [p for p in good if "image" in towers and items[p].image is not None]
-        self.captions = [p for p in good if "text" in towers and items[p].caption is not None]
+            if "image" in self._towers:
+                if item.image is None:
+                    self._fail(place, "source", "the item has no picture")
+                else:
+                    pictures[place] = item.image
+            if "text" in self._towers:
+                if item.caption is None:
+                    self._fail(place, "source", "the item has no caption")
+                else:
+                    self.captions[place] = item.caption
+        return pictures
 
     def take_pictures(
         self, places: Sequence[int], seen: Sequence[Seen], embeddings: NDArray[np.float32]
@@ -90,20 +106,20 @@ class Part:
 
     def told(self) -> tuple[int, int]:
         """How many items have not been told of as done, and how many of these failed."""
-        return self._tell([place for place in range(len(self.items)) if place not in self._done])
+        return self._tell([place for place in range(len(self._items)) if place not in self._done])
 
     def table(self, dtype: Dtype) -> pa.Table:
         """The rows of ``_records.schema``."""
         import pyarrow as pa
 
-        count = range(len(self.items))
+        count = range(len(self._items))
         seen = [self._seen.get(place, Seen()) for place in count]
         failed = [self._failed.get(place) for place in count]
         columns = {
             "row": list(self._rows),
-            "key": [item.key for item in self.items],
-            "image_path": [item.path for item in self.items],
-            "caption": [_storable(item.caption) for item in self.items],
+            "key": [item.key for item in self._items],
+            "image_path": [item.path for item in self._items],
+            "caption": [_storable(item.caption) for item in self._items],
             "width": [one.width for one in seen],
             "height": [one.height for one in seen],
             "sha256": [one.sha256 for one in seen],
@@ -125,8 +141,8 @@ class Part:
         import pyarrow as pa
 
         found = self._found[tower]
-        values = np.zeros((len(self.items), self._dim), np.dtype(dtype))
-        missing = np.ones(len(self.items), bool)
+        values = np.zeros((len(self._items), self._dim), np.dtype(dtype))
+        missing = np.ones(len(self._items), bool)
         for place, embedding in found.items():
             values[place] = embedding
             missing[place] = False

@@ -19,7 +19,7 @@ from cliprt._limits import Limits
 from cliprt_batch._decode_pool import DecodePool, Window
 from cliprt_batch._decode_process import Order, Seen
 from cliprt_batch._encoders import Encoder, Text
-from cliprt_batch._items import Item
+from cliprt_batch._items import Item, Ref
 from cliprt_batch._outcome import Part
 
 _Label = TypeVar("_Label")
@@ -30,17 +30,19 @@ _SPARE = 2
 
 @dataclass(frozen=True)
 class Chunk(Generic[_Label]):
-    """Items that become one part.
+    """Consecutive items of a part, whose pictures are decoded and embedded together.
 
     Attributes:
         label: whatever tells the caller which part it is.
         rows: places of the items in their unit.
-        items: the items.
+        items: the items, at most as many as the encoder's window.
+        ends: whether the part is complete with them.
     """
 
     label: _Label
     rows: Sequence[int]
     items: Sequence[Item]
+    ends: bool
 
 
 @dataclass
@@ -139,13 +141,18 @@ class Pipeline:
         Raises:
             CliprtError: something failed that is no item's fault.
         """
+        part = self._new_part()
         for chunk in self._timed(chunks):
-            part = Part(chunk.rows, chunk.items, self._towers, self._dim)
-            for begin in self._jobs(part):
-                while len(self._pending) >= self._room:
-                    yield from self._settle(advance)
-                self._pending.append(begin())
-            self._pending.append(_Pending(None, part.told, (chunk.label, part)))
+            if pictures := part.add(chunk.rows, chunk.items):
+                yield from self._make_room(advance)
+                self._pending.append(self._begin_pictures(part, pictures))
+            if chunk.ends:
+                if part.captions:
+                    yield from self._make_room(advance)
+                    self._pending.append(self._begin_captions(part))
+                self._pending.append(_Pending(None, part.told, (chunk.label, part)))
+                part = self._new_part()
+            # Also what is done without being waited for: it need not stay in memory.
             while self._pending and self._pending[0].is_done():
                 yield from self._settle(advance)
         while self._pending:
@@ -181,25 +188,23 @@ class Pipeline:
                 return
             yield chunk
 
-    def _jobs(self, part: Part) -> Iterator[Callable[[], _Pending[Any]]]:
-        """What has to be begun for a part."""
-        size = self._encoder.window
-        for first in range(0, len(part.pictures), size):
-            yield partial(self._begin_pictures, part, part.pictures[first : first + size])
-        if part.captions:
-            yield partial(self._begin_captions, part)
+    def _new_part(self) -> Part:
+        return Part(self._towers, self._dim)
 
-    def _begin_pictures(self, part: Part, places: Sequence[int]) -> _Pending[Any]:
+    def _make_room(self, advance: Callable[[int, int], None]) -> Iterator[tuple[Any, Part]]:
+        while len(self._pending) >= self._room:
+            yield from self._settle(advance)
+
+    def _begin_pictures(self, part: Part, pictures: dict[int, Ref | bytes]) -> _Pending[Any]:
         assert self._pool is not None
-        images = [part.items[place].image for place in places]
-        decoded = self._pool.submit([image for image in images if image is not None])
-        future = self._threads.submit(self._embed, decoded)
+        places = list(pictures)
+        future = self._threads.submit(self._embed, self._pool.submit(list(pictures.values())))
         return _Pending(future, lambda found: part.take_pictures(places, *found))
 
     def _begin_captions(self, part: Part) -> _Pending[Any]:
-        captions = [part.items[place].caption or "" for place in part.captions]
+        places, captions = list(part.captions), list(part.captions.values())
         future = self._threads.submit(self._texts, captions)
-        return _Pending(future, partial(part.take_captions, part.captions))
+        return _Pending(future, partial(part.take_captions, places))
 
     def _embed(self, decoded: Future[Window]) -> tuple[Sequence[Seen], NDArray[np.float32]]:
         window = decoded.result()
