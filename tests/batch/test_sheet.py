@@ -124,6 +124,11 @@ def test_the_query_stands_beside_the_title(tmp_path: Path) -> None:
     assert len(Page(tmp_path / "a.html").all("img")) == 1
 
 
+def test_others_may_read_a_sheet(tmp_path: Path) -> None:
+    page_of(tmp_path / "new" / "a.html")
+    assert (tmp_path / "new" / "a.html").stat().st_mode & 0o777 == 0o644
+
+
 def test_a_sheet_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InvalidInput, match="cannot be written"):
