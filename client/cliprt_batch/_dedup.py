@@ -124,9 +124,8 @@ def seconds_for(count: int, dim: int) -> float:
     held.near(strip, 0.99)
     begun = time.perf_counter()
     held.near(strip, 0.99)
-    return (
-        (time.perf_counter() - begun) * count * (count + HELD_ROWS) / 2 / (HELD_ROWS * STRIP_ROWS)
-    )
+    each = (time.perf_counter() - begun) / (HELD_ROWS * STRIP_ROWS)
+    return each * count * (count + HELD_ROWS) / 2
 
 
 def _faster() -> str:

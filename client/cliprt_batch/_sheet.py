@@ -39,8 +39,8 @@ h1 {{ margin: 0; font-size: 1.5rem; font-weight: 650; overflow-wrap: anywhere; }
 h2 {{ margin: 2.25rem 0 .75rem; font-size: .95rem; font-weight: 600; color: var(--soft); }}
 p {{ margin: .25rem 0 0; color: var(--soft); }}
 .cards {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-figure {{ width: 180px; margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  overflow: hidden; }}
+figure {{ width: 180px; margin: 0; background: var(--card); border: 1px solid var(--line);
+  border-radius: 10px; overflow: hidden; }}
 figure.marked {{ border-color: var(--mark); box-shadow: 0 0 0 1px var(--mark); }}
 .picture {{ height: 178px; background: var(--empty); display: flex; align-items: center;
   justify-content: center; overflow: hidden; }}
@@ -59,6 +59,10 @@ figcaption {{ padding: .6rem .75rem .75rem; }}
 </body>
 </html>
 """
+
+
+_LONGEST = 400
+"""Characters of a key or caption that a card shows."""
 
 
 @dataclass(frozen=True)
@@ -128,22 +132,23 @@ def _section(section: Section) -> str:
 
 
 def _card(card: Card) -> str:
-    key = escape(card.key)
+    key, text, note = (escape(_cut(line or "")) for line in (card.key, card.text, card.note))
     small = thumbnail(card.picture)
     shown = f'<div class="none">{key}</div>'
     if small is not None:
-        shown = f'<img src="{small}" alt="{escape(card.text or card.key)}">'
+        shown = f'<img src="{small}" alt="{text or key}">'
     lines = [f'<div class="badge">{escape(card.badge)}</div>']
-    if card.text:
-        lines.append(f'<div class="text">{escape(card.text)}</div>')
+    if text:
+        lines.append(f'<div class="text">{text}</div>')
     # Where there is no picture the key stands in its place.
-    lines += [
-        f'<div class="note">{escape(line)}</div>'
-        for line in (card.key if small is not None else None, card.note)
-        if line
-    ]
+    shown_below = (key if small is not None else "", note)
+    lines += [f'<div class="note">{line}</div>' for line in shown_below if line]
     mark = ' class="marked"' if card.marked else ""
     return (
         f'<figure{mark}><div class="picture">{shown}</div>'
         f"<figcaption>{''.join(lines)}</figcaption></figure>"
     )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -20,6 +20,7 @@ from cliprt_batch._cli_dedup import dedup
 from cliprt_batch._cli_search import search
 from cliprt_batch._words import in_a_line
 from cliprt_engines import CpuSettings, LocalClip
+from cliprt_triton import TritonServer
 
 PICTURES = ROOT / "demo" / "pictures"
 LISTED = json.loads((PICTURES / "captions.json").read_text(encoding="utf-8"))
@@ -95,6 +96,14 @@ def test_a_picture_finds_itself_and_its_caption(demo_folder: Folder, demo_bundle
     assert hit["score"] == pytest.approx(1.0, abs=1e-5)
     (hit,) = json.loads(run(search, folder, *options, "--among", "text").stdout)
     assert hit["key"] == file.name
+
+
+def test_a_server_embeds_the_query_as_well(
+    demo_folder: Folder, demo_bundle: Bundle, demo_server: TritonServer
+) -> None:
+    folder, asked = demo_folder(), LISTED[0]["caption"]
+    here = run(search, folder, asked, "--bundle", demo_bundle.path).stdout
+    assert run(search, folder, asked, "--url", demo_server.address).stdout == here
 
 
 def test_a_text_and_a_picture_together(demo_folder: Folder, demo_bundle: Bundle) -> None:

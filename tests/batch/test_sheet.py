@@ -98,8 +98,8 @@ def test_texts_cannot_become_elements(tmp_path: Path, text: str) -> None:
     expected = [(tag, sorted(attributes)) for tag, attributes in tame.elements]
     if text:
         assert kinds == expected
-        shown = text.replace("\ud800", "?").replace("\x00", "\x00")
-        assert any(shown in told for told in wild.texts)
+        shown = text.replace("\ud800", "?")
+        assert shown in wild.texts or f"{shown[:399]}…" in wild.texts
     assert {tag for tag, _ in wild.elements} <= {tag for tag, _ in tame.elements}
 
 
