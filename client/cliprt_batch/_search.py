@@ -35,9 +35,9 @@ def search(
 ) -> list[Hit]:
     """Finds the items of a folder that are nearest to a query.
 
-    Exact: every embedding is compared, in blocks of a few thousand. What is found does not depend
-    on whether faiss is installed, which only makes it faster: the best are ranked by products in
-    float64, and of equal ones the first in the folder comes first.
+    Exact: every embedding is compared, in blocks of a few thousand. The best are ranked by products
+    in float64, and of equal ones the first in the folder comes first, so that it does not matter
+    whether faiss is installed.
 
     Args:
         folder: what ``cliprt embed`` made.

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from cliprt._errors import InvalidInput
-from cliprt._folders import write_whole
+from cliprt_batch._results import write_result
 from cliprt_batch._thumbnails import thumbnail
 
 _PAGE = """\
@@ -39,15 +38,16 @@ header img {{ width: 88px; height: 88px; object-fit: cover; border-radius: 10px;
 h1 {{ margin: 0; font-size: 1.5rem; font-weight: 650; overflow-wrap: anywhere; }}
 h2 {{ margin: 2.25rem 0 .75rem; font-size: .95rem; font-weight: 600; color: var(--soft); }}
 p {{ margin: .25rem 0 0; color: var(--soft); }}
-.cards {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(168px, 1fr)); }}
-figure {{ margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  overflow: hidden; display: flex; flex-direction: column; }}
+.cards {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+figure {{ width: 180px; margin: 0; background: var(--card); border: 1px solid var(--line);
+  border-radius: 10px; overflow: hidden; }}
 figure.marked {{ border-color: var(--mark); box-shadow: 0 0 0 1px var(--mark); }}
-.picture {{ aspect-ratio: 1; background: var(--empty); display: grid; place-items: center; }}
-.picture img {{ width: 100%; height: 100%; object-fit: contain; min-height: 0; }}
+.picture {{ height: 178px; background: var(--empty); display: flex; align-items: center;
+  justify-content: center; overflow: hidden; }}
+.picture img {{ display: block; width: 178px; height: 178px; object-fit: contain; }}
 .none {{ padding: 1rem; color: var(--soft); font: 12px/1.4 ui-monospace, monospace;
-  text-align: center; overflow-wrap: anywhere; max-height: 100%; overflow: hidden; }}
-figcaption {{ padding: .6rem .75rem .75rem; min-width: 0; }}
+  text-align: center; overflow-wrap: anywhere; min-width: 0; }}
+figcaption {{ padding: .6rem .75rem .75rem; }}
 .badge {{ font-weight: 650; font-variant-numeric: tabular-nums; color: var(--mark); }}
 .text {{ margin: .15rem 0 .3rem; color: var(--ink); overflow-wrap: anywhere; }}
 .note {{ font: 12px/1.4 ui-monospace, monospace; color: var(--soft); overflow-wrap: anywhere; }}
@@ -59,6 +59,10 @@ figcaption {{ padding: .6rem .75rem .75rem; min-width: 0; }}
 </body>
 </html>
 """
+
+
+_LONGEST = 400
+"""Characters of a key or caption that a card shows."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,8 @@ def write_sheet(
         picture="" if head is None else f'<img src="{head}" alt="the picture asked for">',
         sections="\n".join(_section(section) for section in sections),
     )
-    try:
-        # A key may hold what no encoding can; the page shows a question mark there.
-        write_whole(path, page.encode("utf-8", errors="replace"))
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from None
+    # A key may hold what no encoding can; the page shows a question mark there.
+    write_result(path, page.encode("utf-8", errors="replace"))
 
 
 def _section(section: Section) -> str:
@@ -131,22 +132,23 @@ def _section(section: Section) -> str:
 
 
 def _card(card: Card) -> str:
-    key = escape(card.key)
+    key, text, note = (escape(_cut(line or "")) for line in (card.key, card.text, card.note))
     small = thumbnail(card.picture)
     shown = f'<div class="none">{key}</div>'
     if small is not None:
-        shown = f'<img src="{small}" alt="{escape(card.text or card.key)}" loading="lazy">'
+        shown = f'<img src="{small}" alt="{text or key}">'
     lines = [f'<div class="badge">{escape(card.badge)}</div>']
-    if card.text:
-        lines.append(f'<div class="text">{escape(card.text)}</div>')
+    if text:
+        lines.append(f'<div class="text">{text}</div>')
     # Where there is no picture the key stands in its place.
-    lines += [
-        f'<div class="note">{escape(line)}</div>'
-        for line in (card.key if small is not None else None, card.note)
-        if line
-    ]
+    shown_below = (key if small is not None else "", note)
+    lines += [f'<div class="note">{line}</div>' for line in shown_below if line]
     mark = ' class="marked"' if card.marked else ""
     return (
         f'<figure{mark}><div class="picture">{shown}</div>'
         f"<figcaption>{''.join(lines)}</figcaption></figure>"
     )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
