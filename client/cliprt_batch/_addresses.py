@@ -1,7 +1,7 @@
 """Addresses of files: paths of this machine, and the object stores that fsspec knows.
 
-An address is an absolute path, a ``file://`` URI (percent-encoded, as RFC 8089 has it), or that of a
-store: ``s3://bucket/key``. Nothing is ever fetched from the web.
+An address is an absolute path, a ``file://`` URI (percent-encoded, as RFC 8089 has it), or that of
+a store: ``s3://bucket/key``. Nothing is ever fetched from the web.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def read_bytes(ref: Ref, limit: int) -> bytes:
         limit: most bytes that are read; checked before they are.
 
     Raises:
-        InvalidInput: they cannot be had: no such file, not allowed, no regular file, an address of a
-            kind that is not read, a file that is too short, or a store that fails persistently.
+        InvalidInput: they cannot be had: no such file, not allowed, no regular file, an address of
+            a kind that is not read, a file that is too short, or a store that fails persistently.
         ImageTooLarge: there are more than the limit.
         DeploymentError: the machine is out of file handles or memory, or a package is missing.
     """
@@ -298,8 +298,8 @@ def _local_stamp(handle: int) -> str:
 
 
 def _stored_stamp(found: dict[str, Any]) -> str:
-    names = ("ETag", "etag", "generation", "md5Hash", "content_md5", "LastModified")
-    names += ("last_modified", "mtime", "updated", "created")
+    names = ["ETag", "etag", "generation", "md5Hash", "content_md5", "LastModified"]
+    names += ["last_modified", "mtime", "updated", "created"]
     version = next((f" {name}={found[name]}" for name in names if found.get(name)), "")
     return f"size={found.get('size')}{version}"
 

@@ -14,11 +14,13 @@ from cliprt._errors import InvalidInput
 from cliprt_batch._addresses import filesystem, local_path, reason, scheme, shown
 
 PICTURES = frozenset(
-    # What can be decoded: JPEG, PNG, WebP, GIF and BMP by their names.
-    "jpg jpeg jpe jif jfif pjpeg png apng webp gif bmp dib"
-    # Often one of those under another name; where they are not, they are reported as failed, which
-    # is better than to pass over them in silence.
-    " tif tiff avif heic heif".split()
+    [
+        # What can be decoded: JPEG, PNG, WebP, GIF and BMP by their names.
+        *("jpg", "jpeg", "jpe", "jif", "jfif", "pjpeg", "png", "apng", "webp", "gif", "bmp", "dib"),
+        # Often one of those under another name; where they are not, they are reported as failed,
+        # which is better than to pass over them in silence.
+        *("tif", "tiff", "avif", "heic", "heif"),
+    ]
 )
 """Suffixes of pictures."""
 

@@ -75,8 +75,8 @@ def resolved(source: Source) -> Kind:
     columns = (source.image_column, source.text_column, source.key_column)
     if any(column is not None for column in columns) and kind not in _WITH_COLUMNS:
         raise InvalidInput(
-            f"columns can be named in JSON lines and Parquet, the source {shown(source.address)} is "
-            f"of the kind {kind!r}"
+            "columns can be named in JSON lines and Parquet, the source "
+            f"{shown(source.address)} is of the kind {kind!r}"
         )
     return kind
 

@@ -133,7 +133,8 @@ class Plan:
         if header.kind == "parquet":
             folder = parent(unit.address)
             return read_parquet(stream, unit, name, folder, header.wanted, start)
-        assert isinstance(unit, LineUnit) and header.form is not None
+        assert isinstance(unit, LineUnit)
+        assert header.form is not None
         frozen = header.listing_bytes is not None
         lines = Lines(
             header.form,
@@ -167,8 +168,8 @@ class Plan:
         if now != unit.stamp:
             stream.close()
             raise SourceChanged(
-                f"{shown(unit.address)} is not what was planned: it was {unit.stamp}, and is {now}; "
-                "bring it back, or begin anew in another folder"
+                f"{shown(unit.address)} is not what was planned: it was {unit.stamp}, and is "
+                f"{now}; bring it back, or begin anew in another folder"
             )
         stream.seek(0)
         return stream
@@ -182,12 +183,12 @@ def make_plan(
     Args:
         source: what to list.
         folder: where the plan goes; one that is there is replaced.
-        towers: which embeddings are asked for: ``image``, ``text`` or both. A folder or a list gives
-            pictures, with the text of a ``.txt`` beside each where the text tower is asked for too;
-            for the text tower alone a folder gives its ``.txt`` files, and a list its lines.
+        towers: which embeddings are asked for: ``image``, ``text`` or both. A folder or a list
+            gives pictures, with the text of a ``.txt`` beside each where the text tower is asked
+            for too; for the text tower alone a folder gives its ``.txt`` files, a list its lines.
         shard_size: items of a unit; a tar is one unit whatever it holds.
-        advance: called with the number of items that were listed since the last call; of tars, whose
-            items are not known, with that of the files.
+        advance: called with the number of items that were listed since the last call; of tars,
+            whose items are not known, with that of the files.
 
     Raises:
         InvalidInput: there is no such source, or nothing in it to embed.
@@ -288,6 +289,7 @@ def _freeze(
     source: Source, header: _Header, folder: Path, advance: Advance
 ) -> tuple[_Header, list[Unit]]:
     """Writes the listing of a folder or the standard input."""
+    content: Iterator[bytes]
     if header.kind == "folder":
         base = absolute(source.address)
         form: Form = "paths" if "image" in header.wanted.towers else "text files"
@@ -351,19 +353,19 @@ def _from_stdin(kind: Kind, towers: tuple[str, ...]) -> tuple[Form, Iterator[byt
     as_objects = first.lstrip().startswith(b"{") if kind in ("auto", "stdin") else kind == "jsonl"
     form: Form = "objects" if as_objects else _list_form(towers)
 
-    def listing() -> Iterator[bytes]:
-        yield from (b"\n" for _ in range(before))
-        if first:
-            yield frozen(first)
-        for line, _ in lines:
-            yield frozen(line)
-
     def frozen(line: bytes) -> bytes:
         if not counts(line, form):
             return b"\n"
         if form == "objects":
             return line + b"\n"
         return _quoted(line.decode("utf-8", "surrogateescape"))
+
+    def listing() -> Iterator[bytes]:
+        yield from (b"\n" for _ in range(before))
+        if first:
+            yield frozen(first)
+        for line, _ in lines:
+            yield frozen(line)
 
     return form, listing()
 
