@@ -140,10 +140,11 @@ def _found(source: Source) -> Kind:
 
 
 def _folder_kind(address: str) -> Kind:
-    names = top(address)
-    if any(name.lower().rpartition(".")[2] in PICTURES for name in names):
-        return "folder"
-    kinds = {_by_name(name) for name in names}
+    kinds = set()
+    for name in top(address):
+        if name.lower().rpartition(".")[2] in PICTURES:
+            return "folder"
+        kinds.add(_by_name(name))
     return "tar" if "tar" in kinds else "parquet" if "parquet" in kinds else "folder"
 
 

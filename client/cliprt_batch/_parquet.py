@@ -62,9 +62,9 @@ def read_parquet(
         wanted: what is asked of each row.
         start: the first row of the unit that is given.
     """
+    file = _opened(stream, unit.address)
     import pyarrow as pa
 
-    file = _opened(stream, unit.address)
     chosen = _columns(file, wanted, unit.address)
     columns = list(dict.fromkeys(column for column in chosen if column is not None))
     row = unit.start + start
@@ -93,9 +93,8 @@ def read_parquet(
 
 
 def _opened(stream: io.BufferedReader, address: str) -> Any:
-    import pyarrow as pa
-
     require("pyarrow", extra="batch")
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -124,6 +123,9 @@ class Plan:
         stream = self._opened(unit)
         with stream:
             yield from self._items(stream, unit, start)
+        # Pictures of a tar are read by others, from where they were found to lie.
+        if self._header.listing_bytes is None and not scheme(unit.address):
+            self._opened(unit).close()
 
     def _items(self, stream: io.BufferedReader, unit: Unit, start: int) -> Iterator[Item]:
         header = self._header
@@ -390,17 +392,15 @@ def _address(path: Path) -> str:
 @contextmanager
 def _becoming(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears whole, and on the disk, or not at all."""
-    temporary: str | None = None
+    # Always the same name: a run that was killed leaves one at most.
+    temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(handle)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        temporary = None
+            os.fsync(file.fileno())
+        temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -409,6 +409,5 @@ def _becoming(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise DeploymentError(f"{path} cannot be written: {reason(error)}") from None
     finally:
-        if temporary is not None:
-            with suppress(OSError):
-                Path(temporary).unlink()
+        with suppress(OSError):
+            temporary.unlink()

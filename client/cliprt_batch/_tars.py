@@ -52,7 +52,8 @@ def read_tar(
 ) -> Iterator[Item]:
     """The samples of a tar, from one of them on.
 
-    A damaged tar gives the samples before the damage, and one item that says where it is.
+    A damaged tar gives the samples before the damage, and one item that says where it is. The last
+    sample before it may lack members; that item stands for it.
 
     Args:
         stream: the tar, or the tar in a gzip.

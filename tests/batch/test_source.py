@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import shutil
 import sys
 from pathlib import Path
 
+import fsspec
 import msgspec
 import pytest
 from batch_sources import items_of, keys_of, parquet, planned, put, samples, tar
@@ -204,6 +206,16 @@ def test_a_stored_file_that_changed_is_not_read(tmp_path: Path) -> None:
         items_of(plan)
 
 
+def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
+    address = put(str(tmp_path), "a.tar", tar(samples(3)))
+    plan = planned(address, tmp_path / "plan")
+    items = plan.read(plan.units[0])
+    assert next(items).key == "a.tar/0000"
+    os.utime(address, ns=(1, 1))
+    with pytest.raises(SourceChanged, match="mtime=1;"):
+        list(items)
+
+
 @pytest.mark.parametrize("change", ["shorter", "gone"])
 def test_a_listing_that_was_lost_is_told(tmp_path: Path, change: str) -> None:
     put(str(tmp_path / "source"), "a.jpg", b"")
@@ -314,6 +326,32 @@ def test_an_empty_standard_input_is_refused(
     type_in(monkeypatch, b"\n\n")
     with pytest.raises(InvalidInput, match="the standard input is empty"):
         planned("-", tmp_path / "plan")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.tar"])
+def test_a_plan_can_be_sent_to_other_processes(tmp_path: Path, name: str) -> None:
+    address = put(str(tmp_path), name, LINES if name == "a.txt" else tar(samples(2)))
+    plan = planned(address, tmp_path / "plan")
+    sent = pickle.loads(pickle.dumps(plan))
+    assert sent == plan
+    assert items_of(sent) == items_of(plan)
+
+
+def test_what_a_run_that_was_killed_left_is_taken_over(tmp_path: Path) -> None:
+    put(str(tmp_path / "source"), "a.jpg", b"")
+    for name in (PLAN, LISTING):
+        put(str(tmp_path / "plan"), f".{name}.new", b"half a li")
+    assert keys_of(planned(str(tmp_path / "source"), tmp_path / "plan")) == ["a.jpg"]
+    assert sorted(path.name for path in (tmp_path / "plan").iterdir()) == [LISTING, PLAN]
+
+
+def test_a_store_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> bool:
+        raise PermissionError("no credentials")
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "isdir", fail)
+    with pytest.raises(InvalidInput, match="'memory://source' cannot be read: Permission denied"):
+        Source("memory://source").describe()
 
 
 def test_what_a_source_gives_can_be_sent(tmp_path: Path) -> None:
