@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from batch_sources import content, items_of, keys_of, parquet, planned, put
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from cliprt import InvalidInput
 from cliprt_batch._source import Source
@@ -183,3 +185,27 @@ def test_damaged_rows_are_items_and_the_others_are_read(tmp_path: Path) -> None:
         whole = list(plan.read(unit))
         for start in (1, 60, 120):
             assert list(plan.read(unit, start)) == whole[start:]
+
+
+def test_a_page_that_does_not_have_its_checksum_is_damaged(tmp_path: Path) -> None:
+    texts = [f"text {row:03}" for row in range(100)]
+    data = parquet(
+        {"text": texts}, compression="none", use_dictionary=False, write_page_checksum=True
+    )
+    changed = data.replace(b"text 050", b"text 999")
+    items = items_of(
+        planned(put(str(tmp_path), "t.parquet", changed), tmp_path / "plan", ("text",))
+    )
+    assert len(items) == 100
+    assert all("row group 0 of" in (item.fault or "") for item in items)
+
+
+def test_rows_that_no_row_group_holds_are_items(tmp_path: Path) -> None:
+    address = put(str(tmp_path), "t.parquet", parquet({"text": ["a", "b"]}))
+    plan = planned(address, tmp_path / "plan", ("text",))
+    # As a damaged footer has it, whose number of rows is not the sum of those of its row groups.
+    claimed = replace(plan, units=[structs.replace(plan.units[0], end=4, items=4)])
+    items = items_of(claimed)
+    assert [item.key for item in items] == [f"t.parquet/{row}" for row in range(4)]
+    assert [item.fault is None for item in items] == [True, True, False, False]
+    assert "no row group holds the row 3" in (items[3].fault or "")
