@@ -1,7 +1,7 @@
 """Addresses of files: paths of this machine, and the object stores that fsspec knows.
 
-An address is an absolute path, a ``file://`` URI (percent-encoded, as RFC 8089 has it), or that of a
-store: ``s3://bucket/key``. Nothing is ever fetched from the web.
+An address is an absolute path, a ``file://`` URI (percent-encoded, as RFC 8089 has it), or that of
+a store: ``s3://bucket/key``. Nothing is ever fetched from the web.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def read_bytes(ref: Ref, limit: int) -> bytes:
         limit: most bytes that are read; checked before they are.
 
     Raises:
-        InvalidInput: they cannot be had: no such file, not allowed, no regular file, an address of a
-            kind that is not read, a file that is too short, or a store that fails persistently.
+        InvalidInput: they cannot be had: no such file, not allowed, no regular file, an address of
+            a kind that is not read, a file that is too short, or a store that fails persistently.
         ImageTooLarge: there are more than the limit.
         DeploymentError: the machine is out of file handles or memory, or a package is missing.
     """
@@ -219,7 +219,7 @@ def open_stream(address: str) -> tuple[io.BufferedReader, str]:
     store, path = filesystem(address)
     found = _information(address, store, path)
     try:
-        file = _patiently(lambda: store.open(path, "rb"))
+        file = patiently(lambda: store.open(path, "rb"))
     except Exception as error:  # noqa: BLE001 - every store has its own
         raise _unreadable(address, error) from None
     size = int(found.get("size") or 0)
@@ -298,15 +298,15 @@ def _local_stamp(handle: int) -> str:
 
 
 def _stored_stamp(found: dict[str, Any]) -> str:
-    names = ("ETag", "etag", "generation", "md5Hash", "content_md5", "LastModified")
-    names += ("last_modified", "mtime", "updated", "created")
+    names = ["ETag", "etag", "generation", "md5Hash", "content_md5", "LastModified"]
+    names += ["last_modified", "mtime", "updated", "created"]
     version = next((f" {name}={found[name]}" for name in names if found.get(name)), "")
     return f"size={found.get('size')}{version}"
 
 
 def _information(address: str, store: Any, path: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = _patiently(lambda: store.info(path))
+        found: dict[str, Any] = patiently(lambda: store.info(path))
     except Exception as error:  # noqa: BLE001 - every store has its own
         raise _unreadable(address, error) from None
     if found.get("type") != "file":
@@ -323,7 +323,7 @@ def _read_stored(ref: Ref, limit: int) -> bytes:
         return b""
     read = partial(store.cat_file, path, start=ref.offset, end=ref.offset + length)
     try:
-        data: bytes = _patiently(read)
+        data: bytes = patiently(read)
     except Exception as error:  # noqa: BLE001 - every store has its own
         raise _unreadable(ref.address, error) from None
     if len(data) != length:
@@ -367,7 +367,7 @@ def _unreadable(address: str, error: Exception) -> CliprtError:
     return InvalidInput(text)
 
 
-def _patiently(call: Callable[[], Answer]) -> Answer:
+def patiently(call: Callable[[], Answer]) -> Answer:
     """What a store answers, asked again where it may come to its senses."""
     for wait in RETRY_WAITS:
         try:
@@ -402,7 +402,7 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            count: int = _patiently(partial(self._read, buffer))
+            count: int = patiently(partial(self._read, buffer))
         except Exception as error:  # noqa: BLE001 - every store has its own
             raise DeploymentError(
                 f"{shown(self._address)} cannot be read on from byte {self._position:,}: "

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from cliprt._errors import InvalidInput
-from cliprt_batch._addresses import filesystem, local_path, reason, scheme, shown
+from cliprt_batch._addresses import filesystem, local_path, patiently, reason, scheme, shown
 
 PICTURES = frozenset(
-    # What can be decoded: JPEG, PNG, WebP, GIF and BMP by their names.
-    "jpg jpeg jpe jif jfif pjpeg png apng webp gif bmp dib"
-    # Often one of those under another name; where they are not, they are reported as failed, which
-    # is better than to pass over them in silence.
-    " tif tiff avif heic heif".split()
+    [
+        # What can be decoded: JPEG, PNG, WebP, GIF and BMP by their names.
+        *("jpg", "jpeg", "jpe", "jif", "jfif", "pjpeg", "png", "apng", "webp", "gif", "bmp", "dib"),
+        # Often one of those under another name; where they are not, they are reported as failed,
+        # which is better than to pass over them in silence.
+        *("tif", "tiff", "avif", "heic", "heif"),
+    ]
 )
 """Suffixes of pictures."""
 
@@ -59,24 +62,29 @@ def files(root: str, suffixes: frozenset[str]) -> Iterator[str]:
 
 
 def is_folder(address: str) -> bool:
-    """Whether there is a folder at an address."""
+    """Whether there is a folder at an address.
+
+    Raises:
+        InvalidInput: the store does not say.
+    """
     if scheme(address):
         store, path = filesystem(address)
-        return bool(store.isdir(path))
+        try:
+            return bool(patiently(lambda: store.isdir(path)))
+        except Exception as error:  # noqa: BLE001 - every store has its own
+            raise InvalidInput(f"{shown(address)} cannot be read: {reason(error)}") from None
     try:
         return os.path.isdir(local_path(address))  # noqa: PTH112 - of bytes
     except ValueError:
         return False
 
 
-def top(root: str) -> list[str]:
+def top(root: str) -> Iterator[str]:
     """The names of the files that lie directly in a folder, without the hidden ones."""
     scan = _stored_scan(root) if scheme(root) else _local_scan(root)
-    return [
-        name.decode("utf-8", "surrogateescape")
-        for name in scan(b"")
-        if not name.startswith(b".") and not name.endswith(b"/")
-    ]
+    for name in scan(b""):
+        if not name.startswith(b".") and not name.endswith(b"/"):
+            yield name.decode("utf-8", "surrogateescape")
 
 
 def _sorted(names: Iterator[bytes], suffixes: tuple[bytes, ...], *, at_top: bool) -> list[bytes]:
@@ -115,7 +123,7 @@ def _stored_scan(root: str) -> Callable[[bytes], Iterator[bytes]]:
     def scan(prefix: bytes) -> Iterator[bytes]:
         folder = f"{path.rstrip('/')}/{prefix.decode()}".rstrip("/")
         try:
-            entries = store.ls(folder, detail=True)
+            entries = patiently(partial(store.ls, folder, detail=True))
         except Exception as error:  # noqa: BLE001 - every store has its own
             raise _unlisted(f"{scheme(root)}://{folder.lstrip('/')}", error) from None
         for entry in entries:

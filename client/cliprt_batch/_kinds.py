@@ -75,8 +75,8 @@ def resolved(source: Source) -> Kind:
     columns = (source.image_column, source.text_column, source.key_column)
     if any(column is not None for column in columns) and kind not in _WITH_COLUMNS:
         raise InvalidInput(
-            f"columns can be named in JSON lines and Parquet, the source {shown(source.address)} is "
-            f"of the kind {kind!r}"
+            "columns can be named in JSON lines and Parquet, the source "
+            f"{shown(source.address)} is of the kind {kind!r}"
         )
     return kind
 
@@ -140,10 +140,11 @@ def _found(source: Source) -> Kind:
 
 
 def _folder_kind(address: str) -> Kind:
-    names = top(address)
-    if any(name.lower().rpartition(".")[2] in PICTURES for name in names):
-        return "folder"
-    kinds = {_by_name(name) for name in names}
+    kinds = set()
+    for name in top(address):
+        if name.lower().rpartition(".")[2] in PICTURES:
+            return "folder"
+        kinds.add(_by_name(name))
     return "tar" if "tar" in kinds else "parquet" if "parquet" in kinds else "folder"
 
 

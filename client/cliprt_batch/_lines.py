@@ -1,7 +1,8 @@
 """Sources of one item a line: lists of paths or texts, JSON lines, and the frozen listing.
 
-Blank lines are passed over in all of them. In a list of pictures so are lines that begin with ``#``;
-in a list of texts such a line is a text. Lines keep the numbers that they have in their file.
+Blank lines are passed over in all of them. In a list of pictures so are lines that begin with
+``#``; in a list of texts such a line is a text. Lines keep the numbers that they have in their
+file.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ class Cutter:
 def lines_of(stream: IO[bytes], *, at_start: bool = True) -> Iterator[tuple[bytes, int]]:
     """Lines without their ends, and how long they are with them.
 
-    Of a line that is too long MAX_LINE + 1 bytes are given. At the start of a file a byte order mark
-    is left out.
+    Of a line that is too long MAX_LINE + 1 bytes are given. At the start of a file a byte order
+    mark is left out.
     """
     while line := stream.readline(MAX_LINE + 1):
         length = len(line)

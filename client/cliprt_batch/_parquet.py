@@ -62,9 +62,9 @@ def read_parquet(
         wanted: what is asked of each row.
         start: the first row of the unit that is given.
     """
+    file = _opened(stream, unit.address)
     import pyarrow as pa
 
-    file = _opened(stream, unit.address)
     chosen = _columns(file, wanted, unit.address)
     columns = list(dict.fromkeys(column for column in chosen if column is not None))
     row = unit.start + start
@@ -86,21 +86,29 @@ def read_parquet(
                     break
         # What fails on the way to the file is a DeploymentError and passes.
         except (pa.ArrowException, OSError) as error:
-            fault = f"row group {group} of {shown(unit.address)} is damaged: {str(error)[:200]}"
-            for damaged in range(row, end):
-                yield Item(f"{name}/{damaged}", fault=fault)
+            why = str(error)[:200]
+        else:
+            why = "it holds fewer rows than are said to be in it"
+        for damaged in range(row, end):
+            fault = f"row group {group} of {shown(unit.address)} is damaged: {why}"
+            yield Item(f"{name}/{damaged}", fault=fault)
         row = end
+    # Of a damaged file the row groups may hold fewer rows than the whole.
+    for damaged in range(row, unit.end):
+        fault = f"{shown(unit.address)} is damaged: no row group holds the row {damaged}"
+        yield Item(f"{name}/{damaged}", fault=fault)
 
 
 def _opened(stream: io.BufferedReader, address: str) -> Any:
-    import pyarrow as pa
-
     require("pyarrow", extra="batch")
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         # In pieces: a column of pictures may be larger than the memory.
-        return pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False)
+        return pq.ParquetFile(
+            stream, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
+        )
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"{shown(address)} is no Parquet file: {str(error)[:200]}") from None
 

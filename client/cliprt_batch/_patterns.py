@@ -54,7 +54,7 @@ def matching(pattern: str) -> list[str]:
 
 
 def braces(pattern: str) -> list[str]:
-    """What a pattern with ``{00..12}`` and ``{a,b}`` stands for.
+    """What a pattern with ``{00..12}`` and ``{a,b}`` stands for, nothing twice.
 
     Raises:
         InvalidInput: more than MAX_FILES.
@@ -71,7 +71,8 @@ def braces(pattern: str) -> list[str]:
                 more.append(one[: match.start()] + choice + one[match.end() :])
                 if len(more) > MAX_FILES:
                     raise InvalidInput(f"{shown(pattern)} stands for more than {MAX_FILES:,} files")
-        done = more
+        # Of braces within braces the outer ones would give the inner ones' neighbours twice.
+        done = list(dict.fromkeys(more))
     return done
 
 

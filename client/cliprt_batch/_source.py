@@ -12,7 +12,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -124,6 +123,9 @@ class Plan:
         stream = self._opened(unit)
         with stream:
             yield from self._items(stream, unit, start)
+        # Pictures of a tar are read by others, from where they were found to lie.
+        if self._header.listing_bytes is None and not scheme(unit.address):
+            self._opened(unit).close()
 
     def _items(self, stream: io.BufferedReader, unit: Unit, start: int) -> Iterator[Item]:
         header = self._header
@@ -133,7 +135,8 @@ class Plan:
         if header.kind == "parquet":
             folder = parent(unit.address)
             return read_parquet(stream, unit, name, folder, header.wanted, start)
-        assert isinstance(unit, LineUnit) and header.form is not None
+        assert isinstance(unit, LineUnit)
+        assert header.form is not None
         frozen = header.listing_bytes is not None
         lines = Lines(
             header.form,
@@ -167,8 +170,8 @@ class Plan:
         if now != unit.stamp:
             stream.close()
             raise SourceChanged(
-                f"{shown(unit.address)} is not what was planned: it was {unit.stamp}, and is {now}; "
-                "bring it back, or begin anew in another folder"
+                f"{shown(unit.address)} is not what was planned: it was {unit.stamp}, and is "
+                f"{now}; bring it back, or begin anew in another folder"
             )
         stream.seek(0)
         return stream
@@ -182,12 +185,12 @@ def make_plan(
     Args:
         source: what to list.
         folder: where the plan goes; one that is there is replaced.
-        towers: which embeddings are asked for: ``image``, ``text`` or both. A folder or a list gives
-            pictures, with the text of a ``.txt`` beside each where the text tower is asked for too;
-            for the text tower alone a folder gives its ``.txt`` files, and a list its lines.
+        towers: which embeddings are asked for: ``image``, ``text`` or both. A folder or a list
+            gives pictures, with the text of a ``.txt`` beside each where the text tower is asked
+            for too; for the text tower alone a folder gives its ``.txt`` files, a list its lines.
         shard_size: items of a unit; a tar is one unit whatever it holds.
-        advance: called with the number of items that were listed since the last call; of tars, whose
-            items are not known, with that of the files.
+        advance: called with the number of items that were listed since the last call; of tars,
+            whose items are not known, with that of the files.
 
     Raises:
         InvalidInput: there is no such source, or nothing in it to embed.
@@ -288,6 +291,7 @@ def _freeze(
     source: Source, header: _Header, folder: Path, advance: Advance
 ) -> tuple[_Header, list[Unit]]:
     """Writes the listing of a folder or the standard input."""
+    content: Iterator[bytes]
     if header.kind == "folder":
         base = absolute(source.address)
         form: Form = "paths" if "image" in header.wanted.towers else "text files"
@@ -351,19 +355,19 @@ def _from_stdin(kind: Kind, towers: tuple[str, ...]) -> tuple[Form, Iterator[byt
     as_objects = first.lstrip().startswith(b"{") if kind in ("auto", "stdin") else kind == "jsonl"
     form: Form = "objects" if as_objects else _list_form(towers)
 
-    def listing() -> Iterator[bytes]:
-        yield from (b"\n" for _ in range(before))
-        if first:
-            yield frozen(first)
-        for line, _ in lines:
-            yield frozen(line)
-
     def frozen(line: bytes) -> bytes:
         if not counts(line, form):
             return b"\n"
         if form == "objects":
             return line + b"\n"
         return _quoted(line.decode("utf-8", "surrogateescape"))
+
+    def listing() -> Iterator[bytes]:
+        yield from (b"\n" for _ in range(before))
+        if first:
+            yield frozen(first)
+        for line, _ in lines:
+            yield frozen(line)
 
     return form, listing()
 
@@ -388,17 +392,15 @@ def _address(path: Path) -> str:
 @contextmanager
 def _becoming(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears whole, and on the disk, or not at all."""
-    temporary: str | None = None
+    # Always the same name: a run that was killed leaves one at most.
+    temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(handle)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        temporary = None
+            os.fsync(file.fileno())
+        temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -407,6 +409,5 @@ def _becoming(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise DeploymentError(f"{path} cannot be written: {reason(error)}") from None
     finally:
-        if temporary is not None:
-            with suppress(OSError):
-                Path(temporary).unlink()
+        with suppress(OSError):
+            temporary.unlink()

@@ -1,4 +1,4 @@
-"""webdataset's tars: a sample is the consecutive members that share their name up to its first dot."""
+"""webdataset's tars: consecutive members with the same name up to its first dot are a sample."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ _GZIP = b"\x1f\x8b"
 # Texts in a JSON object come after those in a file of their own.
 _JSON_RANK = 3
 _SHOWN = 20
+# What tarfile takes for the end of a tar, and is.
+_ENDS = (tarfile.EmptyHeaderError, tarfile.EOFHeaderError)  # type: ignore[attr-defined]
 
 
 class _Member(tarfile.TarInfo):
@@ -39,7 +41,9 @@ class _Member(tarfile.TarInfo):
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Member:
         try:
             return super().fromtarfile(tarfile_)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+        except tarfile.HeaderError as error:
+            if isinstance(error, _ENDS):
+                raise
             raise tarfile.ReadError(str(error)) from None
 
 
@@ -48,7 +52,8 @@ def read_tar(
 ) -> Iterator[Item]:
     """The samples of a tar, from one of them on.
 
-    A damaged tar gives the samples before the damage, and one item that says where it is.
+    A damaged tar gives the samples before the damage, and one item that says where it is. The last
+    sample before it may lack members; that item stands for it.
 
     Args:
         stream: the tar, or the tar in a gzip.
