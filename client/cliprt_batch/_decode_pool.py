@@ -65,7 +65,8 @@ class DecodePool:
         """Begins to decode the pictures of a window; waits while all slots are taken.
 
         Raises, from the future:
-            DeploymentError: no process can be started.
+            DeploymentError: no process can be started, or one cannot read for a reason that is no
+                picture's fault.
         """
         with self._freed:
             while not self._free:
@@ -124,6 +125,9 @@ class DecodePool:
                 with self._lock:
                     self._idle.append(worker)
         self._worked(time.monotonic() - begun)
+        for one in seen:
+            if one.fatal:
+                raise DeploymentError(one.reason)
         return Window(self, slot, seen)
 
     def _take(self) -> WorkerProcess:

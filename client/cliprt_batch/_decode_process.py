@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._card import ImageSpec
-from cliprt._errors import InvalidInput
+from cliprt._errors import CliprtError, InvalidInput
 from cliprt._images import preprocess_with_size
 from cliprt._limits import Limits
 from cliprt_batch._addresses import read_bytes, scheme
@@ -71,6 +71,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
         sha256: of its encoded bytes, in hexadecimal; None if they could not be read.
         stage: where it failed, ``read`` or ``decode``; None if it did not.
         reason: why.
+        fatal: whether that is no fault of the picture, and would happen to others, too.
     """
 
     width: int | None = None
@@ -78,6 +79,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     sha256: str | None = None
     stage: Stage | None = None
     reason: str | None = None
+    fatal: bool = False
 
 
 def mapped(descriptor: int, order: Order) -> NDArray[np.uint8]:
@@ -118,13 +120,13 @@ def serve(connection: int, memory: int) -> None:
 
 def _each(
     images: Sequence[Ref | bytes], limits: Limits, readers: ThreadPoolExecutor
-) -> Iterator[bytes | InvalidInput]:
+) -> Iterator[bytes | CliprtError]:
     """The encoded pictures one after the other; those of a store are read ahead."""
     if all(isinstance(image, bytes) or not scheme(image.address) for image in images):
         for image in images:
             yield _read(image, limits)
         return
-    waiting: list[Future[bytes | InvalidInput]] = []
+    waiting: list[Future[bytes | CliprtError]] = []
     for image in images:
         waiting.append(readers.submit(_read, image, limits))
         if len(waiting) == _AHEAD:
@@ -133,20 +135,22 @@ def _each(
         yield waiting.pop(0).result()
 
 
-def _read(image: Ref | bytes, limits: Limits) -> bytes | InvalidInput:
+def _read(image: Ref | bytes, limits: Limits) -> bytes | CliprtError:
     if isinstance(image, bytes):
         return image
     try:
         return read_bytes(image, limits.max_image_bytes)
-    except InvalidInput as error:
+    except CliprtError as error:
         return error
     except Exception as error:  # noqa: BLE001 - stores raise types of their own
         return InvalidInput(f"{image.address!r} cannot be read: {type(error).__name__}: {error}")
 
 
-def _decode(data: bytes | InvalidInput, row: NDArray[np.uint8], order: Order) -> Seen:
+def _decode(data: bytes | CliprtError, row: NDArray[np.uint8], order: Order) -> Seen:
     if isinstance(data, InvalidInput):
         return Seen(stage="read", reason=data.reason)
+    if isinstance(data, CliprtError):
+        return Seen(stage="read", reason=str(data), fatal=True)
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         pixels, (width, height) = preprocess_with_size(

@@ -18,7 +18,7 @@ import pytest
 from cases import demo_pictures
 from PIL import Image
 
-from cliprt import Bundle, Limits, _worker_process
+from cliprt import Bundle, DeploymentError, Limits, _worker_process
 from cliprt._card import ImageSpec
 from cliprt._images import preprocess
 from cliprt_batch._decode_pool import DecodePool
@@ -168,3 +168,8 @@ def test_a_parent_that_is_killed_leaves_no_process(demo_bundle: Bundle) -> None:
     while child.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not child.exists()
+
+
+def test_what_is_no_pictures_fault_stops(pool: DecodePool) -> None:
+    with pytest.raises(DeploymentError, match="s3fs"):
+        pool.submit([Ref("s3://bucket/picture.jpg")]).result()
