@@ -115,8 +115,9 @@ class RunFolder:
 
         Raises:
             OutputBusy: another share holds it for minutes.
+            OutputError: the block, or the lock, cannot write.
         """
-        with self._locks.guard():
+        with self._writing(self._state.folder), self._locks.guard():
             yield
 
     def note_plan(self, sha256: str) -> None:
@@ -128,7 +129,7 @@ class RunFolder:
             OutputMismatch: the run has another plan; the source has changed.
             OutputError: it cannot be written.
         """
-        with self._locks.guard(), self._writing(self._state.folder):
+        with self._writing(self._state.folder), self._locks.guard():
             self._state.note_plan(sha256, self._scratch)
 
     def owns(self, unit: int) -> bool:
@@ -296,7 +297,7 @@ class RunFolder:
                 f"{self._state.out} is unfinished: {len(missing)} units are not done, "
                 f"the first is {missing[0]}; run the same command again"
             )
-        with self._locks.guard(), self._writing(self._state.out):
+        with self._writing(self._state.out), self._locks.guard():
             plan = self._state.plan_sha256()
             if plan is None:
                 raise OutputError(f"{self._state.out} has no plan; run the same command again")
@@ -356,7 +357,7 @@ class RunFolder:
     def _removed_unless_placed(self, made: Made) -> Iterator[None]:
         try:
             yield
-        except Exception:
+        except BaseException:
             for path, _ in made.values():
                 path.unlink(missing_ok=True)
             raise

@@ -74,7 +74,7 @@ def write_shard(
         else:
             _write_arrays(config, tables, embedded, sinks)
         return {names[kind]: (sink.path, sink.finish()) for kind, sink in sinks.items()}
-    except Exception:
+    except BaseException:
         for sink in sinks.values():
             sink.discard()
         raise

@@ -1,0 +1,88 @@
+"""Two processes, one folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from run_folders import config
+
+from cliprt_batch._output_errors import OutputBusy
+from cliprt_batch._run_folder import RunFolder
+
+HOLDER = """
+import sys
+from pathlib import Path
+from run_folders import config
+from cliprt_batch._run_folder import RunFolder
+run = RunFolder.open(Path(sys.argv[1]), config(), share=(int(sys.argv[2]), int(sys.argv[3])))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held(out: Path, share: tuple[int, int]) -> Iterator[subprocess.Popen[str]]:
+    """Another process runs a share."""
+    path = [str(Path(__file__).resolve().parent.parent), *sys.path]
+    code = f"import sys; sys.path[:0] = {path!r}\n{HOLDER}"
+    command = [sys.executable, "-c", code, str(out), *map(str, share)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "open\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("other", [(1, 1), (2, 4)])
+def test_the_same_share_is_refused(tmp_path: Path, other: tuple[int, int]) -> None:
+    reason = f"another run of share {other[0]}/{other[1]}; wait for it, or choose another --out"
+    with held(tmp_path, other), pytest.raises(OutputBusy, match=reason):
+        RunFolder.open(tmp_path, config(), share=other)
+
+
+def test_another_division_is_refused(tmp_path: Path) -> None:
+    with held(tmp_path, (2, 4)):
+        for share in ((1, 1), (1, 2)):
+            with pytest.raises(OutputBusy, match="share 2/4 is under way, and share"):
+                RunFolder.open(tmp_path, config(), share=share)
+
+
+def test_other_shares_of_the_same_division_run_at_once(tmp_path: Path) -> None:
+    with held(tmp_path, (2, 4)), RunFolder.open(tmp_path, config(), share=(3, 4)):
+        pass
+
+
+def test_the_lock_ends_with_the_process(tmp_path: Path) -> None:
+    with held(tmp_path, (1, 1)) as process:
+        process.kill()
+        process.wait()
+        RunFolder.open(tmp_path, config()).close()
+
+
+def test_the_lock_ends_with_the_run(tmp_path: Path) -> None:
+    with (
+        RunFolder.open(tmp_path, config()),
+        pytest.raises(OutputBusy),
+    ):
+        RunFolder.open(tmp_path, config())
+    RunFolder.open(tmp_path, config(), share=(1, 2)).close()
+
+
+def test_a_refused_run_changes_nothing(tmp_path: Path) -> None:
+    with held(tmp_path, (1, 1)):
+        temporary = tmp_path / "_cliprt" / "tmp" / "1-of-1" / "being-written"
+        temporary.touch()
+        with pytest.raises(OutputBusy):
+            RunFolder.open(tmp_path, config())
+        assert temporary.exists()
+
+
+@pytest.mark.parametrize("share", [(0, 1), (2, 1), (1, 0)])
+def test_a_share_that_does_not_exist(tmp_path: Path, share: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        RunFolder.open(tmp_path, config(), share=share)
