@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from run_folders import (
     PLAN,
-    unsynced,
     config,
     do_unit,
     dying_at_every_call,
     files,
     left_over,
     rows,
+    unsynced,
     write_parts,
 )
 
