@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from run_folders import config
 
+from cliprt_batch import _locks
 from cliprt_batch._output_errors import OutputBusy
 from cliprt_batch._run_folder import RunFolder
 
@@ -80,6 +81,25 @@ def test_a_refused_run_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(OutputBusy):
             RunFolder.open(tmp_path, config())
         assert temporary.exists()
+
+
+def test_no_other_share_opens_while_one_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_locks, "_PATIENCE_S", 0)
+    with RunFolder.open(tmp_path, config(), share=(1, 2)) as run:
+        with run.alone(), pytest.raises(OutputBusy, match="held by another run"):
+            RunFolder.open(tmp_path, config(), share=(2, 2))
+        RunFolder.open(tmp_path, config(), share=(2, 2)).close()
+
+
+def test_a_fault_of_the_source_is_not_one_of_the_folder(tmp_path: Path) -> None:
+    with (
+        RunFolder.open(tmp_path, config()) as run,
+        pytest.raises(FileNotFoundError),
+        run.alone(),
+    ):
+        (tmp_path / "source").read_bytes()
 
 
 @pytest.mark.parametrize("share", [(0, 1), (2, 1), (1, 0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 from run_folders import DIM, PLAN, config, do_unit, files, left_over, rows, write_parts
 
+from cliprt import MissingExtra
 from cliprt_batch import _rewriting, _shards
 from cliprt_batch._output_errors import OutputError, OutputMismatch, OutputUnfinished
 from cliprt_batch._records import Dtype
@@ -256,6 +258,24 @@ def test_an_unfinished_run_is_not_finished(tmp_path: Path) -> None:
         do_unit(run, settings, 0)
         with pytest.raises(OutputUnfinished, match="1 units are not done, the first is 1; run"):
             run.finish(2)
+
+
+def test_a_file_that_is_lost_before_the_end_is_noticed(tmp_path: Path) -> None:
+    settings = config()
+    with RunFolder.open(tmp_path, settings) as run:
+        run.note_plan(PLAN)
+        do_unit(run, settings, 0)
+        (tmp_path / "img_emb" / "img_emb_000000.npy").unlink()
+        with pytest.raises(OutputUnfinished, match="the first is 0; run the same command again"):
+            run.finish(1)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_missing_pyarrow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'cliprt\[batch\]'"):
+        RunFolder.open(tmp_path / "out", config())
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_run_is_refused_and_every_difference_named(tmp_path: Path) -> None:
