@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from run_folders import config
+from run_folders import PLAN, config, do_unit
 
 from cliprt_batch import _locks
+from cliprt_batch._manifest import read_manifest
 from cliprt_batch._output_errors import OutputBusy
 from cliprt_batch._run_folder import RunFolder
 
 HOLDER = """
 import sys
 from pathlib import Path
-from run_folders import config
+from run_folders import PLAN, config, do_unit
 from cliprt_batch._run_folder import RunFolder
 run = RunFolder.open(Path(sys.argv[1]), config(), share=(int(sys.argv[2]), int(sys.argv[3])))
 print("open", flush=True)
@@ -91,6 +94,26 @@ def test_no_other_share_opens_while_one_plans(
         with run.alone(), pytest.raises(OutputBusy, match="held by another run"):
             RunFolder.open(tmp_path, config(), share=(2, 2))
         RunFolder.open(tmp_path, config(), share=(2, 2)).close()
+
+
+def test_of_shares_that_end_at_once_one_writes_the_manifest(tmp_path: Path) -> None:
+    settings, of = config(), 4
+    for turn in range(5):
+        out = tmp_path / str(turn)
+        runs = [RunFolder.open(out, settings, share=(i, of)) for i in range(1, of + 1)]
+        for unit, run in enumerate(runs):
+            run.note_plan(PLAN)
+            do_unit(run, settings, unit)
+        together = threading.Barrier(of)
+
+        def end(run: RunFolder, together: threading.Barrier = together) -> object:
+            together.wait()
+            return run.finish(of)
+
+        with ThreadPoolExecutor(of) as threads:
+            ends = list(threads.map(end, runs))
+        assert len([manifest for manifest in ends if manifest]) == 1
+        assert read_manifest(out).items == of * 20
 
 
 def test_a_fault_of_the_source_is_not_one_of_the_folder(tmp_path: Path) -> None:
