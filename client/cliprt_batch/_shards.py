@@ -235,7 +235,8 @@ def nulls_outside(column: pa.ChunkedArray, dim: int, dtype: Dtype) -> pa.Array:
         return pa.array([], column.type)
     flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks])
     missing = flat.is_null().to_numpy(zero_copy_only=False).reshape(-1, dim)[:, 0]
-    numbers = flat.fill_null(0).to_numpy(zero_copy_only=False) if missing.any() else flat.to_numpy()
+    # Nulls come as NaN; they lie under the mask.
+    numbers = flat.to_numpy(zero_copy_only=False)
     return embedding_column(numbers.reshape(-1, dim), dtype, missing=missing)
 
 
