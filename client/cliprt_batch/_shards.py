@@ -26,8 +26,8 @@ _NPY = {"image": "img_emb", "text": "text_emb"}
 _METADATA = ("key", "image_path", "caption", "width", "height", "sha256")
 
 # Rows of a row group. All are of this length but the last, whatever the parts were, so that the
-# bytes do not depend on them; 4,096 rows of 1,024 numbers are 16 MiB.
-ROW_GROUP = 4096
+# bytes do not depend on them; 2,048 rows of 1,024 numbers are 8 MiB.
+ROW_GROUP = 2048
 
 
 def shard_files(config: RunConfig, unit: int) -> dict[str, str]:
@@ -74,7 +74,7 @@ def write_shard(
         else:
             _write_arrays(config, tables, embedded, sinks)
         return {names[kind]: (sink.path, sink.finish()) for kind, sink in sinks.items()}
-    except Exception:
+    except BaseException:
         for sink in sinks.values():
             sink.discard()
         raise
@@ -235,7 +235,8 @@ def nulls_outside(column: pa.ChunkedArray, dim: int, dtype: Dtype) -> pa.Array:
         return pa.array([], column.type)
     flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks])
     missing = flat.is_null().to_numpy(zero_copy_only=False).reshape(-1, dim)[:, 0]
-    numbers = flat.fill_null(0).to_numpy(zero_copy_only=False) if missing.any() else flat.to_numpy()
+    # Nulls come as NaN; they lie under the mask.
+    numbers = flat.to_numpy(zero_copy_only=False)
     return embedding_column(numbers.reshape(-1, dim), dtype, missing=missing)
 
 
