@@ -19,7 +19,13 @@
     │   │   └── EngineMismatch            it is for another GPU, driver or TensorRT than this one
     │   ├── CheckpointError               a checkpoint cannot be read or is of no supported kind
     │   ├── FidelityError                 an exported tower does not answer like the checkpoint
-    │   └── MissingExtra (also ImportError)        an optional dependency is not installed
+    │   ├── MissingExtra (also ImportError)        an optional dependency is not installed
+    │   └── in cliprt_batch:
+    │       ├── SourceChanged             a source is not what it was when the job began
+    │       └── OutputError               the folder of a job cannot be written or read
+    │           ├── OutputMismatch        it is another job's
+    │           ├── OutputBusy            another process writes it
+    │           └── OutputUnfinished      the job has not been carried to its end
     └── ClosedError                       the client was used after close()
 """
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from cliprt._errors import DeploymentError, InvalidInput
 from cliprt._extras import require
-from cliprt_batch._records import IMAGE, TEXT, Dtype
+from cliprt_batch._manifest import UnitRecord, read_manifest
+from cliprt_batch._records import IMAGE, TEXT
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -25,27 +26,6 @@ BLOCK_ROWS = 8192
 
 _COLUMN = {"image": IMAGE, "text": TEXT}
 _METADATA = ["key", "image_path", "caption", "width", "height", "sha256"]
-
-
-class _File(msgspec.Struct):
-    bytes: int
-
-
-class _Shard(msgspec.Struct):
-    number: int
-    items: int
-    embedded: int
-    files: dict[str, _File]
-
-
-class _Manifest(msgspec.Struct):
-    model: str
-    space: str
-    dim: int
-    dtype: Dtype
-    layout: Literal["npy", "parquet"]
-    towers: tuple[Among, ...]
-    shards: list[_Shard]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,13 +72,14 @@ class Collection:
         """Opens a folder, and sees that its files are there and as long as its manifest says.
 
         Raises:
-            InvalidInput: there is no such folder, or nothing finished in it.
-            DeploymentError: its manifest cannot be read, or a file is missing or of another size.
+            OutputUnfinished: the job has not been carried to its end.
+            DeploymentError: there is no such folder, its manifest cannot be read, or a file is
+                missing or of another size.
             MissingExtra: pyarrow is not installed.
         """
         require("pyarrow.parquet", extra="batch")
         self.folder = Path(folder)
-        self.manifest = _read_manifest(self.folder)
+        self.manifest = read_manifest(self.folder)
         shards = self.manifest.shards
         for shard in shards:
             for name, file in shard.files.items():
@@ -170,7 +151,7 @@ class Collection:
                     yield first, batch
                     first += len(batch)
 
-    def _rows(self, shard: _Shard) -> int:
+    def _rows(self, shard: UnitRecord) -> int:
         return shard.embedded if self.manifest.layout == "npy" else shard.items
 
     def _check(self, name: str, size: int) -> None:
@@ -188,7 +169,7 @@ class Collection:
                 "changed; copy it again, or embed the source again"
             )
 
-    def _file(self, shard: _Shard, kind: str) -> Path:
+    def _file(self, shard: UnitRecord, kind: str) -> Path:
         for name in shard.files:
             if name.startswith(f"{kind}/"):
                 return self.folder / name
@@ -197,7 +178,7 @@ class Collection:
         )
 
     def _of_npy(
-        self, shard: _Shard, tower: Among, start: int
+        self, shard: UnitRecord, tower: Among, start: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         file = self._file(shard, "img_emb" if tower == "image" else "text_emb")
         try:
@@ -215,7 +196,7 @@ class Collection:
             yield np.arange(at, at + len(piece)), np.ascontiguousarray(piece, dtype=np.float32)
 
     def _of_parquet(
-        self, shard: _Shard, tower: Among, start: int
+        self, shard: UnitRecord, tower: Among, start: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         name = _COLUMN[tower]
         with self._metadata(shard) as file:
@@ -235,7 +216,7 @@ class Collection:
                 kept = rows >= start
                 yield rows[kept], np.ascontiguousarray(dense[kept], dtype=np.float32)
 
-    def _metadata(self, shard: _Shard) -> pq.ParquetFile:
+    def _metadata(self, shard: UnitRecord) -> pq.ParquetFile:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -252,7 +233,7 @@ class Collection:
             )
         return file
 
-    def _entries(self, shard: _Shard, rows: NDArray[np.int64]) -> Iterator[tuple[int, Entry]]:
+    def _entries(self, shard: UnitRecord, rows: NDArray[np.int64]) -> Iterator[tuple[int, Entry]]:
         with self._metadata(shard) as file:
             begin = 0
             for group in range(file.metadata.num_row_groups):
@@ -274,23 +255,3 @@ def _groups_from(file: pq.ParquetFile, start: int) -> tuple[list[int], int]:
             return list(range(group, file.metadata.num_row_groups)), begin
         begin = end
     return [], begin
-
-
-def _read_manifest(folder: Path) -> _Manifest:
-    path = folder / "manifest.json"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        if (folder / "_cliprt").is_dir():
-            raise InvalidInput(
-                f"{folder} is not finished: give its 'cliprt embed' command again, which goes on "
-                "where it stopped"
-            ) from None
-        raise InvalidInput(
-            f"{folder} is no folder of embeddings ({path.name}: {error.strerror}); "
-            "'cliprt embed SOURCE --out FOLDER' makes one"
-        ) from None
-    try:
-        return msgspec.json.decode(content, type=_Manifest)
-    except msgspec.DecodeError as error:
-        raise DeploymentError(f"{path} is damaged or of another version: {error}") from None

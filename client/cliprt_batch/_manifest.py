@@ -187,7 +187,10 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{folder} is unfinished: it has no {MANIFEST}; run the same command again, or "
                 "`cliprt merge` if its shares were run one by one"
             ) from None
-        raise OutputError(f"{folder} is no output of cliprt embed: no {MANIFEST}") from None
+        raise OutputError(
+            f"{folder} is no output of cliprt embed, it has no {MANIFEST}; "
+            "'cliprt embed SOURCE --out FOLDER' makes one"
+        ) from None
     except OSError as cause:
         raise OutputError(f"{path} cannot be read: {cause.strerror}") from None
     return decoded(content, path)

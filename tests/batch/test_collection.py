@@ -12,7 +12,7 @@ import pytest
 from embedded_folders import random_units, write_folder
 
 from cliprt import DeploymentError, InvalidInput
-from cliprt_batch import _collection
+from cliprt_batch import OutputUnfinished, _collection
 from cliprt_batch._collection import BLOCK_ROWS, Collection
 
 LAYOUTS = ("npy", "parquet")
@@ -84,13 +84,14 @@ def test_a_folder_without_items(tmp_path: Path) -> None:
 
 
 def test_no_folder_says_what_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="cliprt embed SOURCE --out FOLDER"):
+    with pytest.raises(DeploymentError, match="cliprt embed SOURCE --out FOLDER"):
         Collection(tmp_path / "none")
 
 
 def test_an_unfinished_folder_says_how_it_is_finished(tmp_path: Path) -> None:
     (tmp_path / "_cliprt").mkdir()
-    with pytest.raises(InvalidInput, match="not finished.*goes on where it stopped"):
+    (tmp_path / "_cliprt" / "run.json").touch()
+    with pytest.raises(OutputUnfinished, match="run the same command again"):
         Collection(tmp_path)
 
 
