@@ -19,6 +19,12 @@ PUBLIC = {
         "ServerStartError", "ServerUnavailable", "SpaceMismatch", "TextSpec", "Tls", "TowerTimes",
         "__version__", "open_bundle",
     },
+    "cliprt_batch": {
+        "Encoder", "Group", "Hit", "JobOptions", "Local", "LocalEncoder", "Manifest", "Member",
+        "OutputBusy", "OutputError", "OutputMismatch", "OutputUnfinished", "Served",
+        "ServedEncoder", "Source", "SourceChanged", "Summary", "embed", "merge", "near_duplicates",
+        "read_manifest", "search",
+    },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {
         "BuildProgress", "BuilderOptions", "CpuSettings", "Device", "Engine", "LocalClip",

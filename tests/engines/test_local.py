@@ -42,6 +42,13 @@ def clip(demo_bundle: Bundle) -> Iterator[LocalClip]:
         yield clip
 
 
+def test_settings_may_differ_by_tower(demo_bundle: Bundle) -> None:
+    other = CpuSettings(workers=1, threads=1, batch=3)
+    with LocalClip(demo_bundle, settings={"image": TWO, "text": other}) as clip:
+        assert clip.settings("image") == TWO
+        assert clip.settings("text") == other
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -52,13 +59,6 @@ def clip(demo_bundle: Bundle) -> Iterator[LocalClip]:
     ],
     ids=repr,
 )
-def test_settings_may_differ_by_tower(demo_bundle: Bundle) -> None:
-    other = CpuSettings(workers=1, threads=1, batch=3)
-    with LocalClip(demo_bundle, settings={"image": TWO, "text": other}) as clip:
-        assert clip.settings("image") == TWO
-        assert clip.settings("text") == other
-
-
 def test_answers_equal_transformers(
     demo_bundle: Bundle, demo_golden: Golden, settings: CpuSettings
 ) -> None:
