@@ -1,8 +1,8 @@
 """What decoding alone and encoding alone reach: `ceilings.py decode|encode ...`, a process each.
 
 Both use what the pipeline uses, in the same numbers and sizes: its pool of processes, its encoder,
-its windows. The rate is that between the first window that is ready and the last one before work runs
-out, so that neither beginning nor end count.
+its windows. The rate is that between the first window that is ready and the last one before work
+runs out, so that neither beginning nor end count.
 """
 
 from __future__ import annotations
