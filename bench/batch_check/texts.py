@@ -80,7 +80,7 @@ def watch_texts(folder: Path, count: int, precision: str, as_json: bool) -> bool
         else f"its growth is told from {SETTLED_S} s on"
     )
     Console(width=120).print(
-        f"{count:,} captions in {run.wall_s:.0f} s, {told['rate']:,.0f}/s by the job's own account;\n"
+        f"{count:,} captions in {run.wall_s:.0f} s, {told['rate']:,.0f}/s by the job itself;\n"
         f"memory of all its processes: {run.peak_mb:.0f} MB at most, {after}",
         highlight=False,
     )
