@@ -206,7 +206,7 @@ def figures(seen: dict[str, Seen]) -> dict[str, Any]:
 
 def show(told: dict[str, Any]) -> None:
     """Prints what was seen."""
-    console = Console(width=150)
+    console = Console(width=160)
     console.print(
         f"\n{told['precision']}, {told['cores']} cores, {told['files']:,} files of "
         f"{told['bytes'] / told['files'] / 1e3:.0f} kB, {told['rounds']} rounds\n"
@@ -268,7 +268,8 @@ def main() -> None:
         parser.error("a round needs 128 files or more")
     folder = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    # Everybody uses the settings that are measured once, here.
+    # Everybody uses the settings that are measured once, in this run.
+    shutil.rmtree(folder / "home", ignore_errors=True)
     os.environ["CLIPRT_HOME"] = str(folder / "home")
     os.environ.pop("CLIPRT_CPU_CHOICE", None)
     if arguments.texts:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,8 @@ class Run:
     Attributes:
         output: what it wrote to standard output.
         wall_s: seconds from its start to its end.
-        processor_s: seconds of processor time, of it and of the descendants that were waited for.
+        processor_s: seconds of processor time of it and its descendants, as far as they were read:
+            what a process does between its last reading and its end is missing.
         memory_mb: at every reading, seconds since its start and the proportional memory of it and
             its descendants, in megabytes of 10**6 bytes: shared memory is counted once.
     """
@@ -40,50 +41,54 @@ def watched(command: list[str], log: Path, *, every_s: float = 0.5) -> Run:
     Args:
         command: program and arguments.
         log: file that gets its standard error.
-        every_s: seconds between two readings of the memory.
+        every_s: seconds between two readings.
 
     Raises:
         SystemExit: it failed; the end of its standard error is told.
     """
-    readings: list[tuple[float, float]] = []
-    ended = threading.Event()
+    memory: list[tuple[float, float]] = []
+    processor: dict[int, float] = {}
     with tempfile.TemporaryFile() as output, log.open("wb") as errors:
         begun = time.monotonic()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
-
-        def read() -> None:
-            while not ended.wait(every_s):
-                readings.append((time.monotonic() - begun, memory_of(process.pid)))
-
-        reader = threading.Thread(target=read)
-        reader.start()
         try:
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(every_s)
+                    break
+                at, total = time.monotonic() - begun, 0.0
+                for pid in tree(process.pid):
+                    with suppress(OSError, ValueError):  # it ended meanwhile
+                        total += _memory_mb(pid)
+                        processor[pid] = _processor_s(pid)
+                memory.append((at, total))
         finally:
-            ended.set()
-            reader.join()
-            process.kill()  # at an interrupt only; one that has ended is left alone
+            process.kill()  # at an interrupt; one that has ended is left alone
         took = time.monotonic() - begun
         output.seek(0)
         text = output.read().decode()
     if process.returncode:
         tail = log.read_text(errors="replace")[-3000:]
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{tail}")
-    return Run(text, took, used.ru_utime + used.ru_stime, readings)
+    return Run(text, took, sum(processor.values()), memory)
 
 
-def memory_of(pid: int) -> float:
-    """Proportional memory of a process and its descendants, in megabytes."""
-    total, waiting = 0.0, [pid]
+def tree(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found, waiting = [], [pid]
     while waiting:
-        process = Path(f"/proc/{waiting.pop()}")
-        try:
-            for line in (process / "smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024 / 1e6
-            for children in process.glob("task/*/children"):
+        found.append(waiting.pop())
+        for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+            with suppress(OSError):
                 waiting += [int(child) for child in children.read_text().split()]
-        except OSError:
-            continue  # it ended meanwhile
-    return total
+    return found
+
+
+def _memory_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
+
+
+def _processor_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
