@@ -38,6 +38,7 @@ from cliprt._decoding import Decoder
 from cliprt._images import preprocess
 from cliprt_engines import OnnxTower
 from cliprt_export import export_checkpoint, export_random
+from photos import photo
 
 DEMO = Path(__file__).resolve().parent.parent / "demo" / "checkpoint"
 SIZE = (640, 480)
@@ -47,26 +48,6 @@ MARGINS = (1.0, 1.5, 2.0, 3.0)
 LIMITS = Limits()
 
 Work = Callable[[], Any]
-
-
-def photo(width: int, height: int, seed: int) -> bytes:
-    """A JPEG file with the detail of a photograph."""
-    random = np.random.Generator(np.random.PCG64(seed))
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = np.inf
-    planes = []
-    for _ in range(3):
-        phases = random.standard_normal((2, *frequency.shape))
-        plane = np.fft.irfft2((phases[0] + 1j * phases[1]) * frequency**-1.3, (height, width))
-        planes.append(plane / plane.std())
-    light, blue, red = planes
-    channels = (light * 50 + red * 14, light * 50 - red * 8 + blue * 3, light * 50 - blue * 16)
-    colours = np.stack(channels, axis=-1) + 118
-    colours += random.normal(scale=1.5, size=colours.shape)  # the sensor's own
-    buffer = BytesIO()
-    picture = Image.fromarray(colours.clip(0, 255).astype(np.uint8))
-    picture.save(buffer, "JPEG", quality=90, subsampling=2)
-    return buffer.getvalue()
 
 
 def clip_spec(side: int = 224) -> ImageSpec:

@@ -1,0 +1,299 @@
+"""How much of what decoding and encoding reach `cliprt embed` keeps: `make batch-check`.
+
+Files, model and settings are the same for everybody, and everybody is a process of its own. Rounds
+are interleaved, and every other one goes backwards, so that what else happens on the machine meets
+all alike; a round has files of its own, read once before. A rate is the median of its rounds, a
+ratio that of the ratios within each.
+
+The ceiling is the slower one of decoding alone and encoding alone, each with all cores. Where both
+have to share the cores, as on a CPU, the sum of their times bounds any pipeline: that share is told
+too. A job's own rate counts all from its listing to its manifest, not the loading of the model; its
+processor time and the rate by the clock on the wall are those of the whole command.
+
+With --texts N no rates are compared: captions go through `cliprt embed`, while the memory of all
+its processes is watched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from checkpoints import VIT_B_32, write_checkpoint
+from jpegs import read_once, write_pictures
+from rich.console import Console
+from rich.table import Table
+from texts import watch_texts
+from watched import Run, watched
+
+from cliprt import open_bundle
+from cliprt._cores import usable_cores
+from cliprt_engines import chosen_settings
+from cliprt_export import export_checkpoint
+from folders import write_calibration
+
+HERE = Path(__file__).resolve().parent
+KEPT = Path(tempfile.gettempdir(), "cliprt-batch-check")
+PRECISIONS = ("fp32", "int8-cpu")
+# The least parts of the ceiling, and the least multiple of the rival, that are promised.
+GOALS = {"cliprt embed": 0.9, "cliprt embed --engine ray": 0.85}
+RIVAL, RIVAL_GOAL = "transformers", 2.5
+LEAST_COSINE = {"fp32": 0.9999, "int8-cpu": 0.9}
+
+
+@dataclass
+class Seen:
+    """What was seen of one way, round by round.
+
+    Attributes:
+        rates: items in a second, by its own account.
+        walls: items in a second of the whole command.
+        processor_ms: processor time of an item, of the whole command.
+        peak_mb: most memory of all its processes.
+        stages: shares of a job's stages.
+        slowest: stage of a job.
+    """
+
+    rates: list[float] = field(default_factory=list)
+    walls: list[float] = field(default_factory=list)
+    processor_ms: list[float] = field(default_factory=list)
+    peak_mb: list[float] = field(default_factory=list)
+    stages: list[dict[str, float]] = field(default_factory=list)
+    slowest: list[str | None] = field(default_factory=list)
+
+    def add(self, run: Run, items: int) -> dict[str, Any]:
+        """Puts down a run; returns what it printed."""
+        told: dict[str, Any] = json.loads(run.output)
+        self.rates.append(told["rate"])
+        self.walls.append(items / run.wall_s)
+        self.processor_ms.append(run.processor_s / items * 1000)
+        self.peak_mb.append(run.peak_mb)
+        if "stages" in told:
+            self.stages.append(told["stages"])
+            self.slowest.append(told["slowest"])
+        return told
+
+
+class Check:
+    """The ways, on the same files."""
+
+    def __init__(self, folder: Path, arguments: argparse.Namespace) -> None:
+        self.seen: dict[str, Seen] = {}
+        self.cosines: list[float] = []
+        self._arguments, self._precision = arguments, arguments.precision
+        self._folder, self._work = folder, folder / "work"
+        self._checkpoint, self._bundle = prepare(folder)
+        self.settings = chosen_settings(open_bundle(self._bundle), "image", self._precision)
+
+    def round(self, number: int, paths: list[Path]) -> None:
+        """Everybody has a turn on some files."""
+        shutil.rmtree(self._work, ignore_errors=True)
+        self._work.mkdir()
+        read_once(paths)
+        files = self._list("all.txt", paths)
+        few = paths[: self._arguments.rival_files]
+        turns: dict[str, Callable[[], None]] = {
+            "decoding alone": partial(self._ceiling, "decode", files),
+            "encoding alone": partial(self._ceiling, "encode", files),
+            "cliprt embed": partial(self._embed, "cliprt embed", files, paths),
+        }
+        if not self._arguments.no_ray:
+            ray = "cliprt embed --engine ray"
+            turns[ray] = partial(self._embed, ray, files, paths)
+        turns[RIVAL] = partial(self._rival, self._list("few.txt", few), few)
+        for name in reversed(turns) if number % 2 else turns:
+            turns[name]()
+            print(f"round {number + 1}: {name}: {self.seen[name].rates[-1]:.1f}/s", file=sys.stderr)
+        self._agree(len(few))
+        shutil.rmtree(self._work)
+
+    def _ceiling(self, what: str, files: Path) -> None:
+        command = [sys.executable, "-W", "ignore", str(HERE / "ceilings.py"), what]
+        command += [str(self._bundle), str(files), "--precision", self._precision]
+        command += ["--seconds", str(self._arguments.seconds)]
+        run = watched(command, self._work / f"{what}.log")
+        seen = self.seen.setdefault(f"{what[:-1]}ing alone", Seen())
+        seen.rates.append(json.loads(run.output)["rate"])
+        seen.peak_mb.append(run.peak_mb)
+
+    def _embed(self, name: str, files: Path, paths: list[Path]) -> None:
+        out = self._work / name.split()[-1]
+        command = [sys.executable, "-m", "cliprt", *name.split()[1:], str(files), "--json"]
+        command += ["--bundle", str(self._bundle), "--precision", self._precision]
+        run = watched([*command, "--out", str(out)], self._work / f"{out.name}.log")
+        told = self.seen.setdefault(name, Seen()).add(run, len(paths))
+        if told["embedded"] != len(paths):
+            raise SystemExit(f"{name} embedded {told['embedded']} of {len(paths)} files")
+
+    def _rival(self, files: Path, paths: list[Path]) -> None:
+        command = [sys.executable, "-W", "ignore", str(HERE / "rival.py")]
+        command += [str(self._checkpoint), str(files), str(self._work / "rival.npy")]
+        run = watched(command, self._work / "rival.log")
+        self.seen.setdefault(RIVAL, Seen()).add(run, len(paths))
+
+    def _agree(self, count: int) -> None:
+        """Fails unless all of them computed the same."""
+        theirs = np.load(self._work / "rival.npy")
+        for out in sorted(self._work.glob("*/img_emb")):
+            ours = np.concatenate([np.load(shard) for shard in sorted(out.glob("*.npy"))])
+            cosine = float((ours[:count] * theirs).sum(axis=1).min())
+            self.cosines.append(cosine)
+            if cosine < LEAST_COSINE[self._precision]:
+                raise SystemExit(f"{out} differs from transformers: a cosine is {cosine:.4f}")
+
+    def _list(self, name: str, paths: list[Path]) -> Path:
+        path = self._work / name
+        path.write_text("".join(f"{each}\n" for each in paths))
+        return path
+
+
+def prepare(folder: Path) -> tuple[Path, Path]:
+    """Checkpoint and bundle of ViT-B/32 with drawn weights, made if they are not there."""
+    checkpoint, bundle, calibrate = (
+        folder / name for name in ("checkpoint", "bundle", "calibrate")
+    )
+    if not bundle.exists():
+        write_checkpoint(checkpoint, VIT_B_32)
+        shutil.rmtree(calibrate, ignore_errors=True)
+        write_calibration(calibrate, 64)
+        export_checkpoint(checkpoint, bundle, precisions=PRECISIONS, calibrate=calibrate)
+    return checkpoint, bundle
+
+
+def figures(seen: dict[str, Seen]) -> dict[str, Any]:
+    """By way, medians and ratios of what was seen."""
+    decoding, encoding = seen["decoding alone"].rates, seen["encoding alone"].rates
+    ceilings = list(map(min, decoding, encoding))
+    shared = [1 / (1 / d + 1 / e) for d, e in zip(decoding, encoding, strict=True)]
+
+    def over(rates: list[float], others: list[float]) -> float:
+        return statistics.median(a / b for a, b in zip(rates, others, strict=True))
+
+    found = {}
+    for name, each in seen.items():
+        rates = each.rates
+        found[name] = {
+            "rate": statistics.median(rates),
+            "least": min(rates),
+            "most": max(rates),
+            "wall_rate": statistics.median(each.walls) if each.walls else None,
+            "of_ceiling": over(rates, ceilings),
+            "of_shared_cores": over(rates, shared),
+            "times_rival": over(rates, seen[RIVAL].rates),
+            "processor_ms": statistics.median(each.processor_ms) if each.processor_ms else None,
+            "peak_mb": max(each.peak_mb),
+            "goal": GOALS.get(name),
+            "stages": {
+                stage: statistics.median(shares.get(stage, 0.0) for shares in each.stages)
+                for stage in (each.stages[0] if each.stages else ())
+            },
+            "slowest": statistics.mode(each.slowest) if each.slowest else None,
+        }
+    return found
+
+
+def show(told: dict[str, Any]) -> None:
+    """Prints what was seen."""
+    console = Console(width=160)
+    console.print(
+        f"\n{told['precision']}, {told['cores']} cores, {told['files']:,} files of "
+        f"{told['bytes'] / told['files'] / 1e3:.0f} kB, {told['rounds']} rounds\n"
+        f"{told['settings']}",
+        highlight=False,
+    )
+    table = Table()
+    columns = (
+        *("", "files/s", "rounds", "of min(decode, encode)", "goal", "of both on shared cores"),
+        *("x transformers", "whole command, files/s", "processor ms/file", "peak MB"),
+    )
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+
+    def number(value: float | None, digits: int = 1) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    for name, row in told["ways"].items():
+        is_job = name in GOALS
+        table.add_row(
+            name,
+            number(row["rate"]),
+            f"{row['least']:.1f} to {row['most']:.1f}",
+            number(row["of_ceiling"], 2) if is_job else "",
+            number(row["goal"], 2),
+            number(row["of_shared_cores"], 2) if is_job else "",
+            number(row["times_rival"], 2) if is_job else "",
+            number(row["wall_rate"]),
+            number(row["processor_ms"]),
+            f"{row['peak_mb']:.0f}",
+        )
+    console.print(table)
+    for name, row in told["ways"].items():
+        if row["stages"]:
+            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in row["stages"].items())
+            console.print(f"{name}: busy: {shares}; slowest: {row['slowest']}", highlight=False)
+    console.print(
+        f"goal of times {RIVAL}: {RIVAL_GOAL}; least cosine to it {told['least_cosine']:.5f}\n",
+        highlight=False,
+    )
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description="Batch jobs beside their ceilings on this CPU.")
+    parser.add_argument("--folder", type=Path, default=KEPT, help="of files and models, kept")
+    parser.add_argument("--files", type=int, default=20_000, help="pictures, made if need be")
+    parser.add_argument("--rounds", type=int, default=4, help="each with its part of the files")
+    parser.add_argument(
+        "--rival-files", type=int, default=1000, help="of a round; enough for a rate"
+    )
+    parser.add_argument("--seconds", type=float, default=30.0, help="of a ceiling, in each round")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--texts", type=int, metavar="N", help="watch the memory over N captions")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    arguments = parser.parse_args()
+    if arguments.files // arguments.rounds < 128:
+        parser.error("a round needs 128 files or more")
+    folder = arguments.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    # Everybody uses the settings that are measured once, in this run.
+    shutil.rmtree(folder / "home", ignore_errors=True)
+    os.environ["CLIPRT_HOME"] = str(folder / "home")
+    os.environ.pop("CLIPRT_CPU_CHOICE", None)
+    if arguments.texts:
+        sys.exit(watch_texts(folder, arguments.texts, arguments.precision, arguments.json))
+    paths = write_pictures(folder / "pictures", arguments.files)
+    check = Check(folder, arguments)
+    for number in range(arguments.rounds):
+        check.round(number, paths[number :: arguments.rounds])
+    told = {
+        "precision": arguments.precision,
+        "cores": usable_cores(),
+        "files": len(paths),
+        "bytes": sum(path.stat().st_size for path in paths),
+        "rounds": arguments.rounds,
+        "settings": str(check.settings),
+        "least_cosine": min(check.cosines),
+        "ways": figures(check.seen),
+        "seen": {name: msgspec.to_builtins(seen) for name, seen in check.seen.items()},
+    }
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    else:
+        show(told)
+
+
+if __name__ == "__main__":
+    main()
