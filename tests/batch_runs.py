@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import signal
@@ -19,6 +20,9 @@ _PROGRAM = (
 )
 
 _POLL_S = 0.001
+
+# How long after the beginning of a phase a process is killed, at most.
+_AFTER_S = {"anything": 2.5, "planning": 0.008, "parts": 0.1, "commit": 0.01, "finish": 0.005}
 
 PHASES = ("planning", "parts", "commit", "finish")
 
@@ -66,10 +70,20 @@ def kept(out: Path) -> int:
     for path in (folder / "done").glob("*.json"):
         done.add(path.stem)
         items += msgspec.json.decode(path.read_bytes())["items"]
-    for path in (folder / "work").glob("*/*.arrow"):
+    for path in parts_of(out):
         if path.parent.name not in done:
             items += pa.ipc.open_stream(path.read_bytes()).read_all().num_rows
     return items
+
+
+def parts_of(out: Path) -> list[Path]:
+    """The parts that are kept now, while a run may be adding and removing some."""
+    found: list[Path] = []
+    work = out / "_cliprt" / "work"
+    for unit in sorted(work.iterdir()) if work.exists() else []:
+        with contextlib.suppress(FileNotFoundError):  # it was committed meanwhile
+            found += unit.glob("*.arrow")
+    return found
 
 
 def planned(out: Path) -> bool:
@@ -162,13 +176,16 @@ def killed(
             )
         went.lives += 1
         before = kept(out) if planned(out) else 0
-        if drawn.random() < plain:
-            time.sleep(drawn.uniform(0, 2.5))
-        else:
-            wanted = "planning" if life < kills // 8 + 1 else drawn.choice(["parts", "commit"])
-            wanted = "finish" if life >= kills - kills // 8 - 1 else wanted
-            _until(wanted, out, process)
-            time.sleep(drawn.uniform(0, {"planning": 0.02, "parts": 0.1}.get(wanted, 0.01)))
+        few = kills // 8 + 1
+        wanted = drawn.choice(["parts", "commit"])
+        if life < few and not planned(out):
+            wanted = "planning"
+        elif life >= kills - few:
+            wanted = "finish"
+        elif drawn.random() < plain:
+            wanted = "anything"
+        _until(wanted, out, process)
+        time.sleep(drawn.uniform(0, _AFTER_S[wanted]))
         process.send_signal(signal.SIGKILL)
         code = process.wait()
         assert code in (-signal.SIGKILL, 0), log.read_text()
@@ -187,8 +204,8 @@ def _until(wanted: str, out: Path, process: subprocess.Popen[bytes]) -> None:
     """Waits for a phase to begin anew, at most until the process ends."""
     folder = out / "_cliprt"
 
-    def parts() -> set[str]:
-        return {str(path) for path in (folder / "work").glob("*/*.arrow")}
+    def parts() -> set[Path]:
+        return set(parts_of(out))
 
     def shards() -> set[str]:
         return {path.name for path in (folder / "done").glob("*.json")}
@@ -197,6 +214,8 @@ def _until(wanted: str, out: Path, process: subprocess.Popen[bytes]) -> None:
         scratch = next(iter((folder / "tmp").glob("*")), None)
         return scratch is not None and sum(1 for _ in scratch.iterdir()) > 1
 
+    if wanted == "anything":
+        return
     known, done = parts(), shards()
     while process.poll() is None:
         if wanted == "planning":
