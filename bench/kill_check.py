@@ -29,6 +29,8 @@ CHECKPOINT = Path(__file__).resolve().parent.parent / "demo" / "checkpoint"
 TOWERS, LAYOUTS = ("image", "text", "both"), ("npy", "parquet")
 # What a run may grow by after its first tenth, in MB of 10**6 bytes.
 GROWTH_MB = 60.0
+# Texts are embedded so quickly that a run over as many would end before it was killed often.
+_TEXTS = 6
 
 
 def kills_of(
@@ -113,14 +115,23 @@ def main(kills: int, items: int, texts: int, seed: int, as_json: bool) -> None:
         folder = Path(name)
         bundle = export_checkpoint(str(CHECKPOINT), folder / "bundle").path
         write_files(folder / "pictures", small_pictures(items, seed=seed))
-        source = folder / "source.jsonl"
+        source, long = folder / "source.jsonl", folder / "texts.jsonl"
         with source.open("w") as file:
             for number, path in enumerate(sorted((folder / "pictures").rglob("*.jpg"))):
                 line = {"key": str(number), "image": str(path), "caption": caption(number)}
                 file.write(json.dumps(line) + "\n")
+        with long.open("w") as file:
+            for number in range(_TEXTS * items):
+                file.write(json.dumps({"key": str(number), "caption": caption(number)}) + "\n")
         for number, (what, layout) in enumerate(product(TOWERS, LAYOUTS)):
             went = kills_of(
-                source, bundle, folder / f"run{number}", what, layout, kills, seed + number
+                long if what == "text" else source,
+                bundle,
+                folder / f"run{number}",
+                what,
+                layout,
+                kills,
+                seed + number,
             )
             found.append(went)
             fell = ", ".join(

@@ -1,4 +1,4 @@
-"""Runs of `cliprt embed` as processes of their own: started, killed, and what they leave compared."""
+"""Runs of `cliprt embed` as processes of their own: started, killed, and what they leave."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def units(out: Path) -> int:
 def phase(out: Path) -> str:
     """What a run was at when it died, by what it left; "end" where nothing was left to do."""
     folder = out / "_cliprt"
-    if not planned(out) or b"plan_sha256\":null" in (folder / "run.json").read_bytes().replace(
+    if not planned(out) or b'plan_sha256":null' in (folder / "run.json").read_bytes().replace(
         b" ", b""
     ):
         return "planning"

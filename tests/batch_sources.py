@@ -45,7 +45,7 @@ def hostile_files() -> dict[str, bytes]:
         "long": bomb(65_500, 1),
         "no width": b"GIF89a" + bytes(20),
         "last bytes gone": whole[:-10],
-        "text named as a picture": "this is no picture\n".encode() * 3,
+        "text named as a picture": b"this is no picture\n" * 3,
     }
 
 
@@ -59,7 +59,10 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
 
 
 def write_source(
-    shape: Shape, folder: Path, files: Mapping[str, bytes], captions: Mapping[str, str] | None = None
+    shape: Shape,
+    folder: Path,
+    files: Mapping[str, bytes],
+    captions: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a source of pictures, and of captions where these are given.
 

@@ -63,9 +63,7 @@ def test_shares_in_folders_of_their_own_are_merged(
     assert output(tmp_path / "merged") == output(undisturbed)
 
 
-def test_shares_in_one_folder(
-    arguments: list[object], undisturbed: Path, tmp_path: Path
-) -> None:
+def test_shares_in_one_folder(arguments: list[object], undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for share in (1, 2):
         killed(

@@ -37,10 +37,14 @@ def test_lines_in_a_pipe(source: Path, demo_bundle: Bundle, tmp_path: Path) -> N
     lines = [line for line in done.stderr.splitlines() if " items, " in line]
     assert len(lines) > 10
     counts = [int(line.split()[0].replace(",", "")) for line in lines]
-    assert counts == sorted(counts) and counts[-1] == 2410
-    pattern = r"[\d,]+ of 2,410 items, [\d,.]+/s, \d+:\d\d left, 10 failed, \w+ is the slowest stage"
+    assert counts == sorted(counts)
+    assert counts[-1] == 2410
+    pattern = (
+        r"[\d,]+ of 2,410 items, [\d,.]+/s, \d+:\d\d left, 10 failed, \w+ is the slowest stage"
+    )
     assert re.fullmatch(pattern, lines[-1])
-    assert "\x1b" not in done.stderr and "\r" not in done.stderr
+    assert "\x1b" not in done.stderr
+    assert "\r" not in done.stderr
     assert "2,400 of 2,410 items embedded" in done.stdout
 
 

@@ -60,7 +60,8 @@ def test_another_source(done: list[object], tmp_path: Path) -> None:
     other = write_source("folder", tmp_path / "other", FILES)
     refused = embed(other, *done[1:])
     assert refused.exit_code == 1
-    assert "source.address" in refused.output and str(other) in refused.output
+    assert "source.address" in refused.output
+    assert str(other) in refused.output
 
 
 def test_another_bundle(done: list[object], small_bundle: Bundle) -> None:
@@ -75,7 +76,8 @@ def test_a_tar_that_was_replaced(done: list[object], source: Path, tmp_path: Pat
     write_source("tar", source.parent, dict(list(FILES.items())[:5]))
     refused = embed(*done)
     assert refused.exit_code == 1
-    assert f"{source}" in refused.output and "is not what was planned" in refused.output
+    assert f"{source}" in refused.output
+    assert "is not what was planned" in refused.output
 
 
 def test_a_tar_that_is_gone(done: list[object], source: Path, tmp_path: Path) -> None:
@@ -93,7 +95,8 @@ def test_a_folder_that_holds_something_else(
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     refused = embed(source, "--bundle", demo_bundle.path, "--out", tmp_path / "out")
     assert refused.exit_code == 1
-    assert "holds no run" in refused.output and "thesis.txt" in refused.output
+    assert "holds no run" in refused.output
+    assert "thesis.txt" in refused.output
     assert os.listdir(tmp_path / "out") == ["thesis.txt"]  # noqa: PTH208
 
 
@@ -122,9 +125,7 @@ def test_wrong_options_are_errors_of_usage(
 
 
 def test_a_source_that_is_not_there(demo_bundle: Bundle, tmp_path: Path) -> None:
-    refused = embed(
-        tmp_path / "none", "--bundle", demo_bundle.path, "--out", tmp_path / "out"
-    )
+    refused = embed(tmp_path / "none", "--bundle", demo_bundle.path, "--out", tmp_path / "out")
     assert refused.exit_code == 1
     assert str(tmp_path / "none") in refused.output
 
@@ -154,4 +155,5 @@ def test_a_missing_extra_is_named(
     monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
     refused = embed(source, "--bundle", demo_bundle.path, "--out", tmp_path / "out")
     assert refused.exit_code == 1
-    assert module in refused.output and "pip install 'cliprt[batch]'" in refused.output
+    assert module in refused.output
+    assert "pip install 'cliprt[batch]'" in refused.output

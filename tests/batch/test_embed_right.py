@@ -20,7 +20,9 @@ from cliprt_batch._job import JobOptions, embed
 from cliprt_batch._source import Source
 from cliprt_engines import LocalClip
 from cliprt_export import export_checkpoint
+from folders import write_calibration
 
+DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 COUNT = 90
 FILES = {f"{n:05d}.jpg": data for n, data in enumerate(small_pictures(COUNT, seed=5).values())}
 CAPTIONS = {name: caption(number) for number, name in enumerate(FILES)}
@@ -72,9 +74,7 @@ def test_both_towers(
     assert {row["error"] for row in rows} == {None}
 
 
-def test_float16_is_float32_rounded(
-    encoder: LocalEncoder, source: Source, tmp_path: Path
-) -> None:
+def test_float16_is_float32_rounded(encoder: LocalEncoder, source: Source, tmp_path: Path) -> None:
     for dtype in ("float32", "float16"):
         embed(source, tmp_path / dtype, encoder, JobOptions(dtype=dtype))  # type: ignore[arg-type]
     exact, half = (
@@ -95,7 +95,8 @@ def test_parquet_has_a_row_for_each_item(
     table = pq.read_table(out / "embeddings" / "embeddings_000000.parquet")
     errors = table["error"].to_pylist()
     assert [row for row, error in enumerate(errors) if error] == [3, 5]
-    assert errors[3].startswith("decode: ") and errors[5].startswith("source: ")
+    assert errors[3].startswith("decode: ")
+    assert errors[5].startswith("source: ")
     images = table["image_embedding"].to_pylist()
     assert images[3] is None or set(images[3]) == {None}
     good = [row for row in range(COUNT) if row != 3]
@@ -119,9 +120,9 @@ def test_texts_alone(encoder: LocalEncoder, clip: LocalClip, tmp_path: Path) -> 
 
 
 def test_int8_cpu(source: Source, tmp_path: Path) -> None:
-    checkpoint = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
+    write_calibration(tmp_path / "calibrate", 64)
     bundle = export_checkpoint(
-        checkpoint, tmp_path / "bundle", precisions=["fp32", "int8-cpu"], samples=8
+        DEMO, tmp_path / "bundle", precisions=["fp32", "int8-cpu"], calibrate=tmp_path / "calibrate"
     )
     out = tmp_path / "out"
     arguments = ["embed", source.address, "--out", str(out), "--bundle", str(bundle.path)]
@@ -146,8 +147,16 @@ def test_a_tower_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("a text\n")
     done = CliRunner().invoke(
         main,
-        ["embed", str(tmp_path / "texts.txt"), "--what", "text", "--out", str(tmp_path / "out")]
-        + ["--bundle", str(bundle.path)],
+        [
+            "embed",
+            str(tmp_path / "texts.txt"),
+            "--what",
+            "text",
+            "--out",
+            str(tmp_path / "out"),
+            "--bundle",
+            str(bundle.path),
+        ],
     )
     assert done.exit_code == 1
     assert "no text tower" in done.output
