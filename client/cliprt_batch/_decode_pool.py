@@ -18,6 +18,9 @@ from cliprt._worker_process import WorkerProcess
 from cliprt_batch._decode_process import Job, Order, Seen, mapped
 from cliprt_batch._items import Ref
 
+# Attempts to start a process, in a row.
+_STARTS = 3
+
 
 class Window:
     """Decoded pictures in shared memory; ``free`` gives the memory back.
@@ -144,17 +147,24 @@ class DecodePool:
             self._bury(worker)  # killed while it was idle: no picture's fault
 
     def _started(self) -> WorkerProcess:
-        worker = WorkerProcess("cliprt_batch._decode_process:serve", self._descriptor)
-        with self._lock:
-            self._all.add(worker)
-        try:
-            worker.ask(self._order)
-        except (EOFError, OSError):
-            raise DeploymentError(
-                f"a process that decodes pictures ended at its start, {self._bury(worker)}; its "
-                "reason is on standard error"
-            ) from None
-        return worker
+        end = ""
+        # One may be killed at any time; what keeps all of them from starting is told.
+        for _ in range(_STARTS):
+            worker = WorkerProcess("cliprt_batch._decode_process:serve", self._descriptor)
+            with self._lock:
+                self._all.add(worker)
+            try:
+                worker.ask(self._order)
+            except (EOFError, OSError):
+                end = self._bury(worker)
+                if self._closed:
+                    break
+            else:
+                return worker
+        raise DeploymentError(
+            f"a process that decodes pictures ended at its start, {end}; its "
+            "reason is on standard error"
+        )
 
     def _bury(self, worker: WorkerProcess) -> str:
         """Ends a process and says how it had ended."""

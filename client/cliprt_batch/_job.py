@@ -26,6 +26,7 @@ from cliprt_batch._pipeline import Chunk, Pipeline, Times
 from cliprt_batch._records import PART_ITEMS, Dtype
 from cliprt_batch._run_config import Layout, RunConfig
 from cliprt_batch._run_folder import RunFolder
+from cliprt_batch._run_state import read_run
 from cliprt_batch._source import Plan, Source, make_plan, open_plan
 from cliprt_batch._summary import Summary, summarise
 
@@ -303,13 +304,26 @@ def _plan(source: Source, folder: RunFolder, options: JobOptions, monitor: Monit
     return plan
 
 
-def recorded_settings(out: Path) -> dict[str, Any]:
-    """How an earlier run in the folder computed each tower; empty where there was none."""
+def recorded_settings(out: Path, precision: str) -> dict[str, Any]:
+    """How an earlier run in the folder computed each tower; empty where there was none.
+
+    Settings of another precision are left out: they are not fit for the one that is asked for, and
+    that the folder holds another run is said when it is opened.
+
+    Args:
+        out: the folder.
+        precision: the one asked for; ``fastest`` takes what was chosen before.
+    """
     path = out / "_cliprt" / COMPUTE
     if not path.exists():
         return {}
     settings: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-    return settings
+    chosen = read_run(out).config.options
+    return {
+        tower: setting
+        for tower, setting in settings.items()
+        if precision in ("fastest", chosen.get(f"{tower}_precision"))
+    }
 
 
 def _record_settings(encoder: Encoder, path: Path) -> None:

@@ -45,7 +45,7 @@ class Local:
         """Loads the towers, with the settings that the folder's first run measured."""
         from cliprt_engines import CpuSettings, LocalClip
 
-        recorded = recorded_settings(out)
+        recorded = recorded_settings(out, self.precision)
         with LocalClip(
             self.bundle,
             precision=self.precision,

@@ -18,6 +18,8 @@ from cliprt_engines._tower import Inputs, TowerInfo
 
 _DTYPES = {"u8": "uint8", "i32": "int32"}
 
+_first = Lock()
+
 
 class OpenVinoTower:
     """One tower of a bundle, computed by OpenVINO on the CPU. Many threads may run it."""
@@ -57,6 +59,10 @@ class OpenVinoTower:
             compiled = openvino.Core().compile_model(str(model), "CPU", options)
         except Exception as error:  # noqa: BLE001 - the library raises bare RuntimeErrors
             raise BundleError(f"OpenVINO cannot load the tower: {error}") from None
+        # Its first look into a tensor makes a table, and lets go of the GIL meanwhile. A second
+        # thread that looks then waits for the table with the GIL in hand, and both wait forever.
+        with _first:
+            _ = openvino.Tensor(openvino.Type.u8, openvino.Shape([1])).data
         self._info = _info(compiled, f"openvino {str(openvino.__version__).split('-')[0]} CPU")
         self._closed, self._lock = False, Lock()
         # A request computes one batch at a time. None says that there will be no other.

@@ -1,4 +1,4 @@
-"""Where sources of batch runs lie."""
+"""Where sources of batch runs lie, and some thousand small pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from batch_inputs import small_pictures, write_files
 
 
 @pytest.fixture(params=["local", "stored"])
@@ -21,3 +22,11 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     store.mkdirs("/source", exist_ok=True)
     yield "memory://source"
     store.rm("/source", recursive=True)
+
+
+@pytest.fixture(scope="session")
+def pictures_2400(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 2,400 small pictures; not to be written."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_files(folder, small_pictures(2400))
+    return folder

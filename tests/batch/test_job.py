@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,10 +83,3 @@ def test_rows_are_picked_wherever_they_are(rows: set[int]) -> None:
 def test_options_are_checked(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         JobOptions(**wrong)
-
-
-def test_settings_of_an_earlier_run_are_found(tmp_path: Path) -> None:
-    assert _job.recorded_settings(tmp_path) == {}
-    (tmp_path / "_cliprt").mkdir()
-    (tmp_path / "_cliprt" / _job.COMPUTE).write_text('{"image": {"batch": 3}}', encoding="utf-8")
-    assert _job.recorded_settings(tmp_path) == {"image": {"batch": 3}}
