@@ -141,7 +141,7 @@ class Scratch:
             with source.open("rb") as file:
                 shutil.copyfileobj(file, sink, 1 << 20)
             sink.finish()
-        except Exception:
+        except BaseException:
             sink.discard()
             raise
         return sink.path
@@ -158,7 +158,7 @@ class Scratch:
                 sink.write(piece)
             sink.finish()
             sink.path.replace(path)
-        except Exception:
+        except BaseException:
             sink.discard()
             raise
 

@@ -36,7 +36,7 @@ def write_manifest(
                 sink.write(state.failures_path(shard.number).read_bytes())
         sink.finish()
         sink.path.replace(state.out / FAILURES)
-    except Exception:
+    except BaseException:
         sink.discard()
         raise
     manifest = manifest_of(state.config, plan_sha256, shards)

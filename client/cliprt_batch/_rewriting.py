@@ -40,7 +40,8 @@ def rows_replaced(
     import pyarrow as pa
 
     replaced = table["row"].to_numpy()
-    kept = [failure for failure in failures if failure.row not in set(replaced.tolist())]
+    gone = set(replaced.tolist())
+    kept = [failure for failure in failures if failure.row not in gone]
     read = _read_rows if config.layout == "parquet" else _read_arrays
     for start, rows in read(folder, config, record, failures):
         stop = min(start + PART_ITEMS, record.items)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from cliprt._extras import require
 from cliprt_batch._disk import Scratch, remove_flat
 from cliprt_batch._finish import write_manifest
 from cliprt_batch._locks import Locks, Share, named, owned
@@ -59,6 +60,7 @@ class RunFolder:
         """
         if not 1 <= share[0] <= share[1]:
             raise ValueError(f"share {share[0]} of {share[1]} does not exist")
+        require("pyarrow", extra="batch")
         out = out.absolute()
         state = RunState(out, config)
         with writing(out):
@@ -179,8 +181,12 @@ class RunFolder:
 
         Raises:
             OutputBusy: another share holds it for minutes.
+            OutputError: the lock cannot be taken.
         """
-        with self._locks.guard():
+        with ExitStack() as held:
+            # What goes wrong within the block may be the source's fault.
+            with self._writing(self._state.folder):
+                held.enter_context(self._locks.guard())
             yield
 
     def note_plan(self, sha256: str) -> None:
@@ -192,7 +198,7 @@ class RunFolder:
             OutputMismatch: the run has another plan; the source has changed.
             OutputError: it cannot be written.
         """
-        with self._locks.guard(), self._writing(self._state.folder):
+        with self._writing(self._state.folder), self._locks.guard():
             self._state.note_plan(sha256, self._scratch)
 
     def owns(self, unit: int) -> bool:
@@ -354,13 +360,8 @@ class RunFolder:
             OutputUnfinished: units of this share are not done.
             OutputError: they cannot be written, or no plan was noted.
         """
-        missing = [unit for unit in range(plan_units) if self.owns(unit) and unit not in self._done]
-        if missing:
-            raise OutputUnfinished(
-                f"{self._state.out} is unfinished: {len(missing)} units are not done, "
-                f"the first is {missing[0]}; run the same command again"
-            )
-        with self._locks.guard(), self._writing(self._state.out):
+        self._own_all_done(plan_units)
+        with self._writing(self._state.out), self._locks.guard():
             plan = self._state.plan_sha256()
             if plan is None:
                 raise OutputError(f"{self._state.out} has no plan; run the same command again")
@@ -369,6 +370,7 @@ class RunFolder:
             # Another share that is being run writes it: by then this one is no longer run.
             if not self._locks.running():
                 self._recover()
+                self._own_all_done(plan_units)
                 manifest = write_manifest(self._state, plan_units, plan, self._done, self._scratch)
             self._locks.release()
         return manifest
@@ -420,10 +422,18 @@ class RunFolder:
     def _removed_unless_placed(self, made: Made) -> Iterator[None]:
         try:
             yield
-        except Exception:
+        except BaseException:
             for path, _ in made.values():
                 path.unlink(missing_ok=True)
             raise
+
+    def _own_all_done(self, plan_units: int) -> None:
+        missing = [unit for unit in range(plan_units) if self.owns(unit) and unit not in self._done]
+        if missing:
+            raise OutputUnfinished(
+                f"{self._state.out} is unfinished: {len(missing)} units are not done, "
+                f"the first is {missing[0]}; run the same command again"
+            )
 
     def _may_write(self, unit: int) -> None:
         if unit in self._done or not self.owns(unit):

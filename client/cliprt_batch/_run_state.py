@@ -113,12 +113,13 @@ class RunState:
                 )
         for name in _FOLDERS:
             (self.folder / name).mkdir(exist_ok=True)
-        for name in shard_files(self.config, 0).values():
-            (self.out / name).parent.mkdir(exist_ok=True)
         if not path.exists():
             scratch.put(path, written(RunRecord(VERSION, self.config)))
             sync_folder(self.folder)
-            sync_folder(self.out)
+        # After the record: folders without one are not taken for a run.
+        for name in shard_files(self.config, 0).values():
+            (self.out / name).parent.mkdir(exist_ok=True)
+        sync_folder(self.out)
 
     def plan_sha256(self) -> str | None:
         """Of the plan that was noted.
@@ -309,7 +310,7 @@ class RunState:
             sync_folder(scratch.folder)
             scratch.put(path, msgspec.json.encode(intent))
             sync_folder(path.parent)
-        except Exception:
+        except BaseException:
             # In this order: an intent whose files are gone would pass for one that was carried out.
             path.unlink(missing_ok=True)
             for source, _ in intent.moves:
@@ -432,6 +433,6 @@ def new_failures(failures: Sequence[Failure], scratch: Scratch) -> tuple[Path, F
     try:
         sink.write(lines_of(failures))
         return sink.path, sink.finish()
-    except Exception:
+    except BaseException:
         sink.discard()
         raise

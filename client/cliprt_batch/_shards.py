@@ -26,8 +26,8 @@ _NPY = {"image": "img_emb", "text": "text_emb"}
 _METADATA = ("key", "image_path", "caption", "width", "height", "sha256")
 
 # Rows of a row group. All are of this length but the last, whatever the parts were, so that the
-# bytes do not depend on them; 4,096 rows of 1,024 numbers are 16 MiB.
-ROW_GROUP = 4096
+# bytes do not depend on them; 2,048 rows of 1,024 numbers are 8 MiB.
+ROW_GROUP = 2048
 
 
 def shard_files(config: RunConfig, unit: int) -> dict[str, str]:
@@ -74,7 +74,7 @@ def write_shard(
         else:
             _write_arrays(config, tables, embedded, sinks)
         return {names[kind]: (sink.path, sink.finish()) for kind, sink in sinks.items()}
-    except Exception:
+    except BaseException:
         for sink in sinks.values():
             sink.discard()
         raise
