@@ -133,6 +133,17 @@ class RunFolder:
             self._done[unit] = record
         return record is not None
 
+    def attempts(self, unit: int) -> int:
+        """How often a unit was begun in this run with as many parts as it has; counts this time.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        begun = self._scratch.folder / f"{unit:06d}-{len(self._state.part_files(unit))}"
+        with self._writing(begun), begun.open("ab") as file:
+            file.write(b"1")
+            return file.tell()
+
     def begun(self) -> dict[int, int]:
         """How many parts there are of each unit under way, unread; all but the last are full.
 
