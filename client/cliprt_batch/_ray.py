@@ -102,6 +102,7 @@ def _outcomes(units: list[int], order: Order, nodes: Nodes) -> Iterator[Outcome]
     import ray.data
 
     context = ray.data.DataContext.get_current()
+    size = min(nodes.count, len(units))
     bars, context.enable_progress_bars = context.enable_progress_bars, False
     try:
         # One block, and so one task, for each unit.
@@ -114,7 +115,11 @@ def _outcomes(units: list[int], order: Order, nodes: Nodes) -> Iterator[Outcome]
             batch_format="numpy",
             # No unit waits for a busy actor while another has nothing to do.
             compute=ray.data.ActorPoolStrategy(
-                size=min(nodes.count, len(units)), max_tasks_in_flight_per_actor=1
+                # Those with nothing to do end: one whose node is lost may need their place.
+                min_size=1,
+                max_size=size,
+                initial_size=size,
+                max_tasks_in_flight_per_actor=1,
             ),
             # One on each node. Ray starts those anew that die, and gives them their unit again.
             num_cpus=nodes.cores,
@@ -228,12 +233,16 @@ class _Results:
 
 @contextmanager
 def _told(results: _Results) -> Iterator[None]:
-    """Looks at the parts now and then, in a thread."""
+    """Looks at the parts now and then, in a thread; what that meets is raised at the end."""
     ended = threading.Event()
+    errors: list[Exception] = []
 
     def look() -> None:
-        while not ended.wait(_EVERY_S):
-            results.look()
+        try:
+            while not ended.wait(_EVERY_S):
+                results.look()
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
 
     thread = threading.Thread(target=look, name="cliprt-ray-progress", daemon=True)
     thread.start()
@@ -242,3 +251,5 @@ def _told(results: _Results) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+    if errors:
+        raise errors[0]
