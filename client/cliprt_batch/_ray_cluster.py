@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import warnings
@@ -34,6 +35,9 @@ _ENVIRONMENT = {
     # Else each actor that may be restarted gives a line of warning.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
+
+# To answer at all, in seconds.
+_PATIENCE_S = 10.0
 
 # Sockets lie in the folder, and their paths must stay below 108 bytes.
 _LONGEST_FOLDER = 30
@@ -115,6 +119,13 @@ def _connect(ray: Any, address: str) -> None:
             f"{address} is for clients outside of a cluster; run this on a node of it, with the "
             "address host:6379 or auto"
         )
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        # Ray itself would try for more than a minute.
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
+        except (OSError, OverflowError) as error:
+            raise DeploymentError(f"no Ray cluster answers at {address}: {error}") from None
     with _told_of(
         f"no Ray cluster can be used at {address}",
         "; this must be a node of it, with the same versions of Ray and Python",

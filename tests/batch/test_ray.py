@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -267,6 +268,16 @@ def test_without_ray_the_extra_is_named(
 def test_an_address_of_rays_client_is_refused(job: Callable[..., Job], tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match="run this on a node of it"):
         job().on_ray(tmp_path / "out", "ray://localhost:10001")
+
+
+def test_an_address_where_nothing_listens_is_told(job: Callable[..., Job], tmp_path: Path) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(
+            DeploymentError, match=f"no Ray cluster answers at {address}: .*refused"
+        ):
+            job().on_ray(tmp_path / "out", address)
 
 
 def test_no_ray_is_started_for_a_finished_run(job: Callable[..., Job], tmp_path: Path) -> None:
