@@ -24,6 +24,11 @@ def named(share: Share) -> str:
     return f"{share[0]}-of-{share[1]}"
 
 
+def owned(unit: int, share: Share) -> bool:
+    """Whether a unit is of a share."""
+    return unit % share[1] == share[0] - 1
+
+
 class Locks:
     """The locks of one share of a run."""
 

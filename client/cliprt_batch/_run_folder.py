@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cliprt._extras import require
 from cliprt_batch._disk import Scratch, remove_flat
 from cliprt_batch._finish import write_manifest
-from cliprt_batch._locks import Locks, Share, named
+from cliprt_batch._locks import Locks, Share, named, owned
 from cliprt_batch._manifest import Failure, Manifest, UnitRecord, check_file
 from cliprt_batch._output_errors import OutputError, OutputUnfinished, writing
 from cliprt_batch._parts import check_rows, encoded, failures_of, read_part
@@ -33,12 +33,11 @@ class RunFolder:
     once. Worker processes must be started, not forked: a forked one keeps the lock.
     """
 
-    def __init__(self, state: RunState, locks: Locks, share: Share) -> None:
-        """Use ``RunFolder.open``."""
+    def __init__(self, state: RunState, locks: Locks, share: Share, scratch: str) -> None:
+        """Use ``RunFolder.open`` or ``RunFolder.join``."""
         self._state, self._locks, self._share = state, locks, share
-        self._scratch = Scratch(state.scratch / named(share))
+        self._scratch = Scratch(state.scratch / scratch)
         self._done: dict[int, UnitRecord] = {}
-        self._one_intent = threading.Lock()
         config = state.config
         self._schema = schema(config.towers, config.dim, config.dtype)
 
@@ -69,7 +68,7 @@ class RunFolder:
             locks = Locks(state.folder, share)
             with locks.guard():
                 locks.take()
-                run = cls(state, locks, share)
+                run = cls(state, locks, share, named(share))
                 try:
                     state.join(run._scratch)
                     run._recover()
@@ -78,11 +77,87 @@ class RunFolder:
                     raise
         return run
 
+    def invite(self) -> str:
+        """Lets other processes write units of this run, here or where the folder is shared.
+
+        They may until the run is finished, or the folder opened again. It takes no more than that
+        each unit is done by one of them at a time; one that is done by two, because the first one
+        was taken for dead, comes out the same.
+
+        Returns:
+            What ``join`` wants.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        token = secrets.token_hex(8)
+        with self._writing(self._state.scratch):
+            (self._state.scratch / token).mkdir()
+        return token
+
+    @classmethod
+    def join(cls, out: Path, config: RunConfig, token: str) -> RunFolder:
+        """Opens a run that another process has opened and invites to.
+
+        What lies there of a unit is known once ``look`` was called for it.
+
+        Args:
+            out: the folder.
+            config: of the run.
+            token: the invitation.
+
+        Raises:
+            OutputError: the folder is not that of the run, or its run has ended.
+        """
+        state = RunState(out, config)
+        run = cls(state, Locks(state.folder, (1, 1)), (1, 1), token)
+        if not run._scratch.folder.is_dir():
+            raise OutputError(
+                f"{out} is not the folder of the run that is under way, or that run has ended; "
+                "every node must see the same folder under this name"
+            )
+        return run
+
+    def look(self, unit: int) -> bool:
+        """Whether a unit is committed by now, whoever did it; brings what is known up to date.
+
+        A replacement of its shard that was cut short is completed.
+
+        Raises:
+            OutputError: the folder cannot be read or written.
+        """
+        with self._writing(self._state.out):
+            self._state.redo(unit, self._scratch)
+            record = self._state.done_record(unit)
+        if record is not None:
+            self._done[unit] = record
+        return record is not None
+
+    def attempts(self, unit: int) -> int:
+        """How often a unit was begun in this run with as many parts as it has; counts this time.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        begun = self._scratch.folder / f"{unit:06d}-{len(self._state.part_files(unit))}"
+        with self._writing(begun), begun.open("ab") as file:
+            file.write(b"1")
+            return file.tell()
+
+    def begun(self) -> dict[int, int]:
+        """How many parts there are of each unit under way, unread; all but the last are full.
+
+        Raises:
+            OutputError: the folder cannot be read.
+        """
+        with self._writing(self._state.folder):
+            return self._state.begun()
+
     def _recover(self) -> None:
         """Completes or removes what killed runs left; shares that are being run are left alone."""
         running = self._locks.running()
         self._state.redo_intents(running, self._scratch)
-        self._state.clear_scratch(running)
+        self._state.clear_scratch(running, self._scratch)
         self._done = self._state.read_done(keep_all=bool(running), owns=self.owns)
         self._state.remove_work(self._done)
 
@@ -139,7 +214,7 @@ class RunFolder:
 
     def owns(self, unit: int) -> bool:
         """Whether a unit is of the share that this process runs."""
-        return unit % self._share[1] == self._share[0] - 1
+        return owned(unit, self._share)
 
     def is_done(self, unit: int) -> bool:
         """Whether a unit was committed, when the folder was opened or since."""
@@ -260,7 +335,7 @@ class RunFolder:
         still = [failure for failure in failures if failure.row not in replaced]
         still = sorted([*still, *failures_of(unit, table)], key=lambda failure: failure.row)
         self._state.check(record)
-        with self._writing(self._state.out), self._one_intent:
+        with self._writing(self._state.out):
             rows = rows_replaced(self._state.out, self._state.config, record, failures, table)
             made = write_shard(
                 self._state.config, unit, rows, record.items - len(still), self._scratch.sink
@@ -275,8 +350,8 @@ class RunFolder:
                     for name, (path, _) in made.items()
                 )
                 intent = Intent(record, tuple(moves))
-            self._state.put_intent(intent, self._share, self._scratch)
-            self._state.redo(intent, self._state.intent_path(self._share), self._scratch)
+            self._state.put_intent(intent, self._scratch)
+            self._state.redo(unit, self._scratch)
             self._done[unit] = record
         return record
 

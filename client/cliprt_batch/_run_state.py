@@ -7,9 +7,10 @@
     OUT/_cliprt/work/000007/      parts of a unit that is not committed
     OUT/_cliprt/done/000007.json  a committed unit: its ``UnitRecord``
     OUT/_cliprt/failed/000007.jsonl   its failures, where it has any
-    OUT/_cliprt/intent/I-of-N.json    a shard that is being replaced: what has to be renamed
+    OUT/_cliprt/intent/000007.json    a shard that is being replaced: what has to be renamed
     OUT/_cliprt/share/I-of-N.json     a share that came to its end
     OUT/_cliprt/tmp/I-of-N/       temporary files of a share
+    OUT/_cliprt/tmp/TOKEN/        those of processes that write for it (``RunFolder.invite``)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from cliprt_batch._disk import FileRecord, Scratch, remove_flat, sync_folder
-from cliprt_batch._locks import Share, named
+from cliprt_batch._locks import Share, named, owned
 from cliprt_batch._manifest import (
     FAILURES,
     MANIFEST,
@@ -156,6 +157,11 @@ class RunState:
         """The file of a part."""
         return self.work(unit) / f"{part:04d}.arrow"
 
+    def begun(self) -> dict[int, int]:
+        """How many parts lie there of each unit that has some, unread."""
+        paths = [path for path in (self.folder / "work").iterdir() if path.name.isdecimal()]
+        return {int(path.name): len(self.part_files(int(path.name))) for path in paths}
+
     def part_files(self, unit: int) -> list[tuple[int, Path]]:
         """The parts that there are, by number, unread."""
         paths = self.work(unit).glob("*.arrow")
@@ -171,16 +177,24 @@ class RunState:
             if path.name.isdecimal() and int(path.name) in done:
                 remove_flat(path)
 
-    def clear_scratch(self, running: AbstractSet[Share]) -> None:
+    def clear_scratch(self, running: AbstractSet[Share], own: Scratch) -> None:
         """Removes temporary files, but for those of shares that are being run.
+
+        Whatever still writes for a run that is over can no longer: nothing gets a name in the
+        output that was not a temporary file in a folder of its own.
+
+        Args:
+            running: the other shares that are being run.
+            own: is emptied, and stays.
 
         Raises:
             OSError: they cannot be removed.
         """
         used = {named(share) for share in running}
         for path in self.scratch.iterdir():
-            if path.name not in used:
-                Scratch(path).clear()
+            if path.name not in used and path != own.folder:
+                remove_flat(path)
+        own.clear()
 
     def read_done(self, *, keep_all: bool, owns: Callable[[int], bool]) -> dict[int, UnitRecord]:
         """The committed units whose files are there. The others are forgotten, to be done again.
@@ -195,10 +209,7 @@ class RunState:
         done = {}
         for path in (self.folder / "done").glob("*.json"):
             number = int(path.stem)
-            try:
-                record = msgspec.json.decode(path.read_bytes(), type=UnitRecord)
-            except msgspec.MsgspecError:
-                record = None
+            record = _record(path)
             if keep_all and not owns(number):
                 if record:
                     done[number] = record
@@ -208,6 +219,20 @@ class RunState:
                 self.remove_manifest()
                 path.unlink()
         return done
+
+    def done_record(self, unit: int) -> UnitRecord | None:
+        """What is recorded of a unit by now; None if it is not committed.
+
+        Raises:
+            OSError: the record cannot be read.
+        """
+        try:
+            return _record(self._done_path(unit))
+        except FileNotFoundError:
+            return None
+
+    def _done_path(self, unit: int) -> Path:
+        return self.folder / "done" / f"{unit:06d}.json"
 
     def remove_manifest(self) -> None:
         """Of a run that is no longer finished.
@@ -225,9 +250,9 @@ class RunState:
         Raises:
             OSError: it cannot be written.
         """
-        folder = self.folder / "done"
-        scratch.put(folder / f"{record.number:06d}.json", msgspec.json.encode(record))
-        sync_folder(folder)
+        path = self._done_path(record.number)
+        scratch.put(path, msgspec.json.encode(record))
+        sync_folder(path.parent)
 
     def failures_path(self, unit: int) -> Path:
         """Where the failures of a unit lie, if it has any."""
@@ -270,17 +295,17 @@ class RunState:
         for folder in sorted({*folders, self.folder / "failed"}):
             sync_folder(folder)
 
-    def intent_path(self, share: Share) -> Path:
-        """Where a share notes the shard that it is replacing."""
-        return self.folder / "intent" / f"{named(share)}.json"
+    def intent_path(self, unit: int) -> Path:
+        """Where it is noted that the shard of a unit is being replaced."""
+        return self.folder / "intent" / f"{unit:06d}.json"
 
-    def put_intent(self, intent: Intent, share: Share, scratch: Scratch) -> None:
+    def put_intent(self, intent: Intent, scratch: Scratch) -> None:
         """From now on the shard is replaced, whether this process lives or not.
 
         Raises:
             OSError: it cannot be written; the new files are gone.
         """
-        path = self.intent_path(share)
+        path = self.intent_path(intent.record.number)
         try:
             sync_folder(scratch.folder)
             scratch.put(path, msgspec.json.encode(intent))
@@ -292,33 +317,37 @@ class RunState:
                 (self.out / source).unlink(missing_ok=True)
             raise
 
-    def redo(self, intent: Intent, path: Path, scratch: Scratch) -> None:
-        """Carries out what is left of an intent, any number of times.
+    def redo(self, unit: int, scratch: Scratch) -> None:
+        """Carries out what is left of the intent of a unit, if it has one, any number of times.
 
         Raises:
             OSError: the folder cannot be written; the intent stays.
         """
+        path = self.intent_path(unit)
+        if not path.exists():
+            return
+        intent = msgspec.json.decode(path.read_bytes(), type=Intent)
         self.remove_manifest()
         for source, target in intent.moves:
             if (self.out / source).exists():
                 (self.out / source).replace(self.out / target)
         if not intent.record.failed:
-            self.failures_path(intent.record.number).unlink(missing_ok=True)
+            self.failures_path(unit).unlink(missing_ok=True)
         self.sync(intent.record)
         self.put_done(intent.record, scratch)
         path.unlink(missing_ok=True)
         sync_folder(path.parent)
 
     def redo_intents(self, running: AbstractSet[Share], scratch: Scratch) -> None:
-        """Carries out the intents of shares that were killed.
+        """Carries out the intents of runs that were killed.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        used = {named(share) for share in running}
         for path in sorted((self.folder / "intent").glob("*.json")):
-            if path.stem not in used:
-                self.redo(msgspec.json.decode(path.read_bytes(), type=Intent), path, scratch)
+            unit = int(path.stem)
+            if not any(owned(unit, share) for share in running):
+                self.redo(unit, scratch)
 
     def put_share(self, record: ShareRecord, scratch: Scratch) -> None:
         """Notes that a share came to its end.
@@ -338,6 +367,14 @@ class RunState:
 
 
 _REDO = "; delete the shard's files and run the same command again"
+
+
+def _record(path: Path) -> UnitRecord | None:
+    """A record of ``done``; None if it is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=UnitRecord)
+    except msgspec.MsgspecError:
+        return None
 
 
 def lines_of(failures: Sequence[Failure]) -> bytes:

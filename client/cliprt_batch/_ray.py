@@ -1,0 +1,255 @@
+"""``cliprt embed --engine ray``: the units of a job on the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+import cliprt
+from cliprt._errors import CliprtError, DeploymentError
+from cliprt._extras import require
+from cliprt_batch._job import Computation, Job, JobOptions, carry_out, config_of
+from cliprt_batch._models import Local, Model
+from cliprt_batch._monitor import Monitor
+from cliprt_batch._output_errors import OutputError
+from cliprt_batch._ray_cluster import Nodes, cluster
+from cliprt_batch._ray_worker import Order, Outcome, RayWorker, RemoteTraceback
+from cliprt_batch._records import PART_ITEMS
+from cliprt_batch._source import Source
+from cliprt_batch._summary import Summary
+
+# Seconds between two looks at the parts that appear.
+_EVERY_S = 1.0
+
+
+def embed_on_ray(
+    source: Source,
+    out: Path,
+    where: Model,
+    options: JobOptions,
+    *,
+    address: str | None,
+    workers: int | None,
+    retry_failed: bool,
+    monitor: Monitor,
+) -> Summary:
+    """Embeds a source as ``embed`` does, with an actor on each node of a Ray cluster.
+
+    The actors write into the folder themselves, so all nodes must see it, the source and the bundle
+    under the same names. The bytes are those of ``embed``, and each can go on where the other was.
+
+    Args:
+        source: what to embed.
+        out: folder of the output.
+        where: what computes.
+        options: what the output is like.
+        address: of the cluster; None starts a Ray on this machine that ends with the job.
+        workers: processes of each node that decode; None means one for each core.
+        retry_failed: try items again that failed in an earlier run.
+        monitor: is told how far the job is.
+
+    Returns:
+        What was done, and how fast.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        DeploymentError: as ``embed``; or the cluster cannot be used, or an actor died again and
+            again.
+        RetryableError: the server is gone or full and did not come back.
+        CliprtError: the model failed.
+    """
+    require("ray", extra="ray")
+    out = out.absolute()
+    if isinstance(where, Local):
+        where = replace(where, bundle=where.bundle.absolute())
+    # Settings are measured, and recorded for the actors, before there are any.
+    with where.encoder(out, options) as encoder:
+        computation = Computation.of(encoder)
+
+    def run(job: Job) -> int:
+        units = [unit.number for unit in job.left]
+        if retry_failed:
+            # What fails now is tried again too, within its unit.
+            done = job.folder.done()
+            units += [number for number, record in done.items() if record.failed]
+        if not units:
+            return 0
+        config = config_of(source, computation, options)
+        token = job.folder.invite()
+        order = Order(out, config, token, where, options, workers, retry_failed)
+        results = _Results(job, monitor)
+        with cluster(address) as nodes, _told(results):
+            for outcome in _outcomes(units, order, nodes):
+                results.take(outcome)
+        return results.computed
+
+    return carry_out(source, out, computation, options, run=run, monitor=monitor)
+
+
+def _outcomes(units: list[int], order: Order, nodes: Nodes) -> Iterator[Outcome]:
+    """Lets actors do units; their outcomes in the order in which they end.
+
+    Raises:
+        CliprtError: what an actor met.
+    """
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    size = min(nodes.count, len(units))
+    bars, context.enable_progress_bars = context.enable_progress_bars, False
+    try:
+        # One block, and so one task, for each unit.
+        rows = ray.data.from_items(
+            [{"unit": unit} for unit in units], override_num_blocks=len(units)
+        ).map_batches(
+            RayWorker,
+            fn_constructor_args=(cliprt.__version__, pickle.dumps(order)),
+            batch_size=1,
+            batch_format="numpy",
+            # No unit waits for a busy actor while another has nothing to do.
+            compute=ray.data.ActorPoolStrategy(
+                # Those with nothing to do end: one whose node is lost may need their place.
+                min_size=1,
+                max_size=size,
+                initial_size=size,
+                max_tasks_in_flight_per_actor=1,
+            ),
+            # One on each node. Ray starts those anew that die, and gives them their unit again.
+            num_cpus=nodes.cores,
+        )
+        for row in rows.iter_rows():
+            outcome = msgspec.msgpack.decode(row["outcome"], type=Outcome)
+            if outcome.error is not None:
+                raise _error_of(outcome, nodes)
+            yield outcome
+    except (ray.exceptions.RayError, SystemError) as error:
+        raise DeploymentError(_words(error)) from None
+    finally:
+        context.enable_progress_bars = bars
+
+
+def _error_of(outcome: Outcome, nodes: Nodes) -> CliprtError:
+    assert outcome.error is not None
+    error: CliprtError
+    error, trace = pickle.loads(outcome.error)
+    if nodes.count > 1:
+        error.args = (f"{error} (shard {outcome.unit}, on the node {outcome.node})",)
+    error.__cause__ = RemoteTraceback(trace)
+    return error
+
+
+def _words(error: Exception) -> str:
+    """An error of Ray's in one line."""
+    text = str(error)
+    if "No module named 'cliprt" in text:
+        return (
+            "a node of the Ray cluster has no cliprt; install cliprt "
+            f"{cliprt.__version__} on every node: pip install 'cliprt[ray]=={cliprt.__version__}'"
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    why = lines[-1] if lines else type(error).__name__
+    return (
+        f"Ray failed ({type(error).__name__}: {why}); what is done is kept, run the same command "
+        "again"
+    )
+
+
+class _Results:
+    """Adds up what actors did, and tells a monitor of it.
+
+    Attributes:
+        computed: items that went through the towers.
+    """
+
+    def __init__(self, job: Job, monitor: Monitor) -> None:
+        self.computed = 0
+        self._job, self._monitor = job, monitor
+        self._lock = threading.Lock()
+        self._workers: dict[str, Outcome] = {}
+        done = job.folder.done().values()
+        self._items = sum(record.items for record in done)
+        self._failed = sum(sum(record.failed.values()) for record in done)
+        self._left = {unit.number: unit.items for unit in job.left}
+        self._told = (job.kept, self._failed)
+
+    def take(self, outcome: Outcome) -> None:
+        """Counts a unit.
+
+        Raises:
+            OutputError: it is not there.
+        """
+        folder = self._job.folder
+        with self._lock:
+            before = folder.done().get(outcome.unit)
+            if not folder.look(outcome.unit):
+                raise OutputError(
+                    f"the node {outcome.node} says that shard {outcome.unit} is done, but it is "
+                    f"not in {folder.out}; that folder must be one that all nodes share"
+                )
+            record = folder.done_record(outcome.unit)
+            self._items += record.items - (before.items if before else 0)
+            self._failed += sum(record.failed.values())
+            self._failed -= sum(before.failed.values()) if before else 0
+            self._left.pop(outcome.unit, None)
+            self.computed += outcome.computed
+            self._workers[outcome.worker] = outcome
+            self._add_up_times()
+            self._tell()
+
+    def look(self) -> None:
+        """Tells of parts that have appeared."""
+        with self._lock:
+            self._tell()
+
+    def _tell(self) -> None:
+        items = self._items
+        for unit, parts in self._job.folder.begun().items():
+            if unit in self._left:
+                most = self._left[unit]
+                items += parts * PART_ITEMS if most is None else min(parts * PART_ITEMS, most)
+        before, self._told = self._told, (items, self._failed)
+        if before != self._told:
+            self._monitor.advance(items - before[0], self._failed - before[1])
+
+    def _add_up_times(self) -> None:
+        """What all processes did; those that one node had after each other count as one."""
+        times = self._job.times
+        busy_s: dict[str, float] = {}
+        hands: dict[str, dict[str, int]] = {}
+        for outcome in self._workers.values():
+            for stage, seconds in outcome.busy_s.items():
+                busy_s[stage] = busy_s.get(stage, 0.0) + seconds
+                hands.setdefault(stage, {})[outcome.node] = outcome.hands.get(stage, 1)
+        times.busy_s.update(busy_s)
+        times.hands.update({stage: sum(each.values()) for stage, each in hands.items()})
+
+
+@contextmanager
+def _told(results: _Results) -> Iterator[None]:
+    """Looks at the parts now and then, in a thread; what that meets is raised at the end."""
+    ended = threading.Event()
+    errors: list[Exception] = []
+
+    def look() -> None:
+        try:
+            while not ended.wait(_EVERY_S):
+                results.look()
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+
+    thread = threading.Thread(target=look, name="cliprt-ray-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if errors:
+        raise errors[0]
