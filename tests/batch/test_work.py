@@ -10,25 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliprt_batch import _job
+from cliprt_batch import _work
 from cliprt_batch._items import Item, Ref
-from cliprt_batch._job import JobOptions, _Job, _picked, _with_last
+from cliprt_batch._job import JobOptions
 from cliprt_batch._records import PART_ITEMS
+from cliprt_batch._work import Work, _picked, _with_last
 
 
 def items(count: int, **values: Any) -> Iterator[tuple[int, Item]]:
     return ((row, Item(str(row), **values)) for row in range(count))
 
 
-def job(window: int) -> _Job:
-    found = _Job.__new__(_Job)
+def work(window: int) -> Work:
+    found = Work.__new__(Work)
     found._window = window
     return found
 
 
 @given(st.integers(0, 3 * PART_ITEMS + 5), st.sampled_from([1, 7, 64, 512, 600]))
 def test_parts_and_windows(count: int, window: int) -> None:
-    cut = list(job(window)._cut(items(count)))
+    cut = list(work(window)._cut(items(count)))
     assert [row for _, rows, _, _ in cut for row in rows] == list(range(count))
     assert all(1 <= len(rows) == len(some) <= window for _, rows, some, _ in cut)
     parts: dict[int, int] = {}
@@ -42,19 +43,19 @@ def test_parts_and_windows(count: int, window: int) -> None:
 
 @given(st.integers(0, 2 * PART_ITEMS), st.integers(0, 2))
 def test_a_resumed_run_cuts_where_the_first_one_did(count: int, parts: int) -> None:
-    whole = list(job(64)._cut(items(count)))
+    whole = list(work(64)._cut(items(count)))
     first = parts * PART_ITEMS
-    resumed = list(job(64)._cut(item for item in items(count) if item[0] >= first))
+    resumed = list(work(64)._cut(item for item in items(count) if item[0] >= first))
     assert [rows for number, rows, _, _ in whole if number >= parts] == [
         rows for _, rows, _, _ in resumed
     ]
 
 
 def test_large_pictures_share_a_window_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_job, "_WINDOW_BYTES", 1000)
-    sizes = [len(rows) for _, rows, _, _ in job(64)._cut(items(10, image=bytes(400)))]
+    monkeypatch.setattr(_work, "_WINDOW_BYTES", 1000)
+    sizes = [len(rows) for _, rows, _, _ in work(64)._cut(items(10, image=bytes(400)))]
     assert sizes == [3, 3, 3, 1]
-    sizes = [len(rows) for _, rows, _, _ in job(64)._cut(items(10, image=Ref("/x", 0, 400)))]
+    sizes = [len(rows) for _, rows, _, _ in work(64)._cut(items(10, image=Ref("/x", 0, 400)))]
     assert sizes == [10], "what is read by the processes takes no memory here"
 
 
