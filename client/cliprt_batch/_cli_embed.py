@@ -117,7 +117,9 @@ def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--shard", "share", type=_Share(), default="1/1",
     help="Do every N-th shard only, from the I-th on: for job arrays.",
 )  # fmt: skip
-@click.option("--retry-failed", is_flag=True, help="Try the failed items of a finished run again.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Try the items again that failed in an earlier run."
+)
 @click.option(
     "--truncate/--no-truncate", default=True, show_default=True,
     help="Cut captions beyond the context, or let them fail.",
@@ -160,6 +162,10 @@ def embed_command(
     """
     if (bundle is None) == (url is None):
         raise click.UsageError("say what computes: either --bundle DIR or --url HOST:PORT")
+    if engine == "ray" and share != (1, 1):
+        raise click.UsageError("--shard is for jobs without Ray, which shares out the work itself")
+    if engine != "ray" and ray_address is not None:
+        raise click.UsageError("--ray-address needs --engine ray")
     names = {field.name for field in fields(Limits)}
     try:
         source = Source(
