@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from batch_inputs import small_pictures, write_files
-from batch_runs import command, finished, output, parts_of, run
+from batch_runs import command, finished, kept, output, parts_of, run
 
 from cliprt import Bundle
 
@@ -89,7 +90,10 @@ def test_a_signal_ends_a_run_that_goes_on_later(
     assert "Traceback" not in told
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert not (out / "manifest.json").exists()
+    before = kept(out)
+    assert 512 <= before < 2400
     finished(*arguments, "--out", out)
+    assert json.loads((out / "summary.json").read_bytes())["computed"] == 2400 - before
     assert output(out) == output(undisturbed)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from batch_inputs import caption, small_pictures, write_source
 from batch_runs import command, finished, kept, output, parts_of, run
+from tritonclient.grpc import InferenceServerClient
 
 from cliprt import Bundle, Client
 from cliprt_engines import LocalClip
@@ -84,6 +86,35 @@ def test_a_busy_server_gives_the_same_bytes(
             other.join()
     assert asked > 10
     assert output(tmp_path / "out") == output(undisturbed)
+
+
+def test_requests_are_as_large_as_the_greatest_batch(
+    server: TritonServer, source: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """So nothing can be joined to them, whoever asks at the same time."""
+    before = _batches(server)
+    finished("embed", source, "--url", server.address, "--out", tmp_path / "out", *BOTH)
+    computed = _batches(server) - before
+    with Client(server.address) as client:
+        most = {tower: client._core.most(tower) for tower in ("image", "text")}
+    assert {size for _, size in computed} == set(most.values())
+    for tower, size in most.items():
+        # The shards have 600, 600 and 100 items, their parts 512 and 88 or 100.
+        parts = [512, 88, 512, 88, 100]
+        assert computed[f"clip_{tower}", size] == sum(-(-items // size) for items in parts)
+
+
+def _batches(server: TritonServer) -> Counter[tuple[str, int]]:
+    """How many batches of each size the models have computed."""
+    with InferenceServerClient(server.address) as triton:
+        statistics = triton.get_inference_statistics()
+    return Counter(
+        {
+            (model.name, batch.batch_size): batch.compute_infer.count
+            for model in statistics.model_stats
+            for batch in model.batch_stats
+        }
+    )
 
 
 def test_a_server_that_dies_and_comes_back(
