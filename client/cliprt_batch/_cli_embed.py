@@ -18,10 +18,11 @@ import msgspec
 from cliprt._connection_options import ConnectionOptions, connection_options
 from cliprt._console import out as console
 from cliprt._limits import Limits
-from cliprt_batch._job import JobOptions, embed
+from cliprt_batch._job import embed
 from cliprt_batch._kinds import Kind, Source
-from cliprt_batch._models import Local, Model, Served
+from cliprt_batch._models import Local, Served
 from cliprt_batch._monitor import shown
+from cliprt_batch._options import JobOptions
 
 _TOWERS = {"image": ("image",), "text": ("text",), "both": ("image", "text")}
 
@@ -182,27 +183,26 @@ def embed_command(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    where: Model
+    used: Local | Served
     if bundle is not None:
-        where = Local(bundle, precision)
+        used = Local(bundle, precision)
     else:
         assert url is not None
         endpoints = url.split(",")
-        where = Served(via.to(endpoints if len(endpoints) > 1 else url), model, patience_s)
+        used = Served(via.to(endpoints if len(endpoints) > 1 else url), model, patience_s)
     with _ctrl_c_is_told(out), shown() as monitor:
         if engine == "ray":
             from cliprt_batch._ray import embed_on_ray
 
             summary = embed_on_ray(
-                source, out, where, options, address=ray_address, workers=workers,
+                source, out, used, options, address=ray_address, workers=workers,
                 retry_failed=retry_failed, monitor=monitor,
             )  # fmt: skip
         else:
-            with where.encoder(out, options) as encoder:
-                summary = embed(
-                    source, out, encoder, options, workers=workers, share=share,
-                    retry_failed=retry_failed, monitor=monitor,
-                )  # fmt: skip
+            summary = embed(
+                source, out, used, options, workers=workers, share=share,
+                retry_failed=retry_failed, monitor=monitor,
+            )  # fmt: skip
     if as_json:
         click.echo(msgspec.json.encode(summary).decode())
     else:

@@ -9,6 +9,7 @@ import msgspec
 
 from cliprt._console import out as console_of_results
 from cliprt._progress import progress
+from cliprt_batch._options import COMPUTE
 
 
 @click.command()
@@ -37,6 +38,13 @@ def merge(folders: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
     with progress("shards", None, show=not as_json) as advance:
         manifest = join(folders, out, on_shard=lambda done, of: advance(1))
+    settings = [folder / "_cliprt" / COMPUTE for folder in folders]
+    if len({path.read_bytes() for path in settings if path.exists()}) > 1:
+        click.echo(
+            "the shares were computed with different settings: numbers may differ in their last "
+            "digits from those of an undivided run",
+            err=True,
+        )
     if as_json:
         summary = {
             "out": str(out),

@@ -4,69 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import msgspec
 
 from cliprt._card import Card
 from cliprt._extras import require
 from cliprt._folders import write_whole
-from cliprt._limits import Limits
 from cliprt_batch._encoders import Encoder
 from cliprt_batch._items import Unit
+from cliprt_batch._models import Local, Served
 from cliprt_batch._monitor import Monitor
+from cliprt_batch._options import COMPUTE, JobOptions
 from cliprt_batch._output_errors import writing
 from cliprt_batch._pipeline import Times
-from cliprt_batch._records import Dtype
-from cliprt_batch._run_config import Layout, RunConfig
+from cliprt_batch._run_config import RunConfig
 from cliprt_batch._run_folder import RunFolder
-from cliprt_batch._run_state import read_run
 from cliprt_batch._source import Plan, Source, make_plan, open_plan
 from cliprt_batch._summary import Summary, summarise
 from cliprt_batch._work import Work
-
-Towers: TypeAlias = tuple[Literal["image", "text"], ...]
-
-
-@dataclass(frozen=True)
-class JobOptions:
-    """What decides which bytes come out, besides the source and the model.
-
-    Attributes:
-        towers: which embeddings are made.
-        layout: ``npy``, that of clip-retrieval, or ``parquet``, one table.
-        dtype: of the embeddings that are kept.
-        shard_size: items of a shard, where the source does not decide (a tar is one).
-        truncate: whether captions beyond the context are cut or refused.
-        fast_jpeg: whether large JPEG files are decoded at a part of their size; see ``Decoding``.
-        limits: bounds on pictures and texts.
-    """
-
-    towers: Towers = ("image",)
-    layout: Layout = "npy"
-    dtype: Dtype = "float32"
-    shard_size: int = 10_000
-    truncate: bool = True
-    fast_jpeg: bool = False
-    limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        if not self.towers or set(self.towers) - {"image", "text"}:
-            raise ValueError(f"towers must be image, text or both, got {self.towers!r}")
-        if self.shard_size < 1:
-            raise ValueError(f"shard_size must be at least 1, got {self.shard_size}")
-
-
-COMPUTE = "compute.json"
-"""Beside the plan: how the towers are computed, so that a resumed run computes the same numbers."""
 
 
 def embed(
     source: Source,
     out: Path,
-    encoder: Encoder,
+    model: Local | Served | Encoder,
     options: JobOptions | None = None,
     *,
     workers: int | None = None,
@@ -82,7 +47,8 @@ def embed(
     Args:
         source: what to embed.
         out: folder of the output; ``cliprt_batch``'s page describes what appears in it.
-        encoder: computes the embeddings; it is not closed.
+        model: computes the embeddings. An encoder is not closed; its calls must be safe to make
+            from many threads.
         options: what the output is like; None means the defaults.
         workers: processes that read and decode pictures; None means one for each core. The output
             does not depend on it.
@@ -98,22 +64,31 @@ def embed(
             nothing can be written there.
         RetryableError: the server is gone or full and did not come back.
         CliprtError: the model failed.
+
+    Example:
+        >>> embed(Source("pictures"), Path("embeddings"), Local(Path("bundle")))
     """
     options, monitor = options or JobOptions(), monitor or Monitor()
 
-    def run(job: Job) -> int:
-        with Work(
-            job.plan, job.folder, encoder, options,
-            workers=workers, times=job.times, monitor=monitor,
-        ) as work:  # fmt: skip
-            work.run(work.missing(job.left))
-            if retry_failed:
-                work.run(work.failed(job.mine))
-        return work.computed
+    with ExitStack() as stack:
+        encoder = (
+            stack.enter_context(model.encoder(out, options))
+            if isinstance(model, (Local, Served))
+            else model
+        )
 
-    return carry_out(
-        source, out, Computation.of(encoder), options, run=run, share=share, monitor=monitor
-    )
+        def run(job: Job) -> int:
+            with Work(
+                job.plan, job.folder, encoder, options,
+                workers=workers, times=job.times, monitor=monitor,
+            ) as work:  # fmt: skip
+                work.run(work.missing(job.left))
+                if retry_failed:
+                    work.run(work.failed(job.mine))
+            return work.computed
+
+        computation = Computation.of(encoder)
+        return carry_out(source, out, computation, options, run=run, share=share, monitor=monitor)
 
 
 @dataclass(frozen=True)
@@ -249,28 +224,6 @@ def _plan(source: Source, folder: RunFolder, options: JobOptions, monitor: Monit
     plan = open_plan(folder.plan_folder)
     folder.note_plan(plan.sha256)
     return plan
-
-
-def recorded_settings(out: Path, precision: str) -> dict[str, Any]:
-    """How an earlier run in the folder computed each tower; empty where there was none.
-
-    Settings of another precision are left out: they are not fit for the one that is asked for, and
-    that the folder holds another run is said when it is opened.
-
-    Args:
-        out: the folder.
-        precision: the one asked for; ``fastest`` takes what was chosen before.
-    """
-    path = out / "_cliprt" / COMPUTE
-    if not path.exists():
-        return {}
-    settings: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-    chosen = read_run(out).config.options
-    return {
-        tower: setting
-        for tower, setting in settings.items()
-        if precision in ("fastest", chosen.get(f"{tower}_precision"))
-    }
 
 
 def _record_settings(computation: Computation, path: Path) -> None:

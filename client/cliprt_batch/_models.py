@@ -12,7 +12,7 @@ import msgspec
 
 from cliprt._connection import Connection
 from cliprt_batch._encoders import Encoder, LocalEncoder, ServedEncoder
-from cliprt_batch._job import JobOptions, recorded_settings
+from cliprt_batch._options import JobOptions, recorded_settings
 
 
 class Model(Protocol):

@@ -14,9 +14,10 @@ import msgspec
 import cliprt
 from cliprt._errors import CliprtError, DeploymentError
 from cliprt._extras import require
-from cliprt_batch._job import Computation, Job, JobOptions, carry_out, config_of
-from cliprt_batch._models import Local, Model
+from cliprt_batch._job import Computation, Job, carry_out, config_of
+from cliprt_batch._models import Local, Served
 from cliprt_batch._monitor import Monitor
+from cliprt_batch._options import JobOptions
 from cliprt_batch._output_errors import OutputError
 from cliprt_batch._ray_cluster import Nodes, cluster
 from cliprt_batch._ray_worker import Order, Outcome, RayWorker, RemoteTraceback
@@ -31,13 +32,13 @@ _EVERY_S = 1.0
 def embed_on_ray(
     source: Source,
     out: Path,
-    where: Model,
-    options: JobOptions,
+    model: Local | Served,
+    options: JobOptions | None = None,
     *,
-    address: str | None,
-    workers: int | None,
-    retry_failed: bool,
-    monitor: Monitor,
+    address: str | None = None,
+    workers: int | None = None,
+    retry_failed: bool = False,
+    monitor: Monitor | None = None,
 ) -> Summary:
     """Embeds a source as ``embed`` does, with an actor on each node of a Ray cluster.
 
@@ -47,12 +48,12 @@ def embed_on_ray(
     Args:
         source: what to embed.
         out: folder of the output.
-        where: what computes.
-        options: what the output is like.
+        model: computes the embeddings.
+        options: what the output is like; None means the defaults.
         address: of the cluster; None starts a Ray on this machine that ends with the job.
         workers: processes of each node that decode; None means one for each core.
         retry_failed: try items again that failed in an earlier run.
-        monitor: is told how far the job is.
+        monitor: is told how far the job is; None means nobody.
 
     Returns:
         What was done, and how fast.
@@ -65,11 +66,11 @@ def embed_on_ray(
         CliprtError: the model failed.
     """
     require("ray", extra="ray")
-    out = out.absolute()
-    if isinstance(where, Local):
-        where = replace(where, bundle=where.bundle.absolute())
+    out, options, monitor = out.absolute(), options or JobOptions(), monitor or Monitor()
+    if isinstance(model, Local):
+        model = replace(model, bundle=model.bundle.absolute())
     # Settings are measured, and recorded for the actors, before there are any.
-    with where.encoder(out, options) as encoder:
+    with model.encoder(out, options) as encoder:
         computation = Computation.of(encoder)
 
     def run(job: Job) -> int:
@@ -82,7 +83,7 @@ def embed_on_ray(
             return 0
         config = config_of(source, computation, options)
         token = job.folder.invite()
-        order = Order(out, config, token, where, options, workers, retry_failed)
+        order = Order(out, config, token, model, options, workers, retry_failed)
         results = _Results(job, monitor)
         with cluster(address) as nodes, _told(results):
             for outcome in _outcomes(units, order, nodes):

@@ -15,9 +15,9 @@ import numpy as np
 
 import cliprt
 from cliprt._errors import CliprtError, DeploymentError
-from cliprt_batch._job import JobOptions
 from cliprt_batch._models import Model
 from cliprt_batch._monitor import Monitor
+from cliprt_batch._options import JobOptions
 from cliprt_batch._output_errors import OutputError
 from cliprt_batch._pipeline import Times
 from cliprt_batch._run_config import RunConfig

@@ -7,20 +7,18 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from cliprt._cores import usable_cores
 from cliprt_batch._encoders import Encoder
 from cliprt_batch._items import Item, Unit
 from cliprt_batch._monitor import Monitor
+from cliprt_batch._options import JobOptions
 from cliprt_batch._outcome import Part
 from cliprt_batch._pipeline import Chunk, Pipeline, Times
 from cliprt_batch._records import PART_ITEMS
 from cliprt_batch._run_folder import RunFolder
 from cliprt_batch._source import Plan
-
-if TYPE_CHECKING:
-    from cliprt_batch._job import JobOptions
 
 _T = TypeVar("_T")
 

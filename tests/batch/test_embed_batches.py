@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cliprt import Bundle, ServerError
 from cliprt._card import Card
-from cliprt_batch._job import JobOptions, embed
+from cliprt_batch import JobOptions, embed
 from cliprt_batch._source import Source
 
 

@@ -21,8 +21,8 @@ from batch_inputs import (
 )
 
 from cliprt import Bundle, Limits
+from cliprt_batch import JobOptions, embed
 from cliprt_batch._encoders import WINDOW, LocalEncoder
-from cliprt_batch._job import JobOptions, embed
 from cliprt_batch._source import Source
 from cliprt_engines import LocalClip
 

@@ -17,7 +17,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from cliprt import open_bundle
-from cliprt_batch._job import JobOptions, embed
+from cliprt_batch import JobOptions, embed
 from cliprt_batch._run_folder import RunFolder
 from cliprt_batch._source import Source
 

@@ -14,8 +14,8 @@ from batch_inputs import caption, small_pictures, write_source
 from batch_runs import output
 
 from cliprt import Bundle
+from cliprt_batch import JobOptions, embed
 from cliprt_batch._encoders import LocalEncoder
-from cliprt_batch._job import JobOptions, embed
 from cliprt_batch._source import Source
 from cliprt_engines import LocalClip
 

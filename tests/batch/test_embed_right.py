@@ -15,8 +15,8 @@ from siglip_checkpoints import write_siglip
 
 from cliprt import Bundle
 from cliprt._cli import main
+from cliprt_batch import JobOptions, embed
 from cliprt_batch._encoders import LocalEncoder
-from cliprt_batch._job import JobOptions, embed
 from cliprt_batch._source import Source
 from cliprt_engines import LocalClip
 from cliprt_export import export_checkpoint

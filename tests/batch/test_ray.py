@@ -22,7 +22,8 @@ from cases import demo_pictures
 
 import cliprt
 from cliprt import Bundle, BundleError, DeploymentError, MissingExtra
-from cliprt_batch._job import Computation, JobOptions, config_of, embed
+from cliprt_batch import JobOptions, embed
+from cliprt_batch._job import Computation, config_of
 from cliprt_batch._kinds import Source
 from cliprt_batch._models import Local
 from cliprt_batch._monitor import Monitor

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliprt_batch import _work
+from cliprt_batch import JobOptions, _work
 from cliprt_batch._items import Item, Ref
-from cliprt_batch._job import JobOptions
 from cliprt_batch._records import PART_ITEMS
 from cliprt_batch._work import Work, _picked, _with_last
 

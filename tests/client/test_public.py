@@ -22,8 +22,8 @@ PUBLIC = {
     "cliprt_batch": {
         "Encoder", "Group", "Hit", "JobOptions", "Local", "LocalEncoder", "Manifest", "Member",
         "OutputBusy", "OutputError", "OutputMismatch", "OutputUnfinished", "Served",
-        "ServedEncoder", "Source", "SourceChanged", "Summary", "embed", "merge", "near_duplicates",
-        "read_manifest", "search",
+        "ServedEncoder", "Source", "SourceChanged", "Summary", "embed", "embed_on_ray", "merge",
+        "near_duplicates", "read_manifest", "search",
     },
     "cliprt_bench": {"Latency", "measure_latency"},
     "cliprt_engines": {

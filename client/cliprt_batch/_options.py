@@ -1,0 +1,71 @@
+"""What the output of a job is like, and the settings that an earlier run of it has left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from cliprt._limits import Limits
+from cliprt_batch._records import Dtype
+from cliprt_batch._run_config import Layout
+from cliprt_batch._run_state import read_run
+
+Towers: TypeAlias = tuple[Literal["image", "text"], ...]
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What decides which bytes come out, besides the source and the model.
+
+    Attributes:
+        towers: which embeddings are made.
+        layout: ``npy``, that of clip-retrieval, or ``parquet``, one table.
+        dtype: of the embeddings that are kept.
+        shard_size: items of a shard, where the source does not decide (a tar is one).
+        truncate: whether captions beyond the context are cut or refused.
+        fast_jpeg: whether large JPEG files are decoded at a part of their size; see ``Decoding``.
+        limits: bounds on pictures and texts.
+    """
+
+    towers: Towers = ("image",)
+    layout: Layout = "npy"
+    dtype: Dtype = "float32"
+    shard_size: int = 10_000
+    truncate: bool = True
+    fast_jpeg: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not self.towers or set(self.towers) - {"image", "text"}:
+            raise ValueError(f"towers must be image, text or both, got {self.towers!r}")
+        if self.shard_size < 1:
+            raise ValueError(f"shard_size must be at least 1, got {self.shard_size}")
+
+
+COMPUTE = "compute.json"
+"""Beside the plan: how the towers are computed, so that a resumed run computes the same numbers."""
+
+
+def recorded_settings(out: Path, precision: str) -> dict[str, Any]:
+    """How an earlier run in the folder computed each tower; empty where there was none.
+
+    Settings of another precision are left out: they are not fit for the one that is asked for, and
+    that the folder holds another run is said when it is opened.
+
+    Args:
+        out: the folder.
+        precision: the one asked for; ``fastest`` takes what was chosen before.
+    """
+    path = out / "_cliprt" / COMPUTE
+    if not path.exists():
+        return {}
+    settings: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    chosen = read_run(out).config.options
+    return {
+        tower: setting
+        for tower, setting in settings.items()
+        if precision in ("fastest", chosen.get(f"{tower}_precision"))
+    }
