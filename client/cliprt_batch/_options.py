@@ -11,7 +11,7 @@ import msgspec
 from cliprt._limits import Limits
 from cliprt_batch._records import Dtype
 from cliprt_batch._run_config import Layout
-from cliprt_batch._run_state import read_run
+from cliprt_batch._run_records import read_run
 
 Towers: TypeAlias = tuple[Literal["image", "text"], ...]
 

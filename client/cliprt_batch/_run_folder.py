@@ -19,7 +19,8 @@ from cliprt_batch._parts import check_rows, encoded, failures_of, read_part
 from cliprt_batch._records import schema
 from cliprt_batch._rewriting import rows_replaced
 from cliprt_batch._run_config import RunConfig
-from cliprt_batch._run_state import RUN, Intent, RunState, ShareRecord, new_failures
+from cliprt_batch._run_records import RUN, Intent, ShareRecord, new_failures
+from cliprt_batch._run_state import RunState
 from cliprt_batch._shards import Made, record_of, write_shard
 
 if TYPE_CHECKING:

@@ -1,0 +1,109 @@
+"""Records of a run as they lie in its folder, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from cliprt_batch._disk import FileRecord, Scratch
+from cliprt_batch._locks import Share
+from cliprt_batch._manifest import Failure, UnitRecord
+from cliprt_batch._output_errors import OutputError
+from cliprt_batch._run_config import RunConfig
+
+FOLDER, RUN = "_cliprt", "run.json"
+VERSION = 1
+
+
+class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``run.json``."""
+
+    version: int
+    config: RunConfig
+    plan_sha256: str | None = None
+
+
+class ShareRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A share all of whose units are done, and of how many units the plan is."""
+
+    share: Share
+    units: int
+    plan_sha256: str
+
+
+class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A shard that is to be replaced: its new record, and files to be renamed (from, to)."""
+
+    record: UnitRecord
+    moves: tuple[tuple[str, str], ...]
+
+
+def read_record(path: Path) -> UnitRecord | None:
+    """A record of ``done``; None if it is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=UnitRecord)
+    except msgspec.MsgspecError:
+        return None
+
+
+def lines_of(failures: Sequence[Failure]) -> bytes:
+    """Failures as JSON lines."""
+    return b"".join(msgspec.json.encode(failure) + b"\n" for failure in failures)
+
+
+def read_run(out: Path) -> RunRecord:
+    """What run is in a folder.
+
+    Raises:
+        OutputError: none, or one of another version.
+    """
+    path = out / FOLDER / RUN
+    try:
+        content = path.read_bytes()
+        version = msgspec.json.decode(content, type=_Versioned).version
+        if version != VERSION:
+            raise OutputError(
+                f"{out} was begun by a cliprt of another version ({version}, this has {VERSION}); "
+                "go on with that one, or choose another --out"
+            )
+        return msgspec.json.decode(content, type=RunRecord)
+    except FileNotFoundError:
+        raise OutputError(f"{out} holds no run of cliprt embed") from None
+    except OSError as cause:
+        raise OutputError(f"{path} cannot be read: {cause.strerror}") from None
+    except msgspec.MsgspecError as cause:
+        raise OutputError(f"{path} is damaged: {cause}; choose another --out") from None
+
+
+def read_shares(out: Path) -> Iterator[ShareRecord]:
+    """The shares of a folder that came to their end.
+
+    Raises:
+        OutputError: a record is damaged.
+    """
+    for path in sorted((out / FOLDER / "share").glob("*.json")):
+        try:
+            yield msgspec.json.decode(path.read_bytes(), type=ShareRecord)
+        except (OSError, msgspec.MsgspecError) as cause:
+            raise OutputError(f"{path} is damaged: {cause}") from None
+
+
+class _Versioned(msgspec.Struct):
+    version: int
+
+
+def new_failures(failures: Sequence[Failure], scratch: Scratch) -> tuple[Path, FileRecord]:
+    """A temporary file of failures.
+
+    Raises:
+        OSError: it cannot be written; it is gone.
+    """
+    sink = scratch.sink()
+    try:
+        sink.write(lines_of(failures))
+        return sink.path, sink.finish()
+    except BaseException:
+        sink.discard()
+        raise
