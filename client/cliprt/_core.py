@@ -157,6 +157,12 @@ class Core:
                 self.close()
                 raise closed()
 
+    @property
+    def endpoints(self) -> int:
+        """How many servers take turns, as far as the address says."""
+        named = self._connection.endpoints
+        return 1 if isinstance(named, str) else len(named)
+
     def most(self, tower: str) -> int:
         """Items of the greatest batch that the server computes at once; 0 without that tower."""
         self.connect()

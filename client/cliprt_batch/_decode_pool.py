@@ -75,7 +75,7 @@ class DecodePool:
             while not self._free:
                 self._freed.wait()
             slot = self._free.pop()
-        return self._threads.submit(self._decode, slot, list(images))
+        return self._threads.submit(self._decoded, slot, list(images))
 
     def pixels(self, slot: int) -> NDArray[np.uint8]:
         """A window of the shared memory, uint8 [window, height, width, 3]."""
@@ -103,6 +103,13 @@ class DecodePool:
         for worker in self._all:
             worker.end()
         os.close(self._descriptor)
+
+    def _decoded(self, slot: int, images: list[Ref | bytes]) -> Window:
+        try:
+            return self._decode(slot, images)
+        except BaseException:
+            self.give_back(slot)
+            raise
 
     def _decode(self, slot: int, images: list[Ref | bytes]) -> Window:
         begun = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, cast
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._card import Card
-from cliprt._errors import InvalidInput, RetryableError
+from cliprt._errors import InvalidInput, RetryableError, closed
 from cliprt._images import Ready
 
 if TYPE_CHECKING:
@@ -50,7 +51,11 @@ class Encoder(Protocol):
     threads: int
     window: int
     described: dict[str, str]
-    settings: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As above; the first look may load and measure."""
+        ...
 
     @property
     def card(self) -> Card:
@@ -72,6 +77,10 @@ class Encoder(Protocol):
         """Embeds texts; each gets its embedding, or the reason why there is none."""
         ...
 
+    def stop(self) -> None:
+        """Ends calls under way that wait for somebody; nobody asks for more."""
+        ...
+
 
 class LocalEncoder:
     """Embeds in this process.
@@ -84,18 +93,22 @@ class LocalEncoder:
         """Takes what computes; it is not closed.
 
         Args:
-            clip: the model; its towers are loaded now.
+            clip: the model.
             towers: those that are used.
             truncate: whether texts beyond the context are cut or refused.
         """
         self._clip, self._truncate = clip, truncate
         # One call ends while the next ones fill the threads that it leaves idle.
         self.threads, self.window = 3, WINDOW
+        self._towers = cast("Sequence[Literal['image', 'text']]", towers)
         self.described = {"computed": "locally"}
-        self.settings: dict[str, Any] = {}
-        for tower in cast("Sequence[Literal['image', 'text']]", towers):
+        for tower in self._towers:
             self.described[f"{tower}_precision"] = clip.precision(tower)
-            self.settings[tower] = msgspec.to_builtins(clip.settings(tower))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of each tower; loads and measures them if that was not done before."""
+        return {tower: msgspec.to_builtins(self._clip.settings(tower)) for tower in self._towers}
 
     @property
     def card(self) -> Card:
@@ -111,6 +124,9 @@ class LocalEncoder:
         return _texts(
             self._clip.encode_text(list(texts), truncate=self._truncate, on_error="return")
         )
+
+    def stop(self) -> None:
+        """Nothing here waits for anybody."""
 
 
 class ServedEncoder:
@@ -132,9 +148,16 @@ class ServedEncoder:
         self._client, self._truncate, self._patience_s = client, truncate, patience_s
         self._most = {tower: client._core.most(tower) for tower in ("image", "text")}
         self.window = _multiple(WINDOW, self._most["image"] or WINDOW)
-        self.threads = 4
+        # While some requests of each server are computed, the next ones travel.
+        endpoints = client._core.endpoints
+        self.threads = max(4, 2 * endpoints)
         self.described = {"computed": "by a server"}
-        self.settings: dict[str, Any] = {}
+        self._stopped = threading.Event()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The server has its own."""
+        return {}
 
     @property
     def card(self) -> Card:
@@ -150,6 +173,21 @@ class ServedEncoder:
 
     def texts(self, texts: Sequence[str]) -> list[Text]:
         """Embeds texts."""
+        answers = self._ask(texts)
+        good = [place for place, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        if 0 < len(good) < len(texts):
+            # Those that were refused were missing in their requests, which others could join.
+            again = self._ask([texts[place] for place in good])
+            for place, answer in zip(good, again, strict=True):
+                answers[place] = answer
+        return answers
+
+    def stop(self) -> None:
+        """Ends requests under way, and the patience with a server that is gone."""
+        self._stopped.set()
+        self._client.close()
+
+    def _ask(self, texts: Sequence[str]) -> list[Text]:
         most = self._most["text"]
         filled = _filled_up(list(texts), most)
 
@@ -171,7 +209,8 @@ class ServedEncoder:
             except RetryableError:
                 if time.monotonic() - begun > self._patience_s:
                     raise
-            time.sleep(_PAUSE_S)
+            if self._stopped.wait(_PAUSE_S):
+                raise closed()
 
 
 def _ready(pixels: NDArray[np.uint8]) -> list[Any]:

@@ -7,19 +7,18 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from cliprt._card import Card
 from cliprt._extras import require
 from cliprt._folders import write_whole
 from cliprt_batch._encoders import Encoder
 from cliprt_batch._items import Unit
 from cliprt_batch._models import Local, Served
 from cliprt_batch._monitor import Monitor
-from cliprt_batch._options import COMPUTE, JobOptions
-from cliprt_batch._output_errors import writing
+from cliprt_batch._options import COMPUTE, JobOptions, agreed_settings
+from cliprt_batch._output_errors import OutputMismatch, writing
 from cliprt_batch._pipeline import Times
 from cliprt_batch._run_config import RunConfig
 from cliprt_batch._run_folder import RunFolder
@@ -69,40 +68,38 @@ def embed(
         >>> embed(Source("pictures"), Path("embeddings"), Local(Path("bundle")))
     """
     options, monitor = options or JobOptions(), monitor or Monitor()
-
+    source.describe()  # there must be one, before a model is opened
     with ExitStack() as stack:
-        encoder = (
-            stack.enter_context(model.encoder(out, options))
-            if isinstance(model, (Local, Served))
-            else model
+        named = model if isinstance(model, (Local, Served)) else None
+        encoder: Encoder = (
+            stack.enter_context(named.encoder(options, named.settings_in(out)))
+            if named
+            else cast(Encoder, model)
         )
 
         def run(job: Job) -> int:
+            if not job.left and not retry_failed:
+                return 0
+            used = encoder
+            if job.settings != encoder.settings:
+                # Another share measured at the same time, and was the first to write it down.
+                if named is None:
+                    raise OutputMismatch(
+                        f"{out} was begun with other settings of the runtime; take what is in "
+                        f"{job.folder.plan_folder / COMPUTE}"
+                    )
+                used = stack.enter_context(named.encoder(options, job.settings))
             with Work(
-                job.plan, job.folder, encoder, options,
+                job.plan, job.folder, used, options,
                 workers=workers, times=job.times, monitor=monitor,
             ) as work:  # fmt: skip
                 work.run(work.missing(job.left))
                 if retry_failed:
-                    work.run(work.failed(job.mine))
+                    left = {unit.number for unit in job.left}
+                    work.run(work.failed(unit for unit in job.mine if unit.number not in left))
             return work.computed
 
-        computation = Computation.of(encoder)
-        return carry_out(source, out, computation, options, run=run, share=share, monitor=monitor)
-
-
-@dataclass(frozen=True)
-class Computation:
-    """What is known of an encoder, also once it is closed; see ``Encoder``."""
-
-    card: Card
-    described: dict[str, str]
-    settings: dict[str, Any]
-
-    @classmethod
-    def of(cls, encoder: Encoder) -> Computation:
-        """What is known of an encoder."""
-        return cls(encoder.card, encoder.described, encoder.settings)
+        return carry_out(source, out, encoder, options, run=run, share=share, monitor=monitor)
 
 
 @dataclass(frozen=True)
@@ -116,6 +113,7 @@ class Job:
         left: those of them that are not committed.
         kept: items that earlier runs have done, those in parts of ``left`` too.
         times: of the stages.
+        settings: with which every process computes; see ``Encoder``.
     """
 
     folder: RunFolder
@@ -124,12 +122,13 @@ class Job:
     left: list[Unit]
     kept: int
     times: Times
+    settings: dict[str, Any]
 
 
 def carry_out(
     source: Source,
     out: Path,
-    computation: Computation,
+    encoder: Encoder,
     options: JobOptions,
     *,
     run: Callable[[Job], int],
@@ -141,7 +140,7 @@ def carry_out(
     Args:
         source: what to embed.
         out: folder of the output.
-        computation: what computes the embeddings.
+        encoder: computes the embeddings; its towers are not loaded before the folder is open.
         options: what the output is like.
         run: does the units that are left, and returns how many items went through the towers.
         share: which units are to be done.
@@ -149,24 +148,26 @@ def carry_out(
     """
     require("pyarrow", extra="batch")  # its import takes a while, which is not to count as writing
     begun = time.monotonic()
-    with RunFolder.open(out, config_of(source, computation, options), share=share) as folder:
+    with RunFolder.open(out, config_of(source, encoder, options), share=share) as folder:
         plan = _plan(source, folder, options, monitor)
-        _record_settings(computation, folder.plan_folder / COMPUTE)
+        settings = agreed_settings(folder.plan_folder / COMPUTE, lambda: encoder.settings)
         mine = [unit for unit in plan.units if folder.owns(unit.number)]
         left = [unit for unit in mine if not folder.is_done(unit.number)]
         times = Times()
-        monitor.begin(plan.items if share == (1, 1) else None, times)
+        counts = [unit.items for unit in mine]
+        known = [count for count in counts if count is not None]
+        monitor.begin(sum(known) if len(known) == len(counts) else None, times)
         kept, failed = _kept(folder, mine)
         monitor.kept(kept, failed)
-        computed = run(Job(folder, plan, mine, left, kept, times))
+        computed = run(Job(folder, plan, mine, left, kept, times, settings))
         manifest = folder.finish(len(plan.units))
         monitor.end()
         summary = summarise(
             folder,
             mine,
             finished=manifest is not None,
-            model=computation.card.name,
-            space=computation.card.space,
+            model=encoder.card.name,
+            space=encoder.card.space,
             times=times,
             computed=computed,
             wall_s=time.monotonic() - begun,
@@ -188,9 +189,9 @@ def _kept(folder: RunFolder, units: Iterable[Unit]) -> tuple[int, int]:
     return items, failed
 
 
-def config_of(source: Source, computation: Computation, options: JobOptions) -> RunConfig:
+def config_of(source: Source, encoder: Encoder, options: JobOptions) -> RunConfig:
     """What identifies a job."""
-    card = computation.card
+    card = encoder.card
     return RunConfig(
         source=source.describe(),
         model=card.name,
@@ -201,7 +202,7 @@ def config_of(source: Source, computation: Computation, options: JobOptions) -> 
         dtype=options.dtype,
         shard_size=options.shard_size,
         options={
-            **computation.described,
+            **encoder.described,
             "truncate": options.truncate,
             "fast_jpeg": options.fast_jpeg,
             **asdict(options.limits),
@@ -224,12 +225,6 @@ def _plan(source: Source, folder: RunFolder, options: JobOptions, monitor: Monit
     plan = open_plan(folder.plan_folder)
     folder.note_plan(plan.sha256)
     return plan
-
-
-def _record_settings(computation: Computation, path: Path) -> None:
-    if computation.settings and not path.exists():
-        with writing(path):
-            write_whole(path, msgspec.json.format(msgspec.json.encode(computation.settings)))
 
 
 def _write_summary(out: Path, share: tuple[int, int], summary: Summary) -> None:

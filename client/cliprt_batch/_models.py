@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -18,12 +18,18 @@ from cliprt_batch._options import JobOptions, recorded_settings
 class Model(Protocol):
     """Something that an encoder can be made of, here or on another machine."""
 
-    def encoder(self, out: Path, options: JobOptions) -> AbstractContextManager[Encoder]:
+    def settings_in(self, out: Path) -> dict[str, Any]:
+        """How an earlier run in a folder computed; empty where there was none."""
+        ...
+
+    def encoder(
+        self, options: JobOptions, settings: dict[str, Any]
+    ) -> AbstractContextManager[Encoder]:
         """Opens it.
 
         Args:
-            out: folder of the output, which may hold the settings of an earlier run.
             options: of the job.
+            settings: how it is computed, as ``Encoder.settings``; what is not there is measured.
         """
         ...
 
@@ -40,16 +46,19 @@ class Local:
     bundle: Path
     precision: Literal["fp32", "int8-cpu", "fastest"] = "fp32"
 
+    def settings_in(self, out: Path) -> dict[str, Any]:
+        """Those that the folder's first run measured."""
+        return recorded_settings(out, self.precision)
+
     @contextmanager
-    def encoder(self, out: Path, options: JobOptions) -> Iterator[Encoder]:
-        """Loads the towers, with the settings that the folder's first run measured."""
+    def encoder(self, options: JobOptions, settings: dict[str, Any]) -> Iterator[Encoder]:
+        """Opens the bundle; towers are loaded when they are needed."""
         from cliprt_engines import CpuSettings, LocalClip
 
-        recorded = recorded_settings(out, self.precision)
         with LocalClip(
             self.bundle,
             precision=self.precision,
-            settings=msgspec.convert(recorded, dict[str, CpuSettings]) or None,
+            settings=msgspec.convert(settings, dict[str, CpuSettings]) or None,
             limits=options.limits,
         ) as clip:
             yield LocalEncoder(clip, options.towers, truncate=options.truncate)
@@ -69,8 +78,12 @@ class Served:
     model: str = "clip"
     patience_s: float = 300.0
 
+    def settings_in(self, out: Path) -> dict[str, Any]:
+        """None: the server has its own."""
+        return {}
+
     @contextmanager
-    def encoder(self, out: Path, options: JobOptions) -> Iterator[Encoder]:
+    def encoder(self, options: JobOptions, settings: dict[str, Any]) -> Iterator[Encoder]:
         """Connects."""
         from cliprt import Client
 

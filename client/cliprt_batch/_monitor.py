@@ -48,6 +48,7 @@ class Monitor:
     def again(self, items: int) -> None:
         """Items that failed are tried again."""
         self._done -= items
+        self._kept -= items
         self._failed -= items
 
     def advance(self, items: int, failed: int) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -9,9 +13,10 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from cliprt._limits import Limits
+from cliprt_batch._output_errors import OutputError, writing
 from cliprt_batch._records import Dtype
 from cliprt_batch._run_config import Layout
-from cliprt_batch._run_records import read_run
+from cliprt_batch._run_records import FOLDER, read_run
 
 Towers: TypeAlias = tuple[Literal["image", "text"], ...]
 
@@ -59,13 +64,57 @@ def recorded_settings(out: Path, precision: str) -> dict[str, Any]:
         out: the folder.
         precision: the one asked for; ``fastest`` takes what was chosen before.
     """
-    path = out / "_cliprt" / COMPUTE
-    if not path.exists():
+    settings = read_settings(out / FOLDER / COMPUTE)
+    if not settings:
         return {}
-    settings: dict[str, Any] = msgspec.json.decode(path.read_bytes())
     chosen = read_run(out).config.options
     return {
         tower: setting
         for tower, setting in settings.items()
         if precision in ("fastest", chosen.get(f"{tower}_precision"))
     }
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a file; empty where there is none.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as cause:
+        raise OutputError(
+            f"{path} cannot be read: {cause}; delete it, and the same command measures anew: "
+            "numbers may then differ in their last digits"
+        ) from None
+
+
+def agreed_settings(path: Path, own: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The settings of a job: those of whoever was the first to write them down.
+
+    Args:
+        path: where they are kept.
+        own: makes those of this process, if there are none.
+
+    Raises:
+        OutputError: they cannot be written or read.
+    """
+    if (settings := read_settings(path)) or not (settings := own()):
+        return settings
+    content = msgspec.json.format(msgspec.json.encode(settings))
+    with writing(path):
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            # Unlike a rename, a link does not replace what somebody else has put there meanwhile.
+            with contextlib.suppress(FileExistsError):
+                os.link(name, path)
+        finally:
+            Path(name).unlink()
+    return read_settings(path)

@@ -141,28 +141,30 @@ class Pipeline:
         Raises:
             CliprtError: something failed that is no item's fault.
         """
-        part = self._new_part()
-        for chunk in self._timed(chunks):
-            if pictures := part.add(chunk.rows, chunk.items):
-                yield from self._make_room(advance)
-                self._pending.append(self._begin_pictures(part, pictures))
-            if chunk.ends:
-                if part.captions:
+        try:
+            part = self._new_part()
+            for chunk in self._timed(chunks):
+                if pictures := part.add(chunk.rows, chunk.items):
                     yield from self._make_room(advance)
-                    self._pending.append(self._begin_captions(part))
-                self._pending.append(_Pending(None, part.told, (chunk.label, part)))
-                part = self._new_part()
-            # Also what is done without being waited for: it need not stay in memory.
-            while self._pending and self._pending[0].is_done():
+                    self._pending.append(self._begin_pictures(part, pictures))
+                if chunk.ends:
+                    if part.captions:
+                        yield from self._make_room(advance)
+                        self._pending.append(self._begin_captions(part))
+                    self._pending.append(_Pending(None, part.told, (chunk.label, part)))
+                    part = self._new_part()
+                # Also what is done without being waited for: it need not stay in memory.
+                while self._pending and self._pending[0].is_done():
+                    yield from self._settle(advance)
+            while self._pending:
                 yield from self._settle(advance)
-        while self._pending:
-            yield from self._settle(advance)
+        finally:
+            # After an error, what is under way belongs to no part that anybody waits for.
+            while self._pending:
+                self._pending.popleft().drop()
 
     def close(self) -> None:
         """Ends processes and threads, whatever they are at."""
-        for pending in self._pending:
-            if pending.future is not None:
-                pending.future.cancel()
         if self._pool is not None:
             self._pool.close()
         self._threads.shutdown(cancel_futures=True)
@@ -170,12 +172,6 @@ class Pipeline:
     def process_ids(self) -> list[int]:
         """Of the processes that decode."""
         return [] if self._pool is None else self._pool.process_ids()
-
-    def __enter__(self) -> Pipeline:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _timed(self, chunks: Iterable[Chunk[_Label]]) -> Iterator[Chunk[_Label]]:
         """The chunks; the time that the source takes counts as reading."""
@@ -198,8 +194,9 @@ class Pipeline:
     def _begin_pictures(self, part: Part, pictures: dict[int, Ref | bytes]) -> _Pending[Any]:
         assert self._pool is not None
         places = list(pictures)
-        future = self._threads.submit(self._embed, self._pool.submit(list(pictures.values())))
-        return _Pending(future, lambda found: part.take_pictures(places, *found))
+        decoded = self._pool.submit(list(pictures.values()))
+        future = self._threads.submit(self._embed, decoded)
+        return _Pending(future, lambda found: part.take_pictures(places, *found), decoded=decoded)
 
     def _begin_captions(self, part: Part) -> _Pending[Any]:
         places, captions = list(part.captions), list(part.captions.values())
@@ -244,13 +241,25 @@ class _Pending(Generic[_Label]):
         future: Future[Any] | None,
         take: Callable[..., tuple[int, int]],
         complete: tuple[_Label, Part] | None = None,
+        *,
+        decoded: Future[Window] | None = None,
     ) -> None:
-        self.future, self.complete = future, complete
-        self._take = take
+        self.complete = complete
+        self._future, self._take, self._decoded = future, take, decoded
 
     def is_done(self) -> bool:
-        return self.future is None or self.future.done()
+        return self._future is None or self._future.done()
 
     def settle(self) -> tuple[int, int]:
         """Waits; how many items more are done, and how many of these failed."""
-        return self._take() if self.future is None else self._take(self.future.result())
+        return self._take() if self._future is None else self._take(self._future.result())
+
+    def drop(self) -> None:
+        """Lets it go; the window that nobody will embed is given back."""
+        if self._future is not None and self._future.cancel() and self._decoded is not None:
+            self._decoded.add_done_callback(_free)
+
+
+def _free(decoded: Future[Window]) -> None:
+    if not decoded.cancelled() and decoded.exception() is None:
+        decoded.result().free()

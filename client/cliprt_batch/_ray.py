@@ -14,7 +14,7 @@ import msgspec
 import cliprt
 from cliprt._errors import CliprtError, DeploymentError
 from cliprt._extras import require
-from cliprt_batch._job import Computation, Job, carry_out, config_of
+from cliprt_batch._job import Job, carry_out, config_of
 from cliprt_batch._models import Local, Served
 from cliprt_batch._monitor import Monitor
 from cliprt_batch._options import JobOptions
@@ -69,28 +69,26 @@ def embed_on_ray(
     out, options, monitor = out.absolute(), options or JobOptions(), monitor or Monitor()
     if isinstance(model, Local):
         model = replace(model, bundle=model.bundle.absolute())
-    # Settings are measured, and recorded for the actors, before there are any.
-    with model.encoder(out, options) as encoder:
-        computation = Computation.of(encoder)
+    with model.encoder(options, model.settings_in(out)) as encoder:
 
-    def run(job: Job) -> int:
-        units = [unit.number for unit in job.left]
-        if retry_failed:
-            # What fails now is tried again too, within its unit.
-            done = job.folder.done()
-            units += [number for number, record in done.items() if record.failed]
-        if not units:
-            return 0
-        config = config_of(source, computation, options)
-        token = job.folder.invite()
-        order = Order(out, config, token, model, options, workers, retry_failed)
-        results = _Results(job, monitor)
-        with cluster(address) as nodes, _told(results):
-            for outcome in _outcomes(units, order, nodes):
-                results.take(outcome)
-        return results.computed
+        def run(job: Job) -> int:
+            units = [unit.number for unit in job.left]
+            if retry_failed:
+                # What fails now is tried again too, within its unit.
+                done = job.folder.done()
+                units += [number for number, record in done.items() if record.failed]
+            if not units:
+                return 0
+            config = config_of(source, encoder, options)
+            token = job.folder.invite()
+            order = Order(out, config, token, model, options, job.settings, workers, retry_failed)
+            results = _Results(job, monitor)
+            with cluster(address) as nodes, _told(results):
+                for outcome in _outcomes(units, order, nodes):
+                    results.take(outcome)
+            return results.computed
 
-    return carry_out(source, out, computation, options, run=run, monitor=monitor)
+        return carry_out(source, out, encoder, options, run=run, monitor=monitor)
 
 
 def _outcomes(units: list[int], order: Order, nodes: Nodes) -> Iterator[Outcome]:

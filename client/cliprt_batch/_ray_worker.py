@@ -39,6 +39,7 @@ class Order:
         token: the invitation to write there.
         where: what computes.
         options: of the job.
+        settings: with which every process computes.
         workers: processes that decode; None means one for each core of the node.
         retry_failed: whether failed items are tried again.
     """
@@ -48,6 +49,7 @@ class Order:
     token: str
     where: Model
     options: JobOptions
+    settings: dict[str, Any]
     workers: int | None
     retry_failed: bool
 
@@ -137,7 +139,7 @@ class _Opened:
         self._plan: Plan = open_plan(self._folder.plan_folder)
         # Whatever this holds ends with the process, which nobody closes.
         self._kept = ExitStack()
-        encoder = self._kept.enter_context(order.where.encoder(order.out, order.options))
+        encoder = self._kept.enter_context(order.where.encoder(order.options, order.settings))
         self.work = Work(
             self._plan, self._folder, encoder, order.options,
             workers=order.workers, times=Times(), monitor=Monitor(),

@@ -70,7 +70,7 @@ class Work:
         """
         self.computed, self.times = 0, times
         self._plan, self._folder, self._options = plan, folder, options
-        self._monitor, self._window = monitor, encoder.window
+        self._monitor, self._encoder, self._window = monitor, encoder, encoder.window
         self._pipeline = Pipeline(
             encoder,
             towers=options.towers,
@@ -83,20 +83,34 @@ class Work:
     def __enter__(self) -> Work:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            # Threads that wait for a server would be waited for.
+            self._encoder.stop()
         self._pipeline.close()
 
     def run(self, chunks: Iterator[Chunk[_Place]]) -> None:
         """Embeds chunks and writes what comes out, beside the computing of the next ones."""
-        with ThreadPoolExecutor(1, thread_name_prefix="cliprt-write") as writer:
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="cliprt-write") as writer,
+            ThreadPoolExecutor(1, thread_name_prefix="cliprt-commit") as committer,
+        ):
             writing: Future[None] | None = None
+            committing: Future[None] | None = None
             for place, part in self._pipeline.run(chunks, self._advance):
                 # One part is written, the next waits: no more are held in memory.
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(self._write, place, part)
-            if writing is not None:
-                writing.result()
+                if place.kind == "part":
+                    writing = writer.submit(self._write, place, part)
+                    continue
+                # A shard takes longer; parts of the next one are written meanwhile.
+                if committing is not None:
+                    committing.result()
+                committing = committer.submit(self._write, place, part)
+            for last in (writing, committing):
+                if last is not None:
+                    last.result()
 
     def missing(self, units: Iterable[Unit]) -> Iterator[Chunk[_Place]]:
         """The parts of units that no run has kept yet."""

@@ -23,7 +23,7 @@ from cases import demo_pictures
 import cliprt
 from cliprt import Bundle, BundleError, DeploymentError, MissingExtra
 from cliprt_batch import JobOptions, embed
-from cliprt_batch._job import Computation, config_of
+from cliprt_batch._job import config_of
 from cliprt_batch._kinds import Source
 from cliprt_batch._models import Local
 from cliprt_batch._monitor import Monitor
@@ -83,7 +83,7 @@ class Job:
         )  # fmt: skip
 
     def here(self, out: Path, monitor: Monitor | None = None) -> Summary:
-        with self.where.encoder(out, self.options) as encoder:
+        with self.where.encoder(self.options, self.where.settings_in(out)) as encoder:
             return embed(self.source, out, encoder, self.options, workers=1, monitor=monitor)
 
 
@@ -291,16 +291,15 @@ def test_no_ray_is_started_for_a_finished_run(job: Callable[..., Job], tmp_path:
 def order(job: Callable[..., Job], tmp_path: Path) -> Iterator[Order]:
     """What actors are told of a run that this process has opened."""
     one, out = job(), tmp_path / "out"
-    with one.where.encoder(out, one.options) as encoder:
-        computation = Computation.of(encoder)
-    with RunFolder.open(out, config_of(one.source, computation, one.options)) as folder:
+    with one.where.encoder(one.options, {}) as encoder:
+        config = config_of(one.source, encoder, one.options)
+    with RunFolder.open(out, config) as folder:
         make_plan(
             one.source, folder.plan_folder,
             towers=one.options.towers, shard_size=SHARD, advance=lambda items: None,
         )  # fmt: skip
         folder.note_plan(open_plan(folder.plan_folder).sha256)
-        config = config_of(one.source, computation, one.options)
-        yield Order(out, config, folder.invite(), one.where, one.options, 1, False)
+        yield Order(out, config, folder.invite(), one.where, one.options, {}, 1, False)
 
 
 def asked(order: Order, unit: int, version: str = cliprt.__version__) -> Outcome:
