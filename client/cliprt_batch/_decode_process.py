@@ -18,10 +18,10 @@ from cliprt._card import ImageSpec
 from cliprt._errors import CliprtError, InvalidInput
 from cliprt._images import preprocess_with_size
 from cliprt._limits import Limits
-from cliprt_batch._addresses import read_bytes, scheme
+from cliprt_batch._addresses import read_bytes
 from cliprt_batch._items import Ref, Stage
 
-# Pictures that a process asks a store for ahead of the one it decodes.
+# Pictures that a process reads ahead of the one it decodes: disks and stores take their time.
 _AHEAD = 8
 
 
@@ -121,11 +121,7 @@ def serve(connection: int, memory: int) -> None:
 def _each(
     images: Sequence[Ref | bytes], limits: Limits, readers: ThreadPoolExecutor
 ) -> Iterator[bytes | CliprtError]:
-    """The encoded pictures one after the other; those of a store are read ahead."""
-    if all(isinstance(image, bytes) or not scheme(image.address) for image in images):
-        for image in images:
-            yield _read(image, limits)
-        return
+    """The encoded pictures one after the other; the next ones are read meanwhile."""
     waiting: list[Future[bytes | CliprtError]] = []
     for image in images:
         waiting.append(readers.submit(_read, image, limits))
