@@ -15,7 +15,7 @@ from cliprt_batch._output_errors import OutputBusy, OutputError
 Share: TypeAlias = tuple[int, int]
 """The I-th of N, counted from 1; unit k belongs to share ``k % N + 1``."""
 
-# Seconds. The guard is held while a share opens, plans or writes the manifest, which may take hours.
+# Seconds. The guard is held while a share opens, plans or writes the manifest: hours, it may be.
 _SILENT_S = 2.0
 _POLL_S = 0.25
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -34,11 +32,22 @@ from cliprt_batch._addresses import (
     stamp,
 )
 from cliprt_batch._fields import Wanted
-from cliprt_batch._folder import PICTURES, TEXTS, files
+from cliprt_batch._folder import PICTURES, TEXTS, files_with_texts
 from cliprt_batch._items import Item, Unit
 from cliprt_batch._kinds import Kind, Source, files_of, resolved
-from cliprt_batch._lines import Cutter, Form, Lines, LineUnit, counts, lines_of, read_lines
+from cliprt_batch._lines import (
+    Cutter,
+    Form,
+    Lines,
+    LineUnit,
+    counts,
+    lines_of,
+    list_form,
+    quoted,
+    read_lines,
+)
 from cliprt_batch._parquet import parquet_units, read_parquet
+from cliprt_batch._stdin import from_stdin
 from cliprt_batch._tars import read_tar
 
 __all__ = ["LISTING", "PLAN", "Plan", "Source", "SourceChanged", "make_plan", "open_plan"]
@@ -186,8 +195,9 @@ def make_plan(
         source: what to list.
         folder: where the plan goes; one that is there is replaced.
         towers: which embeddings are asked for: ``image``, ``text`` or both. A folder or a list
-            gives pictures, with the text of a ``.txt`` beside each where the text tower is asked
-            for too; for the text tower alone a folder gives its ``.txt`` files, a list its lines.
+            gives pictures, with the text of a ``.txt`` beside each (of a list only where the
+            text tower is asked for too); for the text tower alone a folder gives its ``.txt``
+            files, a list its lines. Texts of other sources are given in any case.
         shard_size: items of a unit; a tar is one unit whatever it holds.
         advance: called with the number of items that were listed since the last call; of tars,
             whose items are not known, with that of the files.
@@ -205,7 +215,7 @@ def make_plan(
         header, units = _freeze(source, header, folder, advance)
     else:
         addresses, base = files_of(source, kind)
-        form: Form = "objects" if kind == "jsonl" else _list_form(towers)
+        form: Form = "objects" if kind == "jsonl" else list_form(towers)
         header = msgspec.structs.replace(
             header,
             base=base,
@@ -295,11 +305,12 @@ def _freeze(
     if header.kind == "folder":
         base = absolute(source.address)
         form: Form = "paths" if "image" in header.wanted.towers else "text files"
-        names = files(base, PICTURES if form == "paths" else TEXTS)
-        content = (_quoted(name) for name in names)
+        names = files_with_texts(base, PICTURES if form == "paths" else TEXTS)
+        pictures = form == "paths"
+        content = (quoted(name, with_text=pictures and with_text) for name, with_text in names)
     else:
         base = _address(Path.cwd())
-        form, content = _from_stdin(source.kind, header.wanted.towers)
+        form, content = from_stdin(source.kind, header.wanted.towers)
     cutter = Cutter(LISTING, "", header.shard_size)
     units: list[LineUnit] = []
     digest = hashlib.sha256()
@@ -338,47 +349,6 @@ def _freeze(
     )
     stamped = _listing_stamp(length)
     return header, [msgspec.structs.replace(unit, stamp=stamped) for unit in units]
-
-
-def _from_stdin(kind: Kind, towers: tuple[str, ...]) -> tuple[Form, Iterator[bytes]]:
-    """What lines of the standard input are, and the lines of a listing of it.
-
-    Lines that are no items stay as blank ones, so that the others keep their numbers.
-    """
-    lines = lines_of(sys.stdin.buffer)
-    before = 0
-    first = b""
-    for first, _ in lines:
-        if first and not first.isspace():
-            break
-        before, first = before + 1, b""
-    as_objects = first.lstrip().startswith(b"{") if kind in ("auto", "stdin") else kind == "jsonl"
-    form: Form = "objects" if as_objects else _list_form(towers)
-
-    def frozen(line: bytes) -> bytes:
-        if not counts(line, form):
-            return b"\n"
-        if form == "objects":
-            return line + b"\n"
-        return _quoted(line.decode("utf-8", "surrogateescape"))
-
-    def listing() -> Iterator[bytes]:
-        yield from (b"\n" for _ in range(before))
-        if first:
-            yield frozen(first)
-        for line, _ in lines:
-            yield frozen(line)
-
-    return form, listing()
-
-
-def _list_form(towers: tuple[str, ...]) -> Form:
-    return "paths" if "image" in towers else "texts"
-
-
-def _quoted(name: str) -> bytes:
-    """A line of a listing: a JSON string, in which bytes that are not UTF-8 are lone surrogates."""
-    return json.dumps(name).encode("ascii") + b"\n"
 
 
 def _listing_stamp(length: int) -> str:

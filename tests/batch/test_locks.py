@@ -135,9 +135,11 @@ def test_planning_waits_for_another_share_and_says_so(
 
 def test_nobody_is_told_of_a_wait_that_there_is_not(tmp_path: Path) -> None:
     told: list[str] = []
-    with RunFolder.open(tmp_path, config(), told=lambda: told.append("waits")) as run:
-        with run.alone(lambda: told.append("waits")):
-            pass
+    with (
+        RunFolder.open(tmp_path, config(), told=lambda: told.append("waits")) as run,
+        run.alone(lambda: told.append("waits")),
+    ):
+        pass
     assert not told
 
 
