@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -50,7 +51,16 @@ from cliprt_batch._parquet import parquet_units, read_parquet
 from cliprt_batch._stdin import from_stdin
 from cliprt_batch._tars import read_tar
 
-__all__ = ["LISTING", "PLAN", "Plan", "Source", "SourceChanged", "make_plan", "open_plan"]
+__all__ = [
+    "LISTING",
+    "PLAN",
+    "Plan",
+    "Source",
+    "SourceChanged",
+    "check_plan",
+    "make_plan",
+    "open_plan",
+]
 
 VERSION = 1
 
@@ -61,6 +71,9 @@ _TOLD = 1000
 
 # Files of a store that are asked for at the same time.
 _THREADS = 16
+
+# Files whose stamps are compared before a run goes on; changes of them that are told.
+_CHECKED, _SHOWN = 1000, 3
 
 Advance = Callable[[int], None]
 
@@ -81,6 +94,7 @@ class _Header(msgspec.Struct, frozen=True):
         shard_size: items of a unit, where that can be chosen.
         base: the folder that keys, and the paths of a frozen listing, start from.
         files: how many files the units lie in.
+        empty: stamps of files that no unit lies in, by their addresses.
         listing_bytes: length of the frozen listing; None where there is none.
         listing_sha256: of the frozen listing.
     """
@@ -93,6 +107,7 @@ class _Header(msgspec.Struct, frozen=True):
     shard_size: int
     base: str
     files: int = 1
+    empty: dict[str, str] = {}
     listing_bytes: int | None = None
     listing_sha256: str | None = None
 
@@ -226,6 +241,9 @@ def make_plan(
             msgspec.structs.replace(unit, number=number)
             for number, unit in enumerate(_units(addresses, header, advance))
         ]
+        filled = {unit.address for unit in units}
+        empty = {address: stamp(address) for address in addresses if address not in filled}
+        header = msgspec.structs.replace(header, empty=empty)
     if not units:
         raise InvalidInput(f"nothing to embed: {shown(source.address)} holds no items")
     with _becoming(folder / PLAN) as file:
@@ -260,6 +278,84 @@ def open_plan(folder: Path) -> Plan:
     known = [unit.items for unit in units if unit.items is not None]
     items = sum(known) if len(known) == len(units) else None
     return Plan(units, items, hashlib.sha256(data).hexdigest(), folder, header)
+
+
+def check_plan(source: Source, folder: Path) -> None:
+    """Compares a source with the plan that was made of it, before a run goes on with the plan.
+
+    The files of a pattern or a folder must be those that were planned, and of the first thousand
+    the stamps; every file is compared when a unit of it is read, which those of finished units are
+    not. What comes through the standard input is read to its end, unless it is a terminal, and
+    must be what was listed; where nothing comes, the run goes on with the listing. A folder of
+    pictures is not listed again: files that came later are not in the plan, and those that went
+    fail when they are read.
+
+    Args:
+        source: as it was when the plan was made.
+        folder: where the plan lies.
+
+    Raises:
+        SourceChanged: it is another one; what differs is named.
+        DeploymentError: the plan is damaged, or a store cannot be opened.
+    """
+    plan = open_plan(folder)
+    header = plan._header
+    if header.kind == "stdin":
+        changes = _other_input(source, plan)
+    elif header.kind == "folder":
+        changes = []
+    else:
+        changes = _other_files(source, header.kind, plan)
+    if changes:
+        more = f", and {len(changes) - _SHOWN:,} more changes" if len(changes) > _SHOWN else ""
+        raise SourceChanged(
+            f"the source has changed since the run was planned: {'; '.join(changes[:_SHOWN])}"
+            f"{more}. Bring it back, or choose another --out"
+        )
+
+
+def _other_input(source: Source, plan: Plan) -> list[str]:
+    # No process has to have a standard input.
+    stream: IO[str] | None = sys.stdin
+    if stream is None or stream.closed or stream.isatty():
+        return []
+    header = plan._header
+    form, content = from_stdin(source.kind, header.wanted.towers)
+    digest = hashlib.sha256()
+    items = 0
+    for line in content:
+        digest.update(line)
+        items += line != b"\n"
+    if not items or (form == header.form and digest.hexdigest() == header.listing_sha256):
+        return []
+    return [
+        f"the standard input has other lines ({items:,} items) than those that were listed "
+        f"({plan.items:,} items); without any, the run goes on with what was listed"
+    ]
+
+
+def _other_files(source: Source, kind: Kind, plan: Plan) -> list[str]:
+    planned = {unit.address: unit.stamp for unit in plan.units} | plan._header.empty
+    try:
+        found = set(files_of(source, kind)[0])
+    except InvalidInput as error:
+        return [error.reason]
+    gone = [f"{shown(address)} is not there" for address in planned if address not in found]
+    new = [f"{shown(address)} is new" for address in sorted(found - planned.keys())]
+
+    def change(address: str) -> str | None:
+        try:
+            now = stamp(address)
+        except InvalidInput as error:
+            return error.reason
+        if now == planned[address]:
+            return None
+        return f"{shown(address)} was {planned[address]}, and is {now}"
+
+    checked = [address for address in planned if address in found][:_CHECKED]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        changed = [text for text in pool.map(change, checked) if text is not None]
+    return [*changed, *gone, *new]
 
 
 def _units(addresses: list[str], header: _Header, advance: Advance) -> Iterator[Unit]:
