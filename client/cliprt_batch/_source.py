@@ -8,13 +8,11 @@ what came through the standard input. ``plan.jsonl`` is written last, so where i
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -24,9 +22,7 @@ import msgspec
 from cliprt._errors import DeploymentError, InvalidInput
 from cliprt_batch._addresses import (
     absolute,
-    address_of,
     open_stream,
-    parent,
     reason,
     scheme,
     shown,
@@ -34,22 +30,30 @@ from cliprt_batch._addresses import (
 )
 from cliprt_batch._fields import Wanted
 from cliprt_batch._folder import PICTURES, TEXTS, files_with_texts
-from cliprt_batch._items import Item, Unit
+from cliprt_batch._items import Unit
 from cliprt_batch._kinds import Kind, Source, files_of, resolved
 from cliprt_batch._lines import (
     Cutter,
     Form,
-    Lines,
     LineUnit,
     counts,
     lines_of,
     list_form,
     quoted,
-    read_lines,
 )
-from cliprt_batch._parquet import parquet_units, read_parquet
+from cliprt_batch._parquet import parquet_units
+from cliprt_batch._plan import (
+    LISTING,
+    PLAN,
+    VERSION,
+    Header,
+    Plan,
+    SourceChanged,
+    listing_stamp,
+    local_address,
+    open_plan,
+)
 from cliprt_batch._stdin import from_stdin
-from cliprt_batch._tars import read_tar
 
 __all__ = [
     "LISTING",
@@ -62,10 +66,6 @@ __all__ = [
     "open_plan",
 ]
 
-VERSION = 1
-
-PLAN, LISTING = "plan.jsonl", "listing.jsonl"
-
 # How often the caller hears of items that were listed.
 _TOLD = 1000
 
@@ -76,129 +76,6 @@ _THREADS = 16
 _CHECKED, _SHOWN = 1000, 3
 
 Advance = Callable[[int], None]
-
-
-class SourceChanged(DeploymentError):
-    """A file of the source is not the one that was planned."""
-
-
-class _Header(msgspec.Struct, frozen=True):
-    """What holds for all units of a plan.
-
-    Attributes:
-        cliprt_plan: version of the format.
-        source: what identifies the source.
-        kind: of the source.
-        form: what a line is, in sources of lines.
-        wanted: what is asked of each item.
-        shard_size: items of a unit, where that can be chosen.
-        base: the folder that keys, and the paths of a frozen listing, start from.
-        files: how many files the units lie in.
-        empty: stamps of files that no unit lies in, by their addresses.
-        listing_bytes: length of the frozen listing; None where there is none.
-        listing_sha256: of the frozen listing.
-    """
-
-    cliprt_plan: int
-    source: dict[str, str]
-    kind: Kind
-    form: Form | None
-    wanted: Wanted
-    shard_size: int
-    base: str
-    files: int = 1
-    empty: dict[str, str] = {}
-    listing_bytes: int | None = None
-    listing_sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The units of a source, and how to read them.
-
-    Attributes:
-        units: in the order of their numbers.
-        items: how many they hold together; None where only reading tells.
-        sha256: of ``plan.jsonl``, which holds that of the listing: the same on every machine that
-            sees the same files at the same place.
-    """
-
-    units: list[Unit]
-    items: int | None
-    sha256: str
-    _folder: Path
-    _header: _Header
-
-    def read(self, unit: Unit, start: int = 0) -> Iterator[Item]:
-        """The items of a unit in their order, read as they are asked for.
-
-        What cannot be an item is one with a fault. Where both towers are asked for and a source has
-        only a picture or only a text for an item, the other is None.
-
-        Args:
-            unit: one of this plan.
-            start: the first item that is given, counted from 0 in the unit.
-
-        Raises:
-            SourceChanged: its file is not the one that was planned.
-            DeploymentError: its file cannot be read on.
-        """
-        unit = self.units[unit.number]
-        stream = self._opened(unit)
-        with stream:
-            yield from self._items(stream, unit, start)
-        # Pictures of a tar are read by others, from where they were found to lie.
-        if self._header.listing_bytes is None and not scheme(unit.address):
-            self._opened(unit).close()
-
-    def _items(self, stream: io.BufferedReader, unit: Unit, start: int) -> Iterator[Item]:
-        header = self._header
-        name = unit.address.removeprefix(header.base).lstrip("/")
-        if header.kind == "tar":
-            return read_tar(stream, unit, name, header.wanted, start)
-        if header.kind == "parquet":
-            folder = parent(unit.address)
-            return read_parquet(stream, unit, name, folder, header.wanted, start)
-        assert isinstance(unit, LineUnit)
-        assert header.form is not None
-        frozen = header.listing_bytes is not None
-        lines = Lines(
-            header.form,
-            header.wanted,
-            base=header.base if frozen else parent(unit.address),
-            quoted=frozen and header.form != "objects",
-            # Numbers of lines alone would be the same in every file.
-            prefix="" if header.files == 1 else f"{name}/",
-        )
-        return read_lines(stream, unit, lines, start)
-
-    def _opened(self, unit: Unit) -> io.BufferedReader:
-        """The file of a unit.
-
-        Raises:
-            SourceChanged: it is not the one that was planned.
-        """
-        if self._header.listing_bytes is not None:
-            try:
-                stream, _ = open_stream(_address(self._folder / LISTING))
-            except InvalidInput as error:
-                raise SourceChanged(f"the listing of the source is lost: {error.reason}") from None
-            now = _listing_stamp(stream.seek(0, os.SEEK_END))
-        else:
-            try:
-                stream, now = open_stream(unit.address)
-            except InvalidInput as error:
-                raise SourceChanged(
-                    f"{error.reason}; it was there when the run was planned ({unit.stamp})"
-                ) from None
-        if now != unit.stamp:
-            stream.close()
-            raise SourceChanged(
-                f"{shown(unit.address)} is not what was planned: it was {unit.stamp}, and is "
-                f"{now}; bring it back, or begin anew in another folder"
-            )
-        stream.seek(0)
-        return stream
 
 
 def make_plan(
@@ -225,7 +102,7 @@ def make_plan(
         raise InvalidInput(f"towers {towers!r} and shard_size {shard_size!r} cannot be planned")
     kind = resolved(source)
     wanted = Wanted(towers, source.image_column, source.text_column, source.key_column)
-    header = _Header(VERSION, source.describe(), kind, None, wanted, shard_size, base="")
+    header = Header(VERSION, source.describe(), kind, None, wanted, shard_size, base="")
     if kind in ("folder", "stdin"):
         header, units = _freeze(source, header, folder, advance)
     else:
@@ -251,35 +128,6 @@ def make_plan(
             file.write(msgspec.json.encode(record) + b"\n")
 
 
-def open_plan(folder: Path) -> Plan:
-    """Reads a plan.
-
-    Raises:
-        DeploymentError: there is none, or it is damaged or of another version.
-    """
-    path = folder / PLAN
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DeploymentError(f"the plan {path} cannot be read: {reason(error)}") from None
-    first, *rest = data.splitlines() or [b""]
-    try:
-        header = msgspec.json.decode(first, type=_Header)
-        kind: type[Unit] = Unit if header.form is None else LineUnit
-        units = [msgspec.json.decode(line, type=kind) for line in rest]
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise DeploymentError(f"the plan {path} is damaged: {error}; begin anew") from None
-    if header.cliprt_plan != VERSION:
-        raise DeploymentError(
-            f"the plan {path} is of version {header.cliprt_plan}, this cliprt has {VERSION}"
-        )
-    if [unit.number for unit in units] != list(range(len(units))):
-        raise DeploymentError(f"the plan {path} is damaged: units are missing; begin anew")
-    known = [unit.items for unit in units if unit.items is not None]
-    items = sum(known) if len(known) == len(units) else None
-    return Plan(units, items, hashlib.sha256(data).hexdigest(), folder, header)
-
-
 def check_plan(source: Source, folder: Path) -> None:
     """Compares a source with the plan that was made of it, before a run goes on with the plan.
 
@@ -299,7 +147,7 @@ def check_plan(source: Source, folder: Path) -> None:
         DeploymentError: the plan is damaged, or a store cannot be opened.
     """
     plan = open_plan(folder)
-    header = plan._header
+    header = plan.header
     if header.kind == "stdin":
         changes = _other_input(source, plan)
     elif header.kind == "folder":
@@ -319,7 +167,7 @@ def _other_input(source: Source, plan: Plan) -> list[str]:
     stream: IO[str] | None = sys.stdin
     if stream is None or stream.closed or stream.isatty():
         return []
-    header = plan._header
+    header = plan.header
     form, content = from_stdin(source.kind, header.wanted.towers)
     digest = hashlib.sha256()
     items = 0
@@ -335,7 +183,7 @@ def _other_input(source: Source, plan: Plan) -> list[str]:
 
 
 def _other_files(source: Source, kind: Kind, plan: Plan) -> list[str]:
-    planned = {unit.address: unit.stamp for unit in plan.units} | plan._header.empty
+    planned = {unit.address: unit.stamp for unit in plan.units} | plan.header.empty
     try:
         found = set(files_of(source, kind)[0])
     except InvalidInput as error:
@@ -358,7 +206,7 @@ def _other_files(source: Source, kind: Kind, plan: Plan) -> list[str]:
     return [*changed, *gone, *new]
 
 
-def _units(addresses: list[str], header: _Header, advance: Advance) -> Iterator[Unit]:
+def _units(addresses: list[str], header: Header, advance: Advance) -> Iterator[Unit]:
     """The units of files, in their order; numbers are those within each file."""
     size, wanted, form = header.shard_size, header.wanted, header.form
     if form is not None:
@@ -394,8 +242,8 @@ def _line_units(address: str, form: Form, size: int, advance: Advance) -> Iterat
 
 
 def _freeze(
-    source: Source, header: _Header, folder: Path, advance: Advance
-) -> tuple[_Header, list[Unit]]:
+    source: Source, header: Header, folder: Path, advance: Advance
+) -> tuple[Header, list[Unit]]:
     """Writes the listing of a folder or the standard input."""
     content: Iterator[bytes]
     if header.kind == "folder":
@@ -405,7 +253,7 @@ def _freeze(
         pictures = form == "paths"
         content = (quoted(name, with_text=pictures and with_text) for name, with_text in names)
     else:
-        base = _address(Path.cwd())
+        base = local_address(Path.cwd())
         form, content = from_stdin(source.kind, header.wanted.towers)
     cutter = Cutter(LISTING, "", header.shard_size)
     units: list[LineUnit] = []
@@ -443,16 +291,8 @@ def _freeze(
         listing_bytes=length,
         listing_sha256=digest.hexdigest(),
     )
-    stamped = _listing_stamp(length)
+    stamped = listing_stamp(length)
     return header, [msgspec.structs.replace(unit, stamp=stamped) for unit in units]
-
-
-def _listing_stamp(length: int) -> str:
-    return f"size={length}"
-
-
-def _address(path: Path) -> str:
-    return address_of(os.fsencode(path.absolute()))
 
 
 @contextmanager
