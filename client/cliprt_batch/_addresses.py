@@ -31,7 +31,6 @@ STORES = {
     "gcs": "gcsfs",
     "gs": "gcsfs",
     "hdfs": "pyarrow",
-    "hf": "huggingface_hub",
     "memory": "fsspec",
     "oci": "ocifs",
     "oss": "ossfs",
@@ -40,6 +39,9 @@ STORES = {
     "tos": "tosfs",
 }
 """Kinds of addresses besides files of this machine, and the package that opens each."""
+
+OPEN_TO_ALL = frozenset(["abfs", "abfss", "az", "gcs", "gs", "memory", "s3", "s3a"])
+"""Stores that the rows of any source may name, where the address has but bucket and key."""
 
 RETRY_WAITS = (0.5, 2.0)
 """Seconds before another attempt at a store that failed, after the attempts of its own package."""
@@ -130,6 +132,43 @@ def joined(base: str, name: str) -> str:
         return absolute(name)
     folder = b"/" if scheme(base) else local_path(base)
     return address_of(os.path.join(folder, name.encode("utf-8", "surrogateescape")))  # noqa: PTH118
+
+
+def outside(address: str, base: str) -> str | None:
+    """Why a row of a source may not name an address of a store; None if it may.
+
+    Stores are opened with the credentials of the user, and whoever wrote the rows must not choose
+    the host that gets them. Kinds that nothing reads are not refused here but by ``read_bytes``.
+
+    Args:
+        address: as ``joined`` makes it.
+        base: where the source lies.
+    """
+    kind, host = scheme(address), _host(address)
+    if kind not in STORES:
+        return None
+    if kind in OPEN_TO_ALL:
+        if not host or host == _host(base):
+            return None
+        return (
+            f"{shown(address)} names the host of a store, and the source does not lie there; "
+            "leave out @host, and name the account in the environment"
+        )
+    if kind == scheme(base) and host == _host(base):
+        return None
+    return (
+        f"{shown(address)} is not read: rows may name files of this machine, addresses of "
+        f"{', '.join(sorted(OPEN_TO_ALL))}, and the store that the source itself lies in; put the "
+        f"list into a file of that {kind}:// store, and embed that"
+    )
+
+
+def _host(address: str) -> str:
+    """What of an address says where its store is; empty where that is always the same place."""
+    kind, place = scheme(address), address.partition("://")[2].partition("/")[0]
+    if kind in ("adl", "hdfs"):
+        return place
+    return place.partition("@")[2] if kind in ("abfs", "abfss", "az") else ""
 
 
 def parent(address: str) -> str:

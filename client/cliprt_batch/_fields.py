@@ -43,7 +43,10 @@ class Wanted(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The names that were chosen; None where there is none, or none is asked for."""
+    """The names that were chosen; None where there is none, or no picture is asked for.
+
+    Texts are kept for the metadata where only pictures are asked for.
+    """
 
     image: str | None
     text: str | None
@@ -65,7 +68,7 @@ def choose(
     text = wanted.text or _first(texts, TEXT)
     return Chosen(
         image if "image" in wanted.towers else None,
-        text if "text" in wanted.towers else None,
+        text,
         wanted.key or _first(keys, KEY),
     )
 
@@ -78,7 +81,8 @@ def lacking(wanted: Wanted, chosen: Chosen, names: Iterable[str], where: str) ->
     """
     there = list(names)
     listed = ", ".join(map(repr, there[:50])) or "none"
-    for name in wanted.names:
+    # A text that only the metadata are to have must be there too if it was named.
+    for name in dict.fromkeys([*wanted.names, *([wanted.text] if wanted.text is not None else [])]):
         if name not in there:
             return f"{where} has no column {name!r}; its columns are {listed}"
     sides: Mapping[str, tuple[str | None, tuple[str, ...]]] = {

@@ -45,6 +45,11 @@ def files(root: str, suffixes: frozenset[str]) -> Iterator[str]:
     Raises:
         InvalidInput: a folder cannot be listed.
     """
+    return (name for name, _ in files_with_texts(root, suffixes))
+
+
+def files_with_texts(root: str, suffixes: frozenset[str]) -> Iterator[tuple[str, bool]]:
+    """As ``files``, with whether a ``.txt`` lies beside each; that costs no look at any file."""
     encoded = tuple(f".{suffix}".encode() for suffix in suffixes)
     scan = _stored_scan(root) if scheme(root) else _local_scan(root)
     # Of the folders on the way down to the present one: prefix, and names yet to come.
@@ -54,11 +59,12 @@ def files(root: str, suffixes: frozenset[str]) -> Iterator[str]:
         if not names:
             stack.pop()
             continue
-        name = prefix + names.pop()
+        last, with_text = names.pop()
+        name = prefix + last
         if name.endswith(b"/"):
             stack.append((name, _sorted(scan(name), encoded, at_top=False)))
         else:
-            yield name.decode("utf-8", "surrogateescape")
+            yield name.decode("utf-8", "surrogateescape"), with_text
 
 
 def is_folder(address: str) -> bool:
@@ -87,17 +93,25 @@ def top(root: str) -> Iterator[str]:
             yield name.decode("utf-8", "surrogateescape")
 
 
-def _sorted(names: Iterator[bytes], suffixes: tuple[bytes, ...], *, at_top: bool) -> list[bytes]:
-    """Names to take from the end. With / behind folders, all come in the order of whole paths."""
-    kept = []
+def _sorted(
+    names: Iterator[bytes], suffixes: tuple[bytes, ...], *, at_top: bool
+) -> list[tuple[bytes, bool]]:
+    """Names to take from the end, and whether each has a text beside it.
+
+    With / behind folders, all come in the order of whole paths.
+    """
+    kept, texts = [], set()
     for name in names:
         if name == WORK.encode() + b"/":
             if not at_top:
                 return []
-        elif not name.startswith(b".") and (name.endswith(b"/") or name.lower().endswith(suffixes)):
+            continue
+        if name.endswith(b".txt"):
+            texts.add(name[:-4])
+        if not name.startswith(b".") and (name.endswith(b"/") or name.lower().endswith(suffixes)):
             kept.append(name)
     kept.sort(reverse=True)
-    return kept
+    return [(name, name.rpartition(b".")[0] in texts) for name in kept]
 
 
 def _local_scan(root: str) -> Callable[[bytes], Iterator[bytes]]:
@@ -118,6 +132,11 @@ def _local_scan(root: str) -> Callable[[bytes], Iterator[bytes]]:
 
 
 def _stored_scan(root: str) -> Callable[[bytes], Iterator[bytes]]:
+    """Of a store all that lies directly in one folder is in memory at a time.
+
+    fsspec lists a folder as a whole: ten million keys under one prefix without folders are some
+    gigabytes while they are sorted. A list in a file is read in a stream.
+    """
     store, path = filesystem(root)
 
     def scan(prefix: bytes) -> Iterator[bytes]:

@@ -11,14 +11,14 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import IO, Literal, TypeAlias
 
 import msgspec
 
 from cliprt._errors import InvalidInput
-from cliprt_batch._addresses import NoSuchFile, joined, read_text, scheme, shown_name
+from cliprt_batch._addresses import NoSuchFile, joined, outside, read_text, scheme, shown_name
 from cliprt_batch._fields import Chosen, Wanted, choose
 from cliprt_batch._items import Item, Ref, Unit
 
@@ -33,7 +33,7 @@ MAX_TEXT_FILE = 2**20
 
 _BOM = b"\xef\xbb\xbf"
 
-# Texts beside pictures of a store: asked for together, as each takes the way to it and back.
+# Texts that lie in a store: asked for together, as each takes the way to it and back.
 _TOGETHER, _THREADS = 256, 16
 
 
@@ -130,57 +130,94 @@ def counts(line: bytes, form: Form) -> bool:
     return not (line.isspace() or not line or (form == "paths" and line.startswith(b"#")))
 
 
+def list_form(towers: tuple[str, ...]) -> Form:
+    """What the lines of a list are."""
+    return "paths" if "image" in towers else "texts"
+
+
 def read_lines(
     stream: io.BufferedReader, unit: LineUnit, lines: Lines, start: int
 ) -> Iterator[Item]:
     """The items of a unit, from one of them on."""
-    items = _items(stream, unit, lines, start)
-    if lines.form == "paths" and "text" in lines.wanted.towers:
-        return _with_captions(items, stored=bool(scheme(lines.base)))
-    return items
+    make = partial(_item, lines=lines)
+    found = _counting(stream, unit, lines.form, start)
+    if scheme(lines.base) and lines.form in ("paths", "text files"):
+        return _together(make, found)
+    return map(make, found)
 
 
-def _items(stream: io.BufferedReader, unit: LineUnit, lines: Lines, start: int) -> Iterator[Item]:
-    make = _makers[lines.form]
+def _counting(
+    stream: io.BufferedReader, unit: LineUnit, form: Form, start: int
+) -> Iterator[tuple[bytes, int]]:
+    """The lines of a unit that are items, from one of them on, with their numbers."""
     stream.seek(unit.start)
     position, number, index = unit.start, unit.line - 1, 0
     for line, length in lines_of(stream, at_start=unit.start == 0):
         position += length
         number += 1
-        if counts(line, lines.form):
+        if counts(line, form):
             if index >= start:
-                place = f"{lines.prefix}{number}"
-                if len(line) > MAX_LINE:
-                    yield Item(place, fault=f"line {number} has more than {MAX_LINE:,} bytes")
-                else:
-                    yield make(line, place, lines)
+                yield line, number
             index += 1
         if position >= unit.end:
             return
 
 
-def _path(line: bytes, lines: Lines) -> str:
-    """The path or text of a line; bytes that are not UTF-8 are surrogates in it."""
-    if lines.quoted:
-        return str(json.loads(line))
-    return line.decode("utf-8", "surrogateescape")
+def _together(
+    make: Callable[[tuple[bytes, int]], Item], found: Iterator[tuple[bytes, int]]
+) -> Iterator[Item]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while some := list(islice(found, _TOGETHER)):
+            yield from pool.map(make, some)
+
+
+def _item(found: tuple[bytes, int], lines: Lines) -> Item:
+    line, number = found
+    place = f"{lines.prefix}{number}"
+    if len(line) > MAX_LINE:
+        return Item(place, fault=f"line {number} has more than {MAX_LINE:,} bytes")
+    return _makers[lines.form](line, place, lines)
+
+
+def quoted(name: str, *, with_text: bool = False) -> bytes:
+    """A line of a listing: the name in JSON, in an array if a text is known to lie beside it.
+
+    Bytes that are not UTF-8 are lone surrogates in it.
+    """
+    return json.dumps([name] if with_text else name).encode("ascii") + b"\n"
+
+
+def _path(line: bytes, lines: Lines) -> tuple[str, bool]:
+    """The path or text of a line, and whether a text is known to lie beside it.
+
+    Bytes that are not UTF-8 are surrogates in it.
+    """
+    if not lines.quoted:
+        return line.decode("utf-8", "surrogateescape"), False
+    found = json.loads(line)
+    return (str(found[0]), True) if isinstance(found, list) else (str(found), False)
 
 
 def _picture(line: bytes, place: str, lines: Lines) -> Item:
-    name = _path(line, lines)
+    name, with_text = _path(line, lines)
     address = joined(lines.base, name)
-    return Item(shown_name(name), Ref(address), path=address)
+    refused = outside(address, lines.base)
+    if refused is not None:
+        return Item(shown_name(name), fault=refused)
+    item = Item(shown_name(name), Ref(address), path=address)
+    needed = "text" in lines.wanted.towers
+    return _with_caption(item, address, needed=needed) if needed or with_text else item
 
 
 def _text(line: bytes, place: str, lines: Lines) -> Item:
-    text = _path(line, lines)
+    text, _ = _path(line, lines)
     if shown_name(text) is not text:
         return Item(place, fault="the line is not UTF-8")
     return Item(place, caption=text)
 
 
 def _text_file(line: bytes, place: str, lines: Lines) -> Item:
-    name = _path(line, lines)
+    name, _ = _path(line, lines)
     try:
         return Item(shown_name(name), caption=read_text(joined(lines.base, name), MAX_TEXT_FILE))
     except InvalidInput as error:
@@ -205,15 +242,20 @@ def _object(line: bytes, place: str, lines: Lines) -> Item:
     key = shown_name(str(key))
     if picture is not None and not isinstance(picture, str):
         return Item(key, fault=f"{chosen.image!r} is {_kind(picture)}, it must be a path")
+    needed = "text" in lines.wanted.towers
     if text is not None and not isinstance(text, str):
-        return Item(key, fault=f"{chosen.text!r} is {_kind(text)}, it must be a text")
+        if needed:
+            return Item(key, fault=f"{chosen.text!r} is {_kind(text)}, it must be a text")
+        # A picture does not fail for a text that is only kept beside it.
+        text = None
     # Empty paths are none; an empty text is a text.
-    if not picture and text is None:
-        return Item(key, fault=_missing(lines.wanted, found))
     if not picture:
+        if text is None or not needed:
+            return Item(key, fault=_missing(lines.wanted, found))
         return Item(key, caption=text)
     address = joined(lines.base, picture)
-    return Item(key, Ref(address), text, address)
+    refused = outside(address, lines.base)
+    return Item(key, Ref(address), text, address) if refused is None else Item(key, fault=refused)
 
 
 _makers: dict[Form, Callable[[bytes, str, Lines], Item]] = {
@@ -247,25 +289,15 @@ def _kind(value: object) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _with_captions(items: Iterator[Item], *, stored: bool) -> Iterator[Item]:
-    """Pictures with the texts that lie beside them."""
-    if not stored:
-        yield from map(_with_caption, items)
-        return
-    with ThreadPoolExecutor(_THREADS) as pool:
-        while some := list(islice(items, _TOGETHER)):
-            yield from pool.map(_with_caption, some)
-
-
-def _with_caption(item: Item) -> Item:
-    if not isinstance(item.image, Ref):
-        return item
-    folder, slash, name = item.image.address.rpartition("/")
+def _with_caption(item: Item, address: str, *, needed: bool) -> Item:
+    """A picture with the text that lies beside it."""
+    folder, slash, name = address.rpartition("/")
     stem, dot, _ = name.rpartition(".")
     try:
         text = read_text(f"{folder}{slash}{stem if dot else name}.txt", MAX_TEXT_FILE)
     except NoSuchFile:
         return item
     except InvalidInput as error:
-        return Item(item.key, fault=f"its text: {error.reason}")
+        # A picture does not fail for a text that is only kept beside it.
+        return Item(item.key, fault=f"its text: {error.reason}") if needed else item
     return msgspec.structs.replace(item, caption=text)

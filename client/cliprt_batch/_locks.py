@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,8 +15,11 @@ from cliprt_batch._output_errors import OutputBusy, OutputError
 Share: TypeAlias = tuple[int, int]
 """The I-th of N, counted from 1; unit k belongs to share ``k % N + 1``."""
 
-# Seconds. The guard is held while a share opens, plans or writes the manifest.
-_PATIENCE_S = 600.0
+# Seconds. The guard is held while a share opens, plans or writes the manifest: hours, it may be.
+_SILENT_S = 2.0
+_POLL_S = 0.25
+
+_held = threading.local()
 _NAME = re.compile(r"lock-(\d+)-of-(\d+)")
 
 
@@ -48,9 +52,10 @@ class Locks:
         return filelock.FileLock(self._folder / name, thread_local=False)
 
     def _take(self, lock: Any, timeout: float) -> bool:
+        """Whether a lock was got in so many seconds; less than 0 are any number."""
         filelock: Any = require("filelock", extra="batch")
         try:
-            lock.acquire(timeout=timeout)
+            lock.acquire(timeout=timeout, poll_interval=_POLL_S)
         except filelock.Timeout:
             return False
         except NotImplementedError:
@@ -60,21 +65,30 @@ class Locks:
         return True
 
     @contextmanager
-    def guard(self) -> Iterator[None]:
-        """What only one share may do at a time.
+    def guard(self, told: Callable[[], None] | None = None) -> Iterator[None]:
+        """What only one share may do at a time; waits for it as long as the holder lives.
+
+        Args:
+            told: called once, when the wait is longer than two seconds.
 
         Raises:
-            OutputBusy: another holds it for minutes.
+            OutputBusy: this thread holds it, and would wait for itself.
+            OutputError: the file system has no locks.
         """
+        held: set[Path] = _held.__dict__.setdefault("folders", set())
+        folder = self._folder.absolute()
+        if folder in held:
+            raise OutputBusy(f"{folder.parent} is held by this thread, which would wait for itself")
         lock = self._lock("lock")
-        if not self._take(lock, _PATIENCE_S):
-            raise OutputBusy(
-                f"{self._folder.parent} is held by another run for {_PATIENCE_S:.0f} s; "
-                "run the same command again later"
-            )
+        if not self._take(lock, _SILENT_S):
+            if told is not None:
+                told()
+            self._take(lock, -1)
+        held.add(folder)
         try:
             yield
         finally:
+            held.discard(folder)
             lock.release()
 
     def running(self) -> set[Share]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliprt._errors import InvalidInput
 from cliprt._extras import require
-from cliprt_batch._addresses import joined, open_stream, shown, shown_name
+from cliprt_batch._addresses import joined, open_stream, outside, shown, shown_name
 from cliprt_batch._fields import Chosen, Wanted, choose, lacking
 from cliprt_batch._items import Item, Ref, Unit
 
@@ -80,7 +80,7 @@ def read_parquet(
                 if skipped < batch.num_rows:
                     kept = batch.slice(max(0, skipped), end - row)
                     for index in range(kept.num_rows):
-                        yield _item(kept, index, chosen, f"{name}/{row}", base)
+                        yield _item(kept, index, chosen, f"{name}/{row}", base, wanted)
                         row += 1
                 if row >= end:
                     break
@@ -167,12 +167,14 @@ def _is_picture(kind: pa.DataType) -> bool:
     return bool(binary) or _is_text(kind)
 
 
-def _item(batch: pa.RecordBatch, index: int, chosen: Chosen, place: str, base: str) -> Item:
+def _item(
+    batch: pa.RecordBatch, index: int, chosen: Chosen, place: str, base: str, wanted: Wanted
+) -> Item:
     """A row as an item; one value at a time is copied out of the batch."""
+    needs_text = "text" in wanted.towers
     try:
-        picture, text, key = (
-            None if column is None else batch.column(column)[index].as_py() for column in chosen
-        )
+        picture, key = (_value(batch, index, column) for column in (chosen.image, chosen.key))
+        text = _text_value(batch, index, chosen.text, needed=needs_text)
     except UnicodeDecodeError as error:
         return Item(place, fault=f"the row holds a text that is not UTF-8: {error.reason}")
     path = None
@@ -184,7 +186,29 @@ def _item(batch: pa.RecordBatch, index: int, chosen: Chosen, place: str, base: s
         path = joined(base, picture) if picture else None
         picture = None if path is None else Ref(path)
     key = shown_name(place if key is None or key == "" else str(key))
-    if picture is None and text is None:
-        empty = " and ".join(repr(column) for column in chosen[:2] if column is not None)
+    if picture is None and (text is None or not needs_text):
+        columns = (chosen.image, chosen.text if needs_text else None)
+        empty = " and ".join(repr(column) for column in columns if column is not None)
         return Item(key, fault=f"the row has no value in {empty}")
+    if isinstance(picture, Ref):
+        refused = outside(picture.address, base)
+        if refused is not None:
+            return Item(key, fault=refused)
     return Item(key, picture, text, path)
+
+
+def _value(batch: pa.RecordBatch, index: int, column: str | None) -> Any:
+    return None if column is None else batch.column(column)[index].as_py()
+
+
+def _text_value(
+    batch: pa.RecordBatch, index: int, column: str | None, *, needed: bool
+) -> str | None:
+    try:
+        text: str | None = _value(batch, index, column)
+    except UnicodeDecodeError:
+        # A picture does not fail for a text that is only kept beside it.
+        if needed:
+            raise
+        return None
+    return text

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -38,12 +39,22 @@ class RunFolder:
         """Use ``RunFolder.open`` or ``RunFolder.join``."""
         self._state, self._locks, self._share = state, locks, share
         self._scratch = Scratch(state.scratch / scratch)
+        # The thread that commits adds to it while others read.
+        self._known = threading.Lock()
         self._done: dict[int, UnitRecord] = {}
+        self._items = 0
         config = state.config
         self._schema = schema(config.towers, config.dim, config.dtype)
 
     @classmethod
-    def open(cls, out: Path, config: RunConfig, *, share: Share = (1, 1)) -> RunFolder:
+    def open(
+        cls,
+        out: Path,
+        config: RunConfig,
+        *,
+        share: Share = (1, 1),
+        told: Callable[[], None] | None = None,
+    ) -> RunFolder:
         """Makes the folder, or opens the run in it, finished or not.
 
         What a killed run left half done is completed or removed.
@@ -52,6 +63,8 @@ class RunFolder:
             out: the folder.
             config: of the run; one of another configuration is refused.
             share: which part of the units this process does: the I-th of N, from 1.
+            told: called once, after two seconds, where another share opens, plans or finishes and
+                is waited for.
 
         Raises:
             OutputMismatch: the folder holds another run; every difference is named.
@@ -67,7 +80,7 @@ class RunFolder:
         with writing(out):
             state.make()
             locks = Locks(state.folder, share)
-            with locks.guard():
+            with locks.guard(told):
                 locks.take()
                 run = cls(state, locks, share, named(share))
                 try:
@@ -131,7 +144,7 @@ class RunFolder:
             self._state.redo(unit, self._scratch)
             record = self._state.done_record(unit)
         if record is not None:
-            self._done[unit] = record
+            self._note(record)
         return record is not None
 
     def attempts(self, unit: int) -> int:
@@ -159,7 +172,9 @@ class RunFolder:
         running = self._locks.running()
         self._state.redo_intents(running, self._scratch)
         self._state.clear_scratch(running, self._scratch)
-        self._done = self._state.read_done(keep_all=bool(running), owns=self.owns)
+        done = self._state.read_done(keep_all=bool(running), owns=self.owns)
+        with self._known:
+            self._done, self._items = done, sum(record.items for record in done.values())
         self._state.remove_work(self._done)
 
     def __enter__(self) -> RunFolder:
@@ -188,17 +203,22 @@ class RunFolder:
         return self._state.folder
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, told: Callable[[], None] | None = None) -> Iterator[None]:
         """While the block runs, no other share opens, plans or finishes: for making the plan.
 
+        One that does is waited for, however long it takes; its lock ends with its process.
+
+        Args:
+            told: called once, when the wait is longer than two seconds.
+
         Raises:
-            OutputBusy: another share holds it for minutes.
+            OutputBusy: this thread is within such a block already.
             OutputError: the lock cannot be taken.
         """
         with ExitStack() as held:
             # What goes wrong within the block may be the source's fault.
             with self._writing(self._state.folder):
-                held.enter_context(self._locks.guard())
+                held.enter_context(self._locks.guard(told))
             yield
 
     def note_plan(self, sha256: str) -> None:
@@ -223,7 +243,8 @@ class RunFolder:
 
     def done(self) -> dict[int, UnitRecord]:
         """The units that were committed, by number; those of other shares as of the opening."""
-        return dict(sorted(self._done.items()))
+        with self._known:
+            return dict(sorted(self._done.items()))
 
     def done_record(self, unit: int) -> UnitRecord:
         """What was recorded of a committed unit."""
@@ -353,7 +374,7 @@ class RunFolder:
                 intent = Intent(record, tuple(moves))
             self._state.put_intent(intent, self._scratch)
             self._state.redo(unit, self._scratch)
-            self._done[unit] = record
+            self._note(record)
         return record
 
     def finish(self, plan_units: int) -> Manifest | None:
@@ -428,7 +449,7 @@ class RunFolder:
             self._state.sync(record)
             # This is the instant from which on the unit is committed.
             self._state.put_done(record, self._scratch)
-        self._done[record.number] = record
+        self._note(record)
 
     @contextmanager
     def _removed_unless_placed(self, made: Made) -> Iterator[None]:
@@ -461,9 +482,19 @@ class RunFolder:
                 )
             yield table
 
+    def _note(self, record: UnitRecord) -> None:
+        """Knows from now on that a unit is committed."""
+        with self._known:
+            before = self._done.get(record.number)
+            self._items += record.items - (before.items if before else 0)
+            self._done[record.number] = record
+
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
-        items = sum(record.items for record in self._done.values())
-        kept = f"{len(self._done)} finished shards ({items} items) and finished parts are kept."
-        with writing(path, kept):
+        try:
             yield
+        except OSError:
+            with self._known:
+                shards = f"{len(self._done)} finished shards ({self._items} items)"
+            with writing(path, f"{shards} and finished parts are kept."):
+                raise

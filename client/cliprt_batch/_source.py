@@ -8,14 +8,11 @@ what came through the standard input. ``plan.jsonl`` is written last, so where i
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -25,27 +22,49 @@ import msgspec
 from cliprt._errors import DeploymentError, InvalidInput
 from cliprt_batch._addresses import (
     absolute,
-    address_of,
     open_stream,
-    parent,
     reason,
     scheme,
     shown,
     stamp,
 )
 from cliprt_batch._fields import Wanted
-from cliprt_batch._folder import PICTURES, TEXTS, files
-from cliprt_batch._items import Item, Unit
+from cliprt_batch._folder import PICTURES, TEXTS, files_with_texts
+from cliprt_batch._items import Unit
 from cliprt_batch._kinds import Kind, Source, files_of, resolved
-from cliprt_batch._lines import Cutter, Form, Lines, LineUnit, counts, lines_of, read_lines
-from cliprt_batch._parquet import parquet_units, read_parquet
-from cliprt_batch._tars import read_tar
+from cliprt_batch._lines import (
+    Cutter,
+    Form,
+    LineUnit,
+    counts,
+    lines_of,
+    list_form,
+    quoted,
+)
+from cliprt_batch._parquet import parquet_units
+from cliprt_batch._plan import (
+    LISTING,
+    PLAN,
+    VERSION,
+    Header,
+    Plan,
+    SourceChanged,
+    listing_stamp,
+    local_address,
+    open_plan,
+)
+from cliprt_batch._stdin import from_stdin
 
-__all__ = ["LISTING", "PLAN", "Plan", "Source", "SourceChanged", "make_plan", "open_plan"]
-
-VERSION = 1
-
-PLAN, LISTING = "plan.jsonl", "listing.jsonl"
+__all__ = [
+    "LISTING",
+    "PLAN",
+    "Plan",
+    "Source",
+    "SourceChanged",
+    "check_plan",
+    "make_plan",
+    "open_plan",
+]
 
 # How often the caller hears of items that were listed.
 _TOLD = 1000
@@ -53,128 +72,10 @@ _TOLD = 1000
 # Files of a store that are asked for at the same time.
 _THREADS = 16
 
+# Files whose stamps are compared before a run goes on; changes of them that are told.
+_CHECKED, _SHOWN = 1000, 3
+
 Advance = Callable[[int], None]
-
-
-class SourceChanged(DeploymentError):
-    """A file of the source is not the one that was planned."""
-
-
-class _Header(msgspec.Struct, frozen=True):
-    """What holds for all units of a plan.
-
-    Attributes:
-        cliprt_plan: version of the format.
-        source: what identifies the source.
-        kind: of the source.
-        form: what a line is, in sources of lines.
-        wanted: what is asked of each item.
-        shard_size: items of a unit, where that can be chosen.
-        base: the folder that keys, and the paths of a frozen listing, start from.
-        files: how many files the units lie in.
-        listing_bytes: length of the frozen listing; None where there is none.
-        listing_sha256: of the frozen listing.
-    """
-
-    cliprt_plan: int
-    source: dict[str, str]
-    kind: Kind
-    form: Form | None
-    wanted: Wanted
-    shard_size: int
-    base: str
-    files: int = 1
-    listing_bytes: int | None = None
-    listing_sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The units of a source, and how to read them.
-
-    Attributes:
-        units: in the order of their numbers.
-        items: how many they hold together; None where only reading tells.
-        sha256: of ``plan.jsonl``, which holds that of the listing: the same on every machine that
-            sees the same files at the same place.
-    """
-
-    units: list[Unit]
-    items: int | None
-    sha256: str
-    _folder: Path
-    _header: _Header
-
-    def read(self, unit: Unit, start: int = 0) -> Iterator[Item]:
-        """The items of a unit in their order, read as they are asked for.
-
-        What cannot be an item is one with a fault. Where both towers are asked for and a source has
-        only a picture or only a text for an item, the other is None.
-
-        Args:
-            unit: one of this plan.
-            start: the first item that is given, counted from 0 in the unit.
-
-        Raises:
-            SourceChanged: its file is not the one that was planned.
-            DeploymentError: its file cannot be read on.
-        """
-        unit = self.units[unit.number]
-        stream = self._opened(unit)
-        with stream:
-            yield from self._items(stream, unit, start)
-        # Pictures of a tar are read by others, from where they were found to lie.
-        if self._header.listing_bytes is None and not scheme(unit.address):
-            self._opened(unit).close()
-
-    def _items(self, stream: io.BufferedReader, unit: Unit, start: int) -> Iterator[Item]:
-        header = self._header
-        name = unit.address.removeprefix(header.base).lstrip("/")
-        if header.kind == "tar":
-            return read_tar(stream, unit, name, header.wanted, start)
-        if header.kind == "parquet":
-            folder = parent(unit.address)
-            return read_parquet(stream, unit, name, folder, header.wanted, start)
-        assert isinstance(unit, LineUnit)
-        assert header.form is not None
-        frozen = header.listing_bytes is not None
-        lines = Lines(
-            header.form,
-            header.wanted,
-            base=header.base if frozen else parent(unit.address),
-            quoted=frozen and header.form != "objects",
-            # Numbers of lines alone would be the same in every file.
-            prefix="" if header.files == 1 else f"{name}/",
-        )
-        return read_lines(stream, unit, lines, start)
-
-    def _opened(self, unit: Unit) -> io.BufferedReader:
-        """The file of a unit.
-
-        Raises:
-            SourceChanged: it is not the one that was planned.
-        """
-        if self._header.listing_bytes is not None:
-            try:
-                stream, _ = open_stream(_address(self._folder / LISTING))
-            except InvalidInput as error:
-                raise SourceChanged(f"the listing of the source is lost: {error.reason}") from None
-            now = _listing_stamp(stream.seek(0, os.SEEK_END))
-        else:
-            try:
-                stream, now = open_stream(unit.address)
-            except InvalidInput as error:
-                raise SourceChanged(
-                    f"{error.reason}; it was there when the run was planned ({unit.stamp})"
-                ) from None
-        if now != unit.stamp:
-            stream.close()
-            raise SourceChanged(
-                f"{shown(unit.address)} is not what was planned: it was {unit.stamp}, and is "
-                f"{now}; bring it back, or begin anew in another folder"
-            )
-        stream.seek(0)
-        return stream
 
 
 def make_plan(
@@ -186,8 +87,9 @@ def make_plan(
         source: what to list.
         folder: where the plan goes; one that is there is replaced.
         towers: which embeddings are asked for: ``image``, ``text`` or both. A folder or a list
-            gives pictures, with the text of a ``.txt`` beside each where the text tower is asked
-            for too; for the text tower alone a folder gives its ``.txt`` files, a list its lines.
+            gives pictures, with the text of a ``.txt`` beside each (of a list only where the
+            text tower is asked for too); for the text tower alone a folder gives its ``.txt``
+            files, a list its lines. Texts of other sources are given in any case.
         shard_size: items of a unit; a tar is one unit whatever it holds.
         advance: called with the number of items that were listed since the last call; of tars,
             whose items are not known, with that of the files.
@@ -200,12 +102,12 @@ def make_plan(
         raise InvalidInput(f"towers {towers!r} and shard_size {shard_size!r} cannot be planned")
     kind = resolved(source)
     wanted = Wanted(towers, source.image_column, source.text_column, source.key_column)
-    header = _Header(VERSION, source.describe(), kind, None, wanted, shard_size, base="")
+    header = Header(VERSION, source.describe(), kind, None, wanted, shard_size, base="")
     if kind in ("folder", "stdin"):
         header, units = _freeze(source, header, folder, advance)
     else:
         addresses, base = files_of(source, kind)
-        form: Form = "objects" if kind == "jsonl" else _list_form(towers)
+        form: Form = "objects" if kind == "jsonl" else list_form(towers)
         header = msgspec.structs.replace(
             header,
             base=base,
@@ -216,6 +118,9 @@ def make_plan(
             msgspec.structs.replace(unit, number=number)
             for number, unit in enumerate(_units(addresses, header, advance))
         ]
+        filled = {unit.address for unit in units}
+        empty = {address: stamp(address) for address in addresses if address not in filled}
+        header = msgspec.structs.replace(header, empty=empty)
     if not units:
         raise InvalidInput(f"nothing to embed: {shown(source.address)} holds no items")
     with _becoming(folder / PLAN) as file:
@@ -223,36 +128,85 @@ def make_plan(
             file.write(msgspec.json.encode(record) + b"\n")
 
 
-def open_plan(folder: Path) -> Plan:
-    """Reads a plan.
+def check_plan(source: Source, folder: Path) -> None:
+    """Compares a source with the plan that was made of it, before a run goes on with the plan.
+
+    The files of a pattern or a folder must be those that were planned, and of the first thousand
+    the stamps; every file is compared when a unit of it is read, which those of finished units are
+    not. What comes through the standard input is read to its end, unless it is a terminal, and
+    must be what was listed; where nothing comes, the run goes on with the listing. A folder of
+    pictures is not listed again: files that came later are not in the plan, and those that went
+    fail when they are read.
+
+    Args:
+        source: as it was when the plan was made.
+        folder: where the plan lies.
 
     Raises:
-        DeploymentError: there is none, or it is damaged or of another version.
+        SourceChanged: it is another one; what differs is named.
+        DeploymentError: the plan is damaged, or a store cannot be opened.
     """
-    path = folder / PLAN
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DeploymentError(f"the plan {path} cannot be read: {reason(error)}") from None
-    first, *rest = data.splitlines() or [b""]
-    try:
-        header = msgspec.json.decode(first, type=_Header)
-        kind: type[Unit] = Unit if header.form is None else LineUnit
-        units = [msgspec.json.decode(line, type=kind) for line in rest]
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise DeploymentError(f"the plan {path} is damaged: {error}; begin anew") from None
-    if header.cliprt_plan != VERSION:
-        raise DeploymentError(
-            f"the plan {path} is of version {header.cliprt_plan}, this cliprt has {VERSION}"
+    plan = open_plan(folder)
+    header = plan.header
+    if header.kind == "stdin":
+        changes = _other_input(source, plan)
+    elif header.kind == "folder":
+        changes = []
+    else:
+        changes = _other_files(source, header.kind, plan)
+    if changes:
+        more = f", and {len(changes) - _SHOWN:,} more changes" if len(changes) > _SHOWN else ""
+        raise SourceChanged(
+            f"the source has changed since the run was planned: {'; '.join(changes[:_SHOWN])}"
+            f"{more}. Bring it back, or choose another --out"
         )
-    if [unit.number for unit in units] != list(range(len(units))):
-        raise DeploymentError(f"the plan {path} is damaged: units are missing; begin anew")
-    known = [unit.items for unit in units if unit.items is not None]
-    items = sum(known) if len(known) == len(units) else None
-    return Plan(units, items, hashlib.sha256(data).hexdigest(), folder, header)
 
 
-def _units(addresses: list[str], header: _Header, advance: Advance) -> Iterator[Unit]:
+def _other_input(source: Source, plan: Plan) -> list[str]:
+    # No process has to have a standard input.
+    stream: IO[str] | None = sys.stdin
+    if stream is None or stream.closed or stream.isatty():
+        return []
+    header = plan.header
+    form, content = from_stdin(source.kind, header.wanted.towers)
+    digest = hashlib.sha256()
+    items = 0
+    for line in content:
+        digest.update(line)
+        items += line != b"\n"
+    if not items or (form == header.form and digest.hexdigest() == header.listing_sha256):
+        return []
+    return [
+        f"the standard input has other lines ({items:,} items) than those that were listed "
+        f"({plan.items:,} items); without any, the run goes on with what was listed"
+    ]
+
+
+def _other_files(source: Source, kind: Kind, plan: Plan) -> list[str]:
+    planned = {unit.address: unit.stamp for unit in plan.units} | plan.header.empty
+    try:
+        found = set(files_of(source, kind)[0])
+    except InvalidInput as error:
+        return [error.reason]
+    gone = [f"{shown(address)} is not there" for address in planned if address not in found]
+    new = [f"{shown(address)} is new" for address in sorted(found - planned.keys())]
+
+    def change(address: str) -> str | None:
+        try:
+            now = stamp(address)
+        except InvalidInput as error:
+            return error.reason
+        if now == planned[address]:
+            return None
+        return f"{shown(address)} was {planned[address]}, and is {now}"
+
+    checked = [address for address in planned if address in found][:_CHECKED]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        changed = [text for text in pool.map(change, checked) if text is not None]
+    return [*changed, *gone, *new]
+
+
+def _units(addresses: list[str], header: Header, advance: Advance) -> Iterator[Unit]:
     """The units of files, in their order; numbers are those within each file."""
     size, wanted, form = header.shard_size, header.wanted, header.form
     if form is not None:
@@ -288,18 +242,19 @@ def _line_units(address: str, form: Form, size: int, advance: Advance) -> Iterat
 
 
 def _freeze(
-    source: Source, header: _Header, folder: Path, advance: Advance
-) -> tuple[_Header, list[Unit]]:
+    source: Source, header: Header, folder: Path, advance: Advance
+) -> tuple[Header, list[Unit]]:
     """Writes the listing of a folder or the standard input."""
     content: Iterator[bytes]
     if header.kind == "folder":
         base = absolute(source.address)
         form: Form = "paths" if "image" in header.wanted.towers else "text files"
-        names = files(base, PICTURES if form == "paths" else TEXTS)
-        content = (_quoted(name) for name in names)
+        names = files_with_texts(base, PICTURES if form == "paths" else TEXTS)
+        pictures = form == "paths"
+        content = (quoted(name, with_text=pictures and with_text) for name, with_text in names)
     else:
-        base = _address(Path.cwd())
-        form, content = _from_stdin(source.kind, header.wanted.towers)
+        base = local_address(Path.cwd())
+        form, content = from_stdin(source.kind, header.wanted.towers)
     cutter = Cutter(LISTING, "", header.shard_size)
     units: list[LineUnit] = []
     digest = hashlib.sha256()
@@ -336,57 +291,8 @@ def _freeze(
         listing_bytes=length,
         listing_sha256=digest.hexdigest(),
     )
-    stamped = _listing_stamp(length)
+    stamped = listing_stamp(length)
     return header, [msgspec.structs.replace(unit, stamp=stamped) for unit in units]
-
-
-def _from_stdin(kind: Kind, towers: tuple[str, ...]) -> tuple[Form, Iterator[bytes]]:
-    """What lines of the standard input are, and the lines of a listing of it.
-
-    Lines that are no items stay as blank ones, so that the others keep their numbers.
-    """
-    lines = lines_of(sys.stdin.buffer)
-    before = 0
-    first = b""
-    for first, _ in lines:
-        if first and not first.isspace():
-            break
-        before, first = before + 1, b""
-    as_objects = first.lstrip().startswith(b"{") if kind in ("auto", "stdin") else kind == "jsonl"
-    form: Form = "objects" if as_objects else _list_form(towers)
-
-    def frozen(line: bytes) -> bytes:
-        if not counts(line, form):
-            return b"\n"
-        if form == "objects":
-            return line + b"\n"
-        return _quoted(line.decode("utf-8", "surrogateescape"))
-
-    def listing() -> Iterator[bytes]:
-        yield from (b"\n" for _ in range(before))
-        if first:
-            yield frozen(first)
-        for line, _ in lines:
-            yield frozen(line)
-
-    return form, listing()
-
-
-def _list_form(towers: tuple[str, ...]) -> Form:
-    return "paths" if "image" in towers else "texts"
-
-
-def _quoted(name: str) -> bytes:
-    """A line of a listing: a JSON string, in which bytes that are not UTF-8 are lone surrogates."""
-    return json.dumps(name).encode("ascii") + b"\n"
-
-
-def _listing_stamp(length: int) -> str:
-    return f"size={length}"
-
-
-def _address(path: Path) -> str:
-    return address_of(os.fsencode(path.absolute()))
 
 
 @contextmanager

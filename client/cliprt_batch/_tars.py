@@ -105,6 +105,9 @@ class _Sample:
     def __init__(self, key: str, name: str, unit: Unit, wanted: Wanted) -> None:
         self.key, self.name = key, name
         self._address, self._wanted = unit.address, wanted
+        # Where only pictures are embedded, a text is kept for the metadata, and no fault of it
+        # counts.
+        self._needs_text = "text" in wanted.towers
         self._image: Ref | bytes | None = None
         self._text: bytes | None = None
         # How well the suffix of what is kept fits: the lower the better.
@@ -127,7 +130,7 @@ class _Sample:
             else:
                 self._image = self._read(tar, member, MAX_MEMBER)
         rank = min(_rank(suffix, _TEXTS), _JSON_RANK + _rank(suffix, ("json",)))
-        if "text" in self._wanted.towers and rank < self._text_rank:
+        if rank < self._text_rank and (self._needs_text or member.size <= MAX_TEXT):
             self._text_rank = rank
             self._text = self._read(tar, member, MAX_TEXT)
 
@@ -140,8 +143,13 @@ class _Sample:
             try:
                 caption = self._caption(self._text)
             except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+                if not self._needs_text:
+                    return self._made(None)
                 return Item(self.key, fault=f"its text cannot be read: {str(error)[:200]}")
-        if self._image is None and caption is None:
+        return self._made(caption)
+
+    def _made(self, caption: str | None) -> Item:
+        if self._image is None and (caption is None or not self._needs_text):
             what = " and no ".join(
                 {"image": "picture", "text": "text"}[t] for t in self._wanted.towers
             )

@@ -22,6 +22,7 @@ from cliprt_batch._addresses import (
     joined,
     local_path,
     open_stream,
+    outside,
     parent,
     read_bytes,
     read_text,
@@ -115,6 +116,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
         "filecache::s3://bucket/a.jpg",
         "memory://a::http://example.com/a.jpg",
         "unheard-of://a",
+        "hf://datasets/a/b.jpg",
     ],
 )
 def test_nothing_is_fetched_from_the_web(address: str) -> None:
@@ -242,6 +244,23 @@ def test_a_name_in_a_folder_stays_in_it(name: str) -> None:
 def test_an_absolute_name_does_not_depend_on_the_folder(base: str) -> None:
     for name in ("/x/a.jpg", "gs://other/a.jpg", "http://example.com/a.jpg"):
         assert joined(base, name) == name
+
+
+@pytest.mark.parametrize(
+    ("address", "base", "refused"),
+    [
+        ("/a.jpg", "s3://bucket", False),
+        ("s3://other/a.jpg", "hdfs://name/folder", False),
+        ("hdfs://name/a.jpg", "hdfs://name/folder", False),
+        ("hdfs://other/a.jpg", "hdfs://name/folder", True),
+        ("hdfs://name/a.jpg", "/hdfs", True),
+        ("oss://other/a.jpg", "oss://bucket/folder", False),
+        ("abfss://x@host/a.jpg", "abfs://y@host/folder", False),
+        ("abfs://x@other/a.jpg", "abfs://y@host/folder", True),
+    ],
+)
+def test_rows_stay_where_the_source_is(address: str, base: str, refused: bool) -> None:
+    assert (outside(address, base) is not None) == refused
 
 
 def test_a_file_uri_is_decoded() -> None:

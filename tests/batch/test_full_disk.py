@@ -94,6 +94,22 @@ def test_it_is_said_how_much_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
             run.write_part(1, 0, rows(settings, 1, range(5)))
 
 
+def test_items_that_were_amended_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config()
+    with RunFolder.open(tmp_path, settings) as run:
+        do_unit(run, settings, 0, bad=(3,))
+        do_unit(run, settings, 1)
+        run.amend(0, rows(settings, 0, [3]))
+        assert run.look(0)
+        with (
+            failing_from(monkeypatch, 1, full, times=None),
+            pytest.raises(OutputError, match=r"2 finished shards \(40 items\)"),
+        ):
+            run.write_part(2, 0, rows(settings, 2, range(5)))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"

@@ -86,13 +86,71 @@ def test_a_refused_run_changes_nothing(tmp_path: Path) -> None:
         assert temporary.exists()
 
 
-def test_no_other_share_opens_while_one_plans(
+def test_a_share_waits_while_another_plans_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_locks, "_PATIENCE_S", 0)
+    monkeypatch.setattr(_locks, "_SILENT_S", 0)
+    waits = threading.Event()
+    told: list[str] = []
+
+    def note() -> None:
+        told.append("waits")
+        waits.set()
+
+    def join() -> bool:
+        RunFolder.open(tmp_path, config(), share=(2, 2), told=note).close()
+        return planned
+
+    planned = False
+    with ThreadPoolExecutor(1) as threads, RunFolder.open(tmp_path, config(), share=(1, 2)) as run:
+        with run.alone():
+            other = threads.submit(join)
+            assert waits.wait(60)
+            assert not other.done()
+            planned = True
+        assert other.result(60)
+    assert told == ["waits"]
+
+
+def test_planning_waits_for_another_share_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_locks, "_SILENT_S", 0)
+    waits = threading.Event()
+
+    def plan() -> None:
+        with other.alone(waits.set):
+            pass
+
+    with (
+        ThreadPoolExecutor(1) as threads,
+        RunFolder.open(tmp_path, config(), share=(1, 2)) as one,
+        RunFolder.open(tmp_path, config(), share=(2, 2)) as other,
+    ):
+        with one.alone():
+            ended = threads.submit(plan)
+            assert waits.wait(60)
+        ended.result(60)
+
+
+def test_nobody_is_told_of_a_wait_that_there_is_not(tmp_path: Path) -> None:
+    told: list[str] = []
+    with (
+        RunFolder.open(tmp_path, config(), told=lambda: told.append("waits")) as run,
+        run.alone(lambda: told.append("waits")),
+    ):
+        pass
+    assert not told
+
+
+def test_a_thread_does_not_wait_for_itself(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path, config(), share=(1, 2)) as run:
-        with run.alone(), pytest.raises(OutputBusy, match="held by another run"):
-            RunFolder.open(tmp_path, config(), share=(2, 2))
+        with run.alone():
+            with pytest.raises(OutputBusy, match="would wait for itself"):
+                run.note_plan(PLAN)
+            with pytest.raises(OutputBusy, match="would wait for itself"):
+                RunFolder.open(tmp_path, config(), share=(2, 2))
+        run.note_plan(PLAN)
         RunFolder.open(tmp_path, config(), share=(2, 2)).close()
 
 

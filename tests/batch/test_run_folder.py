@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 import sys
 import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from run_folders import DIM, PLAN, config, do_unit, files, left_over, rows, write_parts
+from run_folders import (
+    DIM,
+    PLAN,
+    config,
+    do_unit,
+    files,
+    left_over,
+    rows,
+    unsynced,
+    write_parts,
+)
 
 from cliprt import MissingExtra
 from cliprt_batch import _rewriting, _shards
@@ -18,6 +30,8 @@ from cliprt_batch._output_errors import OutputError, OutputMismatch, OutputUnfin
 from cliprt_batch._records import Dtype
 from cliprt_batch._run_config import Layout
 from cliprt_batch._run_folder import RunFolder
+
+__all__ = ["unsynced"]
 
 LAYOUTS = pytest.mark.parametrize("layout", ["npy", "parquet"])
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -379,3 +393,24 @@ def test_memory_is_that_of_a_part_and_not_of_the_shard(tmp_path: Path, layout: L
     bound = 12 if layout == "parquet" else 5
     assert peak < bound * part_bytes
     assert max(peaks) < bound * part_bytes
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns all the time."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("restless", "unsynced")
+def test_one_thread_may_ask_while_another_commits(tmp_path: Path) -> None:
+    units = 300
+    with ThreadPoolExecutor(1) as threads, RunFolder.open(tmp_path, config()) as run:
+        commits = threads.submit(lambda: [run.commit(unit, 0) for unit in range(units)])
+        while not commits.done():
+            run.parts(units)
+            known = list(run.done())
+            assert known == list(range(len(known)))
+        assert len(commits.result()) == len(run.done()) == units

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliprt import InvalidInput
+from cliprt_batch import _lines
+from cliprt_batch._addresses import read_text
 from cliprt_batch._folder import PICTURES, files
 from cliprt_batch._patterns import braces, is_pattern, matching
 from cliprt_batch._source import LISTING
@@ -104,6 +106,33 @@ def test_captions_lie_beside_the_pictures(root: str, tmp_path: Path) -> None:
     ]
     assert [item.image is not None for item in items] == [True, False, True]
     assert "not UTF-8" in (items[1].fault or "")
+
+
+def test_captions_are_kept_for_pictures_alone(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("a.b", b"a cat\n"), ("in/none", None), ("bad", b"\xff"), ("z", b"z")):
+        put(root, f"{name}.jpg", b"")
+        if text is not None:
+            put(root, f"{name}.txt", text)
+    plan = planned(root, tmp_path / "plan")
+    asked: list[str] = []
+
+    def read(address: str, limit: int) -> str:
+        asked.append(address)
+        return read_text(address, limit)
+
+    monkeypatch.setattr(_lines, "read_text", read)
+    items = items_of(plan)
+    assert [(item.key, item.caption) for item in items] == [
+        ("a.b.jpg", "a cat"),
+        ("bad.jpg", None),
+        ("in/none.jpg", None),
+        ("z.jpg", "z"),
+    ]
+    assert all(item.image is not None and item.fault is None for item in items)
+    # Where there is no text, none is looked for.
+    assert sorted(asked) == [f"{root}/{name}.txt" for name in ("a.b", "bad", "z")]
 
 
 def test_texts_alone_are_the_items_of_the_text_tower(root: str, tmp_path: Path) -> None:

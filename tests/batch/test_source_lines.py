@@ -128,7 +128,7 @@ def test_each_tower_gets_what_is_its_own(tmp_path: Path) -> None:
     address = put(str(tmp_path), "a.jsonl", '{"image": "a.jpg", "caption": "a cat"}')
     (item,) = items_of(planned(address, tmp_path / "image", ("image",)))
     assert item.image is not None
-    assert item.caption is None
+    assert item.caption == "a cat"
     (item,) = items_of(planned(address, tmp_path / "text", ("text",)))
     assert (item.key, item.image, item.caption) == ("1", None, "a cat")
 
@@ -185,3 +185,37 @@ def test_a_named_field_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_keys_may_occur_twice(tmp_path: Path) -> None:
     address = put(str(tmp_path), "a.txt", "a.jpg\na.jpg\n")
     assert keys_of(planned(address, tmp_path / "plan")) == ["a.jpg", "a.jpg"]
+
+
+@pytest.mark.parametrize("text", ["3", "null", '{"a": 1}', '""'])
+def test_a_text_that_is_only_kept_costs_no_picture(tmp_path: Path, text: str) -> None:
+    line = f'{{"image": "a.jpg", "caption": {text}}}\n{{"image": null, "caption": "a cat"}}'
+    one, other = items_of(planned(put(str(tmp_path), "a.jsonl", line), tmp_path / "plan"))
+    assert (one.path, one.fault) == (f"{tmp_path}/a.jpg", None)
+    assert one.caption == ("" if text == '""' else None)
+    assert "the object has no picture" in (other.fault or "")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("address", "way_out"),
+    [
+        ("hdfs://namenode:8020/a.jpg", "put the list into a file of that hdfs:// store"),
+        ("HDFS://namenode/a.jpg", "put the list into a file of that hdfs:// store"),
+        ("oss://bucket/a.jpg", "put the list into a file of that oss:// store"),
+        ("adl://host/a.jpg", "put the list into a file of that adl:// store"),
+        ("abfs://container@host/a.jpg", "leave out @host"),
+        ("abfss://container@host/a.jpg", "leave out @host"),
+    ],
+)
+def test_rows_name_no_hosts(tmp_path: Path, name: str, address: str, way_out: str) -> None:
+    line = f'{{"image": "{address}"}}' if name == "a.jsonl" else address
+    (item,) = items_of(planned(put(str(tmp_path), name, line), tmp_path / "plan", BOTH))
+    assert (item.image, item.path) == (None, None)
+    assert way_out in (item.fault or "")
+
+
+def test_rows_name_object_stores(tmp_path: Path) -> None:
+    lines = ["s3://b/a.jpg", "gs://b/a.jpg", "gcs://b/a.jpg", "az://b/a.jpg", "abfs://b/a.jpg"]
+    items = items_of(planned(put(str(tmp_path), "a.txt", "\n".join(lines)), tmp_path / "plan"))
+    assert [item.path for item in items] == lines

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from batch_sources import content, items_of, keys_of, parquet, planned, put
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -96,6 +96,35 @@ def test_a_text_that_is_not_utf_8_is_an_item_that_says_so(tmp_path: Path) -> Non
     assert last.caption == "a"
 
 
+def test_texts_are_kept_for_pictures_alone(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(
+        pa.string(),
+        3,
+        [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"\xffab")],
+    )
+    data = parquet({"path": ["a.jpg", "b.jpg", None], "text": bad})
+    *items, last = items_of(planned(put(str(tmp_path), "t.parquet", data), tmp_path / "plan"))
+    assert [(item.key, item.caption, item.fault) for item in items] == [
+        ("a.jpg", None, None),
+        ("b.jpg", "a", None),
+    ]
+    assert last.fault == "the row has no value in 'path'"
+
+
+def test_pictures_need_no_texts(tmp_path: Path) -> None:
+    address = put(str(tmp_path), "t.parquet", parquet({"path": ["a.jpg"], "caption": [3]}))
+    (item,) = items_of(planned(address, tmp_path / "plan"))
+    assert (item.key, item.caption, item.fault) == ("a.jpg", None, None)
+
+
+def test_rows_name_no_hosts(tmp_path: Path) -> None:
+    data = parquet({"path": ["hdfs://namenode/a.jpg", "s3://bucket/a.jpg"]})
+    one, other = items_of(planned(put(str(tmp_path), "t.parquet", data), tmp_path / "plan"))
+    assert (one.key, one.image, one.path) == ("hdfs://namenode/a.jpg", None, None)
+    assert "put the list into a file of that hdfs:// store" in (one.fault or "")
+    assert (other.path, other.fault) == ("s3://bucket/a.jpg", None)
+
+
 def test_columns_may_be_named(tmp_path: Path) -> None:
     columns = {"image": ["no"], "thumb": ["a.jpg"], "caption": ["no"], "alt": ["a"], "id": ["x"]}
     address = put(str(tmp_path), "t.parquet", parquet(columns))
@@ -112,6 +141,7 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
         ({}, BOTH, r"no column for the image tower .*image, .*; its columns are 'a', 'n', 'text'"),
         ({"image_column": "n"}, BOTH, "column 'n' .* of type int64, it must hold paths, bytes"),
         ({"text_column": "n"}, ("text",), "column 'n' .* of type int64, it must hold strings"),
+        ({"image_column": "text", "text_column": "x"}, ("image",), "no column 'x'; its columns"),
         ({"key_column": "a"}, ("text",), "column 'a' .* of type list.*, it must hold strings or"),
     ],
 )
@@ -149,6 +179,7 @@ def test_files_of_a_folder_are_cut_each_for_itself(root: str, tmp_path: Path) ->
     assert "".join(item.caption or "" for item in items_of(plan)) == "abcdefg"
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 200), group=st.integers(1, 90), size=st.integers(1, 150), data=st.data())
 def test_reading_from_any_row_on_gives_the_rest(
     tmp_path_factory: pytest.TempPathFactory, rows: int, group: int, size: int, data: st.DataObject

@@ -35,7 +35,19 @@ def test_pictures_of_a_plain_tar_stay_where_they_lie(tmp_path: Path) -> None:
     address = put(str(tmp_path), "a.tar", tar(samples(2)))
     items = items_of(planned(address, tmp_path / "plan"))
     assert all(isinstance(item.image, Ref) and item.image.address == address for item in items)
-    assert [item.caption for item in items] == [None, None]
+    assert [item.caption for item in items] == ["picture 0", "picture 1"]
+
+
+def test_a_text_that_is_only_kept_costs_no_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_tars, "MAX_TEXT", 5)
+    members = [("a.jpg", b"p"), ("a.txt", b"\xff"), ("b.jpg", b"p"), ("b.json", b"{")]
+    members += [("c.jpg", b"p"), ("c.txt", b"too long"), ("d.txt", b"d")]
+    *items, last = items_of(planned(put(str(tmp_path), "a.tar", tar(members)), tmp_path / "plan"))
+    assert [(item.caption, item.fault) for item in items] == [(None, None)] * 3
+    assert [content(item) for item in items] == [b"p"] * 3
+    assert last.fault == "the sample has no picture; its members are .txt"
 
 
 def test_tars_are_told_apart_by_their_folders(root: str, tmp_path: Path) -> None:
