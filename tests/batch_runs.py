@@ -159,13 +159,16 @@ def killed(
     Args:
         arguments: of `cliprt`, by the number of the life.
         out: folder of the output.
-        kills: how many lives are killed, if the run takes as many.
+        kills: how many lives are killed, if half of those that are begun live long enough.
         seed: of the draws.
         plain: part of the lives that are killed without looking at what they are at.
     """
     drawn = random.Random(seed)
     went = Kills()
-    for life in range(kills):
+    # A life that ends before its moment does not count; more lives than that are not begun.
+    for life in range(2 * kills):
+        if went.kills == kills:
+            break
         log = out.with_name(f"{out.name}.log")
         with log.open("wb") as stderr:
             process = subprocess.Popen(
@@ -195,7 +198,7 @@ def killed(
         went.fell[where] = went.fell.get(where, 0) + 1
         if planned(out):
             went.again += max(0, _told(log, before) - kept(out))
-    finished(*arguments(kills))
+    finished(*arguments(went.lives))
     went.lives += 1
     return went
 

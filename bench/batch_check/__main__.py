@@ -10,6 +10,8 @@ have to share the cores, as on a CPU, the sum of their times bounds any pipeline
 too. A job's own rate counts all from its listing to its manifest, not the loading of the model; its
 processor time and the rate by the clock on the wall are those of the whole command.
 
+It ends with status 1 where a goal is not reached, and names the goal.
+
 With --texts N no rates are compared: captions go through `cliprt embed`, while the memory of all
 its processes is watched.
 """
@@ -23,7 +25,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -204,6 +206,23 @@ def figures(seen: dict[str, Seen]) -> dict[str, Any]:
     return found
 
 
+def unreached(ways: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which goals were not reached, a line for each.
+
+    Args:
+        ways: of ``figures``.
+    """
+    lines = [
+        f"{name} reaches {ways[name]['of_ceiling']:.3f} of the ceiling, the goal is {goal}"
+        for name, goal in GOALS.items()
+        if name in ways and ways[name]["of_ceiling"] < goal
+    ]
+    times = ways["cliprt embed"]["times_rival"]
+    if times < RIVAL_GOAL:
+        lines.append(f"cliprt embed is {times:.2f} times {RIVAL}, the goal is {RIVAL_GOAL}")
+    return lines
+
+
 def show(told: dict[str, Any]) -> None:
     """Prints what was seen."""
     console = Console(width=160)
@@ -278,6 +297,7 @@ def main() -> None:
     check = Check(folder, arguments)
     for number in range(arguments.rounds):
         check.round(number, paths[number :: arguments.rounds])
+    ways = figures(check.seen)
     told = {
         "precision": arguments.precision,
         "cores": usable_cores(),
@@ -286,13 +306,17 @@ def main() -> None:
         "rounds": arguments.rounds,
         "settings": str(check.settings),
         "least_cosine": min(check.cosines),
-        "ways": figures(check.seen),
+        "ways": ways,
+        "unreached": unreached(ways),
         "seen": {name: msgspec.to_builtins(seen) for name, seen in check.seen.items()},
     }
     if arguments.json:
         print(json.dumps(told, indent=2))
     else:
         show(told)
+    for line in told["unreached"]:
+        print(f"NOT REACHED: {line}", file=sys.stderr)
+    sys.exit(1 if told["unreached"] else 0)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPImageProcessorPil, CLIPModel
 
+from cliprt._cores import usable_cores
+
 
 class Pictures(Dataset):
     """Files as tensors, float32 [3, height, width]."""
@@ -47,7 +49,8 @@ def main():
     begun = time.perf_counter()
     found = []
     with torch.no_grad():
-        for pixels in DataLoader(Pictures(paths, processor), batch_size=64, num_workers=2):
+        pictures = Pictures(paths, processor)
+        for pixels in DataLoader(pictures, batch_size=64, num_workers=usable_cores()):
             features = model.get_image_features(pixels).pooler_output
             found.append(torch.nn.functional.normalize(features, dim=-1).numpy())
     np.save(arguments.out, np.concatenate(found))

@@ -211,9 +211,13 @@ def _read(path: str | os.PathLike[str], limits: Limits) -> bytes:
         raise InvalidInput(f"{shown} cannot be read: {reason}") from None
 
 
-def _decode(
-    data: bytes, limits: Limits, scaled_for: ImageSpec | None
-) -> tuple[Image.Image, tuple[int, int]]:
+def opened(data: bytes, limits: Limits) -> Image.Image:
+    """An encoded picture of which the header has been read, and no pixels yet.
+
+    Raises:
+        InvalidInput: it is of no format that is decoded.
+        ImageTooLarge: its header says more than the limits allow.
+    """
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -223,8 +227,15 @@ def _decode(
             f"not an image in a supported format ({', '.join(FORMATS)}); "
             "convert it, or decode it yourself and pass a Pillow image or an array"
         ) from None
+    _check_size(image.size, limits)
+    return image
+
+
+def _decode(
+    data: bytes, limits: Limits, scaled_for: ImageSpec | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    image = opened(data, limits)
     size = image.size
-    _check_size(size, limits)
     # All at once: Pillow's pieces of 64 KB interrupt the decoder.
     if isinstance(image, ImageFile.ImageFile):
         image.decodermaxblock = max(image.decodermaxblock, len(data))

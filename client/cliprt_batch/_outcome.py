@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -107,6 +107,14 @@ class Part:
     def told(self) -> tuple[int, int]:
         """How many items have not been told of as done, and how many of these failed."""
         return self._tell([place for place in range(len(self._items)) if place not in self._done])
+
+    def readings(self) -> Iterator[tuple[str, str | None]]:
+        """By key, in order, why a picture could not be read; None where it could.
+
+        Items that have no picture to read are left out.
+        """
+        for place, seen in sorted(self._seen.items()):
+            yield self._items[place].key, (seen.reason or "") if seen.stage == "read" else None
 
     def table(self, dtype: Dtype) -> pa.Table:
         """The rows of ``_records.schema``."""

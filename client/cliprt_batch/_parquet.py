@@ -179,8 +179,11 @@ def _item(
         return Item(place, fault=f"the row holds a text that is not UTF-8: {error.reason}")
     path = None
     if isinstance(picture, dict):
-        path = picture.get("path") or None
-        picture = path if picture.get("bytes") is None else picture["bytes"]
+        name, data = picture.get("path") or None, picture.get("bytes")
+        if data is not None and (key is None or key == ""):
+            # Beside bytes it is what the file was called elsewhere: no place, and never opened.
+            key = name
+        picture = name if data is None else data
     if isinstance(picture, str):
         key = picture if key is None or key == "" else key
         path = joined(base, picture) if picture else None

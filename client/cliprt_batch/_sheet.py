@@ -64,6 +64,9 @@ figcaption {{ padding: .6rem .75rem .75rem; }}
 _LONGEST = 400
 """Characters of a key or caption that a card shows."""
 
+_NO_PLACE = "pictures in tars and in columns of bytes have no file of their own to show"
+_NOT_SHOWN = "the picture is not there any more, cannot be read, or exceeds the limits"
+
 
 @dataclass(frozen=True)
 class Card:
@@ -71,7 +74,7 @@ class Card:
 
     Attributes:
         key: the item's name, shown below, and in place of a picture that cannot be had.
-        picture: its local path or fsspec address, or None.
+        picture: its absolute path or address, or None where it has no place of its own.
         badge: shown first, a score for instance.
         text: the caption, or None.
         note: one more line, or None.
@@ -134,7 +137,8 @@ def _section(section: Section) -> str:
 def _card(card: Card) -> str:
     key, text, note = (escape(_cut(line or "")) for line in (card.key, card.text, card.note))
     small = thumbnail(card.picture)
-    shown = f'<div class="none">{key}</div>'
+    why = _NO_PLACE if card.picture is None else _NOT_SHOWN
+    shown = f'<div class="none" title="{why}">{key}</div>'
     if small is not None:
         shown = f'<img src="{small}" alt="{text or key}">'
     lines = [f'<div class="badge">{escape(card.badge)}</div>']

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import fields
 
 import msgspec
 
+from cliprt._limits import Limits
 from cliprt_batch._items import Unit
 from cliprt_batch._pipeline import Times
 from cliprt_batch._run_folder import RunFolder
@@ -64,6 +66,11 @@ class Summary(msgspec.Struct, frozen=True):
     stages: dict[str, float]
     slowest: str | None
 
+    @property
+    def nothing_embedded(self) -> bool:
+        """Whether all items failed; False where there are none."""
+        return self.failed > 0 and not self.embedded
+
     def text(self) -> str:
         """For people."""
         lines = [
@@ -77,6 +84,15 @@ class Summary(msgspec.Struct, frozen=True):
         lines += [f"  {one.items:,} x {one.stage}: {one.reason}" for one in self.reasons]
         if self.failed:
             lines.append("failures.jsonl names each; --retry-failed tries these again")
+        if limits := [
+            f"--{limit.name.replace('_', '-')}"
+            for limit in fields(Limits)
+            if any(limit.name in one.reason for one in self.reasons)
+        ]:
+            lines.append(
+                f"limits belong to the job: with another {' or '.join(limits)} it is another one, "
+                "with a folder (--out) of its own"
+            )
         if not self.finished:
             lines.append(
                 "other shares are not done; the last one, or cliprt merge, finishes the job"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import warnings
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from cliprt._images import FORMATS
+from cliprt._images import opened
 from cliprt._limits import Limits
+from cliprt_batch._addresses import address_of, local_path, read_bytes, scheme
+from cliprt_batch._items import Ref
 
 SIDE = 320
 """Pixels of a thumbnail's longer side: twice what the page shows, for dense screens."""
@@ -21,8 +24,12 @@ _QUALITY = 82
 def thumbnail(place: str | Path | None, limits: Limits | None = None) -> str | None:
     """A small JPEG of a picture.
 
+    Metadata name places that whoever made the source has chosen. They are read as the pictures of
+    a source are: nothing is fetched from the web, and only regular files are opened.
+
     Args:
-        place: a local path or an fsspec address; None where there is none.
+        place: an absolute path or an address of metadata, of which relative ones are not opened;
+            a Path is the user's own and may be relative. None where there is none.
         limits: bounds on the picture; None means the defaults.
 
     Returns:
@@ -32,36 +39,28 @@ def thumbnail(place: str | Path | None, limits: Limits | None = None) -> str | N
         return None
     limits = limits or Limits()
     try:
-        return _encoded(_small(_bytes(str(place), limits), limits))
+        data = read_bytes(Ref(_address(place)), limits.max_image_bytes)
+        return _encoded(_small(data, limits))
     # File systems, fsspec's and Pillow's codecs raise many types; a page has a placeholder instead.
     except Exception:  # noqa: BLE001
         return None
 
 
-def _bytes(place: str, limits: Limits) -> bytes:
-    if "://" in place:
-        import fsspec
-
-        with fsspec.open(place, "rb") as file:
-            data = bytes(file.read(limits.max_image_bytes + 1))
-    else:
-        if not Path(place).is_file():  # a named pipe would be waited for
-            raise ValueError("no regular file")
-        with Path(place).open("rb") as local:
-            data = local.read(limits.max_image_bytes + 1)
-    if len(data) > limits.max_image_bytes:
-        raise ValueError("too long")
-    return data
+def _address(place: str | Path) -> str:
+    if isinstance(place, Path):
+        # Not abspath of a string: a path may have bytes that are not UTF-8.
+        return address_of(os.path.abspath(os.fsencode(place)))  # noqa: PTH100 - of bytes
+    if not scheme(place) and not local_path(place).startswith(b"/"):
+        raise ValueError("relative to nobody knows what")
+    return place
 
 
 def _small(data: bytes, limits: Limits) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, on what it mends or finds large
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
-        if opened.width * opened.height > limits.max_image_pixels:
-            raise ValueError("too large")
-        opened.draft("RGB", (SIDE, SIDE))
-        image = ImageOps.exif_transpose(opened).convert("RGBA")
+        picture = opened(data, limits)
+        picture.draft("RGB", (SIDE, SIDE))
+        image = ImageOps.exif_transpose(picture).convert("RGBA")
         image.thumbnail((SIDE, SIDE))
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")

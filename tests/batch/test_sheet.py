@@ -5,11 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import os
+import threading
+import tracemalloc
+import urllib.request
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
+from bad_pictures import bomb
 from PIL import Image
 
 from cliprt import InvalidInput, Limits
@@ -119,6 +126,17 @@ def test_in_place_of_a_picture_that_cannot_be_had_stands_its_key(
     assert page.texts.count("the key") == 1
 
 
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [(None, "pictures in tars and in columns of bytes"), ("/no/such.jpg", "not there any more")],
+)
+def test_a_card_without_a_picture_says_why(tmp_path: Path, place: str | None, why: str) -> None:
+    page = page_of(tmp_path / "a.html", Card("k", place, "0.3"))
+    (title,) = [each["title"] for each in page.all("div") if each.get("class") == "none"]
+    assert title is not None
+    assert why in title
+
+
 def test_the_query_stands_beside_the_title(tmp_path: Path) -> None:
     write_sheet(tmp_path / "a.html", title="q", subtitle="s", sections=[], picture=PICTURE)
     assert len(Page(tmp_path / "a.html").all("img")) == 1
@@ -171,6 +189,93 @@ def test_pictures_stand_upright(tmp_path: Path) -> None:
 def test_pictures_beyond_the_limits_are_not_decoded(limits: Limits) -> None:
     assert thumbnail(PICTURE) is not None
     assert thumbnail(PICTURE, limits) is None
+
+
+class Asked(BaseHTTPRequestHandler):
+    """Gives the picture, and keeps in mind that somebody asked for it."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", str(PICTURE.stat().st_size))
+        self.end_headers()
+        self.wfile.write(PICTURE.read_bytes())
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """A server of this machine that would give the picture."""
+    Asked.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Asked) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/a.png"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("chain", ["{}", "simplecache::{}", "filecache::{}", "s3://a/b::{}"])
+def test_metadata_cannot_make_it_ask_the_web(web: str, chain: str) -> None:
+    with urllib.request.urlopen(web) as answer:
+        assert answer.read() == PICTURE.read_bytes()
+    Asked.asked.clear()
+    assert thumbnail(chain.format(web)) is None
+    assert Asked.asked == []
+
+
+def test_a_chain_to_a_picture_is_not_followed() -> None:
+    assert thumbnail(f"file://{PICTURE}") == thumbnail(PICTURE)
+    assert thumbnail(f"simplecache::file://{PICTURE}") is None
+    assert thumbnail(f"filecache::file://{PICTURE}") is None
+
+
+def test_places_of_metadata_do_not_start_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(PICTURE.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert [thumbnail(place) for place in ("a.png", "./a.png", "file://a.png", "")] == [None] * 4
+    # A query is what the user typed.
+    assert thumbnail(Path("a.png")) == thumbnail(PICTURE)
+
+
+def test_a_pipe_is_not_waited_for_under_its_address(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert thumbnail(f"file://{tmp_path}/pipe.jpg") is None
+
+
+def test_a_text_named_as_a_picture_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("root:x:0:0:root:/root:/bin/sh\n" * 50, encoding="utf-8")
+    page = page_of(tmp_path / "a.html", Card("k", str(tmp_path / "a.jpg"), "0.3"))
+    assert "root:" not in page.source
+    assert page.all("img") == []
+
+
+def test_a_file_of_nine_gigabytes_is_not_read(tmp_path: Path) -> None:
+    place = tmp_path / "a.png"
+    place.write_bytes(PICTURE.read_bytes())
+    os.truncate(place, 9 * 10**9)  # without blocks on the disk
+    tracemalloc.start()
+    try:
+        assert thumbnail(place) is None
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("width", "height"), [(50_000, 60_000), (65_000, 1)])
+def test_pictures_that_claim_too_much_are_not_decoded(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    (tmp_path / "a.png").write_bytes(bomb(width, height))
+    assert thumbnail(tmp_path / "a.png") is None
 
 
 def test_what_is_no_picture(tmp_path: Path) -> None:

@@ -56,11 +56,21 @@ def test_pictures_of_hugging_face_are_bytes_or_paths(root: str, tmp_path: Path) 
     data = parquet({"image": pa.array(pictures, kind), "label": range(5)})
     items = items_of(planned(put(root, "t.parquet", data), tmp_path / "plan"))
     assert [item.key for item in items] == [
-        *("t.parquet/0", "t.parquet/1", "c.jpg", "t.parquet/3", "t.parquet/4")
+        *("a.jpg", "t.parquet/1", "c.jpg", "t.parquet/3", "t.parquet/4")
     ]
     assert [content(item) for item in items[:3]] == [b"a", b"b", b"c"]
-    assert [item.path for item in items[:3]] == ["a.jpg", None, f"{root}/c.jpg"]
+    assert [item.path for item in items[:3]] == [None, None, f"{root}/c.jpg"]
     assert items[3].fault == items[4].fault == "the row has no value in 'image'"
+
+
+@pytest.mark.parametrize("name", ["http://10.0.0.1/x", "/etc/passwd", "../a.jpg", "s3::http://x"])
+def test_a_path_beside_bytes_is_a_name_and_no_place(tmp_path: Path, name: str) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pictures = pa.array([{"bytes": b"a", "path": name}] * 2, kind)
+    data = parquet({"image": pictures, "key": ["own", None]})
+    own, unnamed = items_of(planned(put(str(tmp_path), "t.parquet", data), tmp_path / "plan"))
+    assert (own.key, own.path, own.image) == ("own", None, b"a")
+    assert (unnamed.key, unnamed.path, unnamed.image) == (name, None, b"a")
 
 
 def test_strings_of_every_type_are_read(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""What the checks of batch runs hold against a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCH = Path(__file__).resolve().parent.parent.parent / "bench"
+
+FELL = {"planning": 4, "parts": 12, "commit": 10, "finish": 3, "end": 1}
+
+
+@pytest.fixture(scope="module")
+def kill_check() -> ModuleType:
+    return _loaded("kill_check", BENCH / "kill_check.py")
+
+
+@pytest.fixture(scope="module")
+def batch_check() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCH / "batch_check"))
+        patch.syspath_prepend(str(BENCH.parent / "demo"))
+        return _loaded("batch_check_main", BENCH / "batch_check" / "__main__.py")
+
+
+def _loaded(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_kills_must_have_fallen(kill_check: ModuleType) -> None:
+    assert kill_check.missed(FELL, 30) == []
+    assert kill_check.missed(FELL, 31) == ["30 of 31 kills"]
+
+
+@pytest.mark.parametrize("phase", ["planning", "parts", "commit", "finish"])
+def test_a_kill_must_have_fallen_into_each_phase(kill_check: ModuleType, phase: str) -> None:
+    fell = {**FELL, "end": 1 + FELL[phase], phase: 0}
+    assert kill_check.missed(fell, 30) == [f"a kill in {phase}"]
+    del fell[phase]
+    assert kill_check.missed(fell, 30) == [f"a kill in {phase}"]
+
+
+@pytest.mark.parametrize(
+    ("local", "ray", "times", "lines"),
+    [
+        (0.95, 0.9, 3.0, []),
+        (0.9, 0.85, 2.5, []),
+        (0.899, 0.9, 3.0, ["cliprt embed reaches 0.899 of the ceiling, the goal is 0.9"]),
+        (0.95, 0.84, 3.0, ["cliprt embed --engine ray reaches 0.840 of the ceiling, the goal is"]),
+        (0.95, None, 2.4, ["cliprt embed is 2.40 times transformers, the goal is 2.5"]),
+        (0.5, 0.5, 1.0, ["cliprt embed reaches", "--engine ray reaches", "times transformers"]),
+    ],
+)
+def test_goals_that_are_not_reached_are_named(
+    batch_check: ModuleType, local: float, ray: float | None, times: float, lines: list[str]
+) -> None:
+    ways = {"cliprt embed": {"of_ceiling": local, "times_rival": times}}
+    if ray is not None:
+        ways["cliprt embed --engine ray"] = {"of_ceiling": ray, "times_rival": times}
+    found = batch_check.unreached(ways)
+    assert len(found) == len(lines)
+    assert all(part in line for part, line in zip(lines, found, strict=True))
