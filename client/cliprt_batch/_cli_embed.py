@@ -122,6 +122,10 @@ def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--retry-failed", is_flag=True, help="Try the items again that failed in an earlier run."
 )
 @click.option(
+    "--keep-going", is_flag=True,
+    help="Do not stop where a thousand files in a row cannot be read.",
+)  # fmt: skip
+@click.option(
     "--truncate/--no-truncate", default=True, show_default=True,
     help="Cut captions beyond the context, or let them fail.",
 )  # fmt: skip
@@ -146,6 +150,7 @@ def embed_command(
     ray_address: str | None,
     share: tuple[int, int],
     retry_failed: bool,
+    keep_going: bool,
     truncate: bool,
     fast_jpeg: bool,
     as_json: bool,
@@ -196,17 +201,19 @@ def embed_command(
 
             summary = embed_on_ray(
                 source, out, used, options, address=ray_address, workers=workers,
-                retry_failed=retry_failed, monitor=monitor,
+                retry_failed=retry_failed, keep_going=keep_going, monitor=monitor,
             )  # fmt: skip
         else:
             summary = embed(
                 source, out, used, options, workers=workers, share=share,
-                retry_failed=retry_failed, monitor=monitor,
+                retry_failed=retry_failed, keep_going=keep_going, monitor=monitor,
             )  # fmt: skip
     if as_json:
         click.echo(msgspec.json.encode(summary).decode())
     else:
         console().print(summary.text(), end="")
+    if summary.nothing_embedded:
+        sys.exit(1)
 
 
 @contextmanager

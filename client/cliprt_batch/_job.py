@@ -22,7 +22,7 @@ from cliprt_batch._output_errors import OutputMismatch, writing
 from cliprt_batch._pipeline import Times
 from cliprt_batch._run_config import RunConfig
 from cliprt_batch._run_folder import RunFolder
-from cliprt_batch._source import Plan, Source, make_plan, open_plan
+from cliprt_batch._source import Plan, Source, check_plan, make_plan, open_plan
 from cliprt_batch._summary import Summary, summarise
 from cliprt_batch._work import Work
 
@@ -36,6 +36,7 @@ def embed(
     workers: int | None = None,
     share: tuple[int, int] = (1, 1),
     retry_failed: bool = False,
+    keep_going: bool = False,
     monitor: Monitor | None = None,
 ) -> Summary:
     """Embeds everything in a source, or what an earlier run that was interrupted left to do.
@@ -53,6 +54,8 @@ def embed(
             does not depend on it.
         share: ``(i, n)`` takes every n-th shard from the i-th on, for n processes or machines.
         retry_failed: try items again that failed in an earlier run, after what was left to do.
+        keep_going: take items for failed however many cannot be read in a row; otherwise a job ends
+            where a thousand cannot, because then the source is gone.
         monitor: is told how far the job is; None means nobody.
 
     Returns:
@@ -91,7 +94,7 @@ def embed(
                 used = stack.enter_context(named.encoder(options, job.settings))
             with Work(
                 job.plan, job.folder, used, options,
-                workers=workers, times=job.times, monitor=monitor,
+                workers=workers, keep_going=keep_going, times=job.times, monitor=monitor,
             ) as work:  # fmt: skip
                 work.run(work.missing(job.left))
                 if retry_failed:
@@ -148,7 +151,8 @@ def carry_out(
     """
     require("pyarrow", extra="batch")  # its import takes a while, which is not to count as writing
     begun = time.monotonic()
-    with RunFolder.open(out, config_of(source, encoder, options), share=share) as folder:
+    config = config_of(source, encoder, options)
+    with RunFolder.open(out, config, share=share, told=monitor.waits) as folder:
         plan = _plan(source, folder, options, monitor)
         settings = agreed_settings(folder.plan_folder / COMPUTE, lambda: encoder.settings)
         mine = [unit for unit in plan.units if folder.owns(unit.number)]
@@ -212,8 +216,8 @@ def config_of(source: Source, encoder: Encoder, options: JobOptions) -> RunConfi
 
 def _plan(source: Source, folder: RunFolder, options: JobOptions, monitor: Monitor) -> Plan:
     """The plan of the folder, made if there is none."""
-    with folder.alone():
-        if not (folder.plan_folder / "plan.jsonl").exists():
+    with folder.alone(monitor.waits):
+        if fresh := not (folder.plan_folder / "plan.jsonl").exists():
             with monitor.listing() as advance, writing(folder.plan_folder):
                 make_plan(
                     source,
@@ -223,6 +227,8 @@ def _plan(source: Source, folder: RunFolder, options: JobOptions, monitor: Monit
                     advance=advance,
                 )
     plan = open_plan(folder.plan_folder)
+    if not fresh:
+        check_plan(source, folder.plan_folder)
     folder.note_plan(plan.sha256)
     return plan
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Seconds between two lines where standard error is no terminal.
 _EVERY_S = 5.0
 
+_WAITS = "another process of this job is listing the source; waiting for it"
+
 
 class Monitor:
     """Is told how far a job is, and shows nothing."""
@@ -31,6 +33,9 @@ class Monitor:
     def listing(self) -> Iterator[Callable[[int], None]]:
         """While the source is listed; what it yields is told of items that were found."""
         yield lambda items: None
+
+    def waits(self) -> None:
+        """Another process of the job makes the plan, or finishes; this one waits for it."""
 
     def begin(self, total: int | None, times: Times) -> None:
         """Embedding begins.
@@ -91,6 +96,10 @@ class Lines(Monitor):
 
         yield advance
 
+    def waits(self) -> None:
+        """Says so."""
+        _line(_WAITS)
+
     def advance(self, items: int, failed: int) -> None:
         """Counts."""
         super().advance(items, failed)
@@ -140,6 +149,10 @@ class Bar(Monitor):
         self._bar.start()
         self._bar.update(self._task, description="listing the source")
         yield lambda items: self._bar.advance(self._task, items)
+
+    def waits(self) -> None:
+        """Says so above the bar."""
+        self._bar.console.print(_WAITS)
 
     def begin(self, total: int | None, times: Times) -> None:
         """Begins anew."""

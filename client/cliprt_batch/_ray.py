@@ -38,6 +38,7 @@ def embed_on_ray(
     address: str | None = None,
     workers: int | None = None,
     retry_failed: bool = False,
+    keep_going: bool = False,
     monitor: Monitor | None = None,
 ) -> Summary:
     """Embeds a source as ``embed`` does, with an actor on each node of a Ray cluster.
@@ -53,6 +54,7 @@ def embed_on_ray(
         address: of the cluster; None starts a Ray on this machine that ends with the job.
         workers: processes of each node that decode; None means one for each core.
         retry_failed: try items again that failed in an earlier run.
+        keep_going: take items for failed however many cannot be read in a row.
         monitor: is told how far the job is; None means nobody.
 
     Returns:
@@ -81,7 +83,9 @@ def embed_on_ray(
                 return 0
             config = config_of(source, encoder, options)
             token = job.folder.invite()
-            order = Order(out, config, token, model, options, job.settings, workers, retry_failed)
+            order = Order(
+                out, config, token, model, options, job.settings, workers, retry_failed, keep_going
+            )
             results = _Results(job, monitor)
             with cluster(address) as nodes, _told(results):
                 for outcome in _outcomes(units, order, nodes):

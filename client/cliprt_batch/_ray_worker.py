@@ -42,6 +42,7 @@ class Order:
         settings: with which every process computes.
         workers: processes that decode; None means one for each core of the node.
         retry_failed: whether failed items are tried again.
+        keep_going: whether items are taken for failed however many cannot be read in a row.
     """
 
     out: Path
@@ -52,6 +53,7 @@ class Order:
     settings: dict[str, Any]
     workers: int | None
     retry_failed: bool
+    keep_going: bool
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -142,7 +144,7 @@ class _Opened:
         encoder = self._kept.enter_context(order.where.encoder(order.options, order.settings))
         self.work = Work(
             self._plan, self._folder, encoder, order.options,
-            workers=order.workers, times=Times(), monitor=Monitor(),
+            workers=order.workers, keep_going=order.keep_going, times=Times(), monitor=Monitor(),
         )  # fmt: skip
 
     def do(self, number: int) -> int:

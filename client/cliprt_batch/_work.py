@@ -14,6 +14,7 @@ from cliprt_batch._encoders import Encoder
 from cliprt_batch._items import Item, Unit
 from cliprt_batch._monitor import Monitor
 from cliprt_batch._options import JobOptions
+from cliprt_batch._outage import Outage
 from cliprt_batch._outcome import Part
 from cliprt_batch._pipeline import Chunk, Pipeline, Times
 from cliprt_batch._records import PART_ITEMS
@@ -51,6 +52,7 @@ class Work:
         options: JobOptions,
         *,
         workers: int | None = None,
+        keep_going: bool = False,
         times: Times,
         monitor: Monitor,
     ) -> None:
@@ -62,6 +64,7 @@ class Work:
             encoder: computes the embeddings; it is not closed.
             options: what the output is like.
             workers: processes that decode; None means one for each core.
+            keep_going: take items for failed however many cannot be read in a row.
             times: gets the time of each stage.
             monitor: is told of items.
 
@@ -69,6 +72,7 @@ class Work:
             ModelUnavailable: the model has no such tower.
         """
         self.computed, self.times = 0, times
+        self._outage = Outage(keep_going)
         self._plan, self._folder, self._options = plan, folder, options
         self._monitor, self._encoder, self._window = monitor, encoder, encoder.window
         self._pipeline = Pipeline(
@@ -102,6 +106,7 @@ class Work:
                 if writing is not None:
                     writing.result()
                 if place.kind == "part":
+                    self._outage.look(part)
                     writing = writer.submit(self._write, place, part)
                     continue
                 # A shard takes longer; parts of the next one are written meanwhile.

@@ -299,7 +299,7 @@ def order(job: Callable[..., Job], tmp_path: Path) -> Iterator[Order]:
             towers=one.options.towers, shard_size=SHARD, advance=lambda items: None,
         )  # fmt: skip
         folder.note_plan(open_plan(folder.plan_folder).sha256)
-        yield Order(out, config, folder.invite(), one.where, one.options, {}, 1, False)
+        yield Order(out, config, folder.invite(), one.where, one.options, {}, 1, False, False)
 
 
 def asked(order: Order, unit: int, version: str = cliprt.__version__) -> Outcome:
