@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -65,16 +65,25 @@ def kills_of(
     }
 
 
-def missed(fell: Mapping[str, int], kills: int) -> list[str]:
-    """What of the kills that were asked for did not come about: a run must survive all of them.
+def missed(fell: Sequence[Mapping[str, int]], kills: int) -> list[str]:
+    """What of the kills that were asked for did not come about, a line for each.
+
+    Every run must have had all of its kills. The shortest phase takes milliseconds, so that not
+    each run is met in it, but the runs together must have been met in every phase.
 
     Args:
-        fell: by phase, how many fell into it.
-        kills: how many were asked for.
+        fell: of each run, by phase, how many fell into it.
+        kills: how many were asked for of a run.
     """
-    total = sum(fell.values())
-    found = [] if total >= kills else [f"{total} of {kills} kills"]
-    return found + [f"a kill in {phase}" for phase in PHASES if not fell.get(phase)]
+    totals = [sum(each.values()) for each in fell]
+    found = [
+        f"{total} of {kills} kills in run {number}"
+        for number, total in enumerate(totals)
+        if total < kills
+    ]
+    return found + [
+        f"a kill in {phase}" for phase in PHASES if not any(each.get(phase) for each in fell)
+    ]
 
 
 def growth_of(bundle: Path, folder: Path, items: int) -> dict[str, Any]:
@@ -149,7 +158,6 @@ def main(kills: int, items: int, texts: int, seed: int, as_json: bool) -> None:
                 kills,
                 seed + number,
             )
-            went["missed"] = missed(went["fell"], kills)
             found.append(went)
             fell = ", ".join(
                 f"{went['fell'][phase]} in {phase}" for phase in (*PHASES, "end")
@@ -161,16 +169,17 @@ def main(kills: int, items: int, texts: int, seed: int, as_json: bool) -> None:
                 f"{'equal' if went['equal'] else 'NOT EQUAL'}; "
                 f"{went['alone_s']} s undisturbed, {went['killed_s']} s in {went['lives']} lives"
             )
-            for what_is_missing in went["missed"]:
-                console.print(f"  NOT REACHED: {what_is_missing}")
+        lacking = missed([went["fell"] for went in found], kills)
+        for line in lacking:
+            console.print(f"NOT REACHED: {line}")
         memory = growth_of(bundle, folder / "memory", texts)
         console.print(
             f"{texts:,} texts: {memory['first_tenth_mb']} MB after the first tenth, "
             f"{memory['whole_mb']} MB at most; {memory['grown_mb']} MB more, {GROWTH_MB} allowed"
         )
     if as_json:
-        click.echo(json.dumps({"runs": found, "memory": memory}))
-    good = all(went["equal"] and not went["missed"] for went in found)
+        click.echo(json.dumps({"runs": found, "missed": lacking, "memory": memory}))
+    good = not lacking and all(went["equal"] for went in found)
     sys.exit(0 if good and memory["status"] == 0 and memory["grown_mb"] <= GROWTH_MB else 1)
 
 
