@@ -77,7 +77,7 @@ def test_a_tar_that_was_replaced(done: list[object], source: Path, tmp_path: Pat
     refused = embed(*done)
     assert refused.exit_code == 1
     assert f"{source}" in refused.output
-    assert "is not what was planned" in refused.output
+    assert "the source has changed" in refused.output
 
 
 def test_a_tar_that_is_gone(done: list[object], source: Path, tmp_path: Path) -> None:
