@@ -20,28 +20,9 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from cliprt._errors import CliprtError, DeploymentError, ImageTooLarge, InvalidInput, MissingExtra
 from cliprt._extras import require
 from cliprt_batch._items import Ref
+from cliprt_batch._stores import OPEN_TO_ALL, STORES
 
 Answer = TypeVar("Answer")
-
-STORES = {
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "adl": "adlfs",
-    "az": "adlfs",
-    "gcs": "gcsfs",
-    "gs": "gcsfs",
-    "hdfs": "pyarrow",
-    "memory": "fsspec",
-    "oci": "ocifs",
-    "oss": "ossfs",
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "tos": "tosfs",
-}
-"""Kinds of addresses besides files of this machine, and the package that opens each."""
-
-OPEN_TO_ALL = frozenset(["abfs", "abfss", "az", "gcs", "gs", "memory", "s3", "s3a"])
-"""Stores that the rows of any source may name, where the address has but bucket and key."""
 
 RETRY_WAITS = (0.5, 2.0)
 """Seconds before another attempt at a store that failed, after the attempts of its own package."""

@@ -31,7 +31,7 @@ class Source:
 
     Attributes:
         address: a folder, a file, several by ``{00..99}`` or wildcards, or ``-`` for the standard
-            input; paths, or addresses of the stores in ``_addresses.STORES``.
+            input; paths, or addresses of the stores in ``_stores.STORES``.
         kind: what it is; ``auto`` tells by the suffix. A folder is one of pictures, unless tars or
             Parquet files and no pictures lie directly in it; then it is the tars, or else the
             Parquet files, of the whole tree. The standard input has JSON objects if its first line

@@ -9,6 +9,7 @@ import msgspec
 
 from cliprt_batch._locks import Share
 from cliprt_batch._manifest import Manifest, UnitRecord
+from cliprt_batch._merged_folder import MergedFolder
 from cliprt_batch._output_errors import OutputError, OutputMismatch, OutputUnfinished, writing
 from cliprt_batch._run_config import differences
 from cliprt_batch._run_folder import RunFolder
@@ -56,7 +57,7 @@ def merge(
     plan = first.run.plan_sha256
     if plan is None:
         raise OutputError(f"{first.folder} has no plan; run the command that made it again")
-    with RunFolder.open(out, first.run.config) as run:
+    with MergedFolder.open(out, first.run.config) as run:
         run.note_plan(plan)
         with writing(out):
             run.copy_plan(first.folder / FOLDER)

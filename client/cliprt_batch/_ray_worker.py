@@ -15,13 +15,13 @@ import numpy as np
 
 import cliprt
 from cliprt._errors import CliprtError, DeploymentError
+from cliprt_batch._guest_folder import GuestFolder
 from cliprt_batch._models import Model
 from cliprt_batch._monitor import Monitor
 from cliprt_batch._options import JobOptions
 from cliprt_batch._output_errors import OutputError
 from cliprt_batch._pipeline import Times
 from cliprt_batch._run_config import RunConfig
-from cliprt_batch._run_folder import RunFolder
 from cliprt_batch._source import Plan, open_plan
 from cliprt_batch._work import Work
 
@@ -137,7 +137,7 @@ class _Opened:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._folder = RunFolder.join(order.out, order.config, order.token)
+        self._folder = GuestFolder.join(order.out, order.config, order.token)
         self._plan: Plan = open_plan(self._folder.plan_folder)
         # Whatever this holds ends with the process, which nobody closes.
         self._kept = ExitStack()

@@ -8,24 +8,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cliprt._extras import require
 from cliprt_batch._disk import Scratch, remove_flat
 from cliprt_batch._finish import write_manifest
 from cliprt_batch._locks import Locks, Share, named, owned
-from cliprt_batch._manifest import Failure, Manifest, UnitRecord, check_file
+from cliprt_batch._manifest import Failure, Manifest, UnitRecord
 from cliprt_batch._output_errors import OutputError, OutputUnfinished, writing
 from cliprt_batch._parts import check_rows, encoded, failures_of, read_part
 from cliprt_batch._records import schema
 from cliprt_batch._rewriting import rows_replaced
 from cliprt_batch._run_config import RunConfig
-from cliprt_batch._run_records import RUN, Intent, ShareRecord, new_failures
+from cliprt_batch._run_records import Intent, ShareRecord, new_failures
 from cliprt_batch._run_state import RunState
 from cliprt_batch._shards import Made, record_of, write_shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_Folder = TypeVar("_Folder", bound="RunFolder")
 
 
 class RunFolder:
@@ -36,7 +38,7 @@ class RunFolder:
     """
 
     def __init__(self, state: RunState, locks: Locks, share: Share, scratch: str) -> None:
-        """Use ``RunFolder.open`` or ``RunFolder.join``."""
+        """Use ``RunFolder.open`` or ``GuestFolder.join``."""
         self._state, self._locks, self._share = state, locks, share
         self._scratch = Scratch(state.scratch / scratch)
         # The thread that commits adds to it while others read.
@@ -48,13 +50,13 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls,
+        cls: type[_Folder],
         out: Path,
         config: RunConfig,
         *,
         share: Share = (1, 1),
         told: Callable[[], None] | None = None,
-    ) -> RunFolder:
+    ) -> _Folder:
         """Makes the folder, or opens the run in it, finished or not.
 
         What a killed run left half done is completed or removed.
@@ -109,29 +111,6 @@ class RunFolder:
             (self._state.scratch / token).mkdir()
         return token
 
-    @classmethod
-    def join(cls, out: Path, config: RunConfig, token: str) -> RunFolder:
-        """Opens a run that another process has opened and invites to.
-
-        What lies there of a unit is known once ``look`` was called for it.
-
-        Args:
-            out: the folder.
-            config: of the run.
-            token: the invitation.
-
-        Raises:
-            OutputError: the folder is not that of the run, or its run has ended.
-        """
-        state = RunState(out, config)
-        run = cls(state, Locks(state.folder, (1, 1)), (1, 1), token)
-        if not run._scratch.folder.is_dir():
-            raise OutputError(
-                f"{out} is not the folder of the run that is under way, or that run has ended; "
-                "every node must see the same folder under this name"
-            )
-        return run
-
     def look(self, unit: int) -> bool:
         """Whether a unit is committed by now, whoever did it; brings what is known up to date.
 
@@ -146,17 +125,6 @@ class RunFolder:
         if record is not None:
             self._note(record)
         return record is not None
-
-    def attempts(self, unit: int) -> int:
-        """How often a unit was begun in this run with as many parts as it has; counts this time.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
-        begun = self._scratch.folder / f"{unit:06d}-{len(self._state.part_files(unit))}"
-        with self._writing(begun), begun.open("ab") as file:
-            file.write(b"1")
-            return file.tell()
 
     def begun(self) -> dict[int, int]:
         """How many parts there are of each unit under way, unread; all but the last are full.
@@ -177,7 +145,7 @@ class RunFolder:
             self._done, self._items = done, sum(record.items for record in done.values())
         self._state.remove_work(self._done)
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self: _Folder) -> _Folder:
         return self
 
     def __exit__(
@@ -407,38 +375,6 @@ class RunFolder:
                 manifest = write_manifest(self._state, plan_units, plan, self._done, self._scratch)
             self._locks.release()
         return manifest
-
-    def adopt(self, record: UnitRecord, folder: Path, failures: Sequence[Failure]) -> None:
-        """Commits a unit that another folder has, by hard links, or copies where they cannot be.
-
-        Args:
-            record: of the unit.
-            folder: the output that has its files; stays as it is.
-            failures: of the unit.
-
-        Raises:
-            OutputError: a file cannot be written, or is not what the record says.
-            ValueError: the unit is committed, or not of this share.
-        """
-        self._may_write(record.number)
-        made: Made = {}
-        with self._writing(self._state.out), self._removed_unless_placed(made):
-            for name in record.files:
-                made[name] = self._scratch.taken(folder / name), record.files[name]
-                check_file(made[name][0], record.files[name], folder / name)
-            self._place(record, failures, made)
-
-    def copy_plan(self, folder: Path) -> None:
-        """Copies the plan, the listing, and whatever else lies beside ``run.json`` of another run.
-
-        Raises:
-            OSError: they cannot be read or written.
-        """
-        own = {path.name for path in (folder, self.plan_folder) for path in path.glob("lock*")}
-        for path in folder.iterdir():
-            copied = self.plan_folder / path.name
-            if path.is_file() and path.name not in {*own, RUN} and not copied.exists():
-                self._scratch.taken(path).replace(copied)
 
     def _place(self, record: UnitRecord, failures: Sequence[Failure], made: Made) -> None:
         """Gives new files their names, and commits the unit."""

@@ -23,6 +23,7 @@ from cases import demo_pictures
 import cliprt
 from cliprt import Bundle, BundleError, DeploymentError, MissingExtra
 from cliprt_batch import JobOptions, embed
+from cliprt_batch._guest_folder import GuestFolder
 from cliprt_batch._job import config_of
 from cliprt_batch._kinds import Source
 from cliprt_batch._models import Local
@@ -329,7 +330,7 @@ def test_a_unit_that_another_actor_did_is_not_done_again(order: Order) -> None:
 
 
 def test_a_unit_that_gets_nowhere_is_given_up(order: Order) -> None:
-    folder = RunFolder.join(order.out, order.config, order.token)
+    folder = GuestFolder.join(order.out, order.config, order.token)
     # As often as actors that died at it would have begun it.
     assert [folder.attempts(2) for _ in range(4)] == [1, 2, 3, 4]
     error = error_of(asked(order, 2))

