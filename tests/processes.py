@@ -13,6 +13,12 @@ def servers_at(address: str) -> list[str]:
     return [line for line in lines.stdout.splitlines() if f"--grpc-port={port} " in line]
 
 
+def processes_with(text: str) -> set[int]:
+    """Numbers of processes whose command line holds a text."""
+    lines = subprocess.run(["ps", "axww", "-o", "pid,args"], capture_output=True, text=True)
+    return {int(line.split()[0]) for line in lines.stdout.splitlines() if text in line}
+
+
 def shared_memory() -> set[str]:
     """Regions of the servers that this process has started, by name."""
     ours = f"cliprt-{os.getpid()}-"

@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from processes import servers_at, shared_memory
+from processes import processes_with, servers_at, shared_memory
 
 from cliprt import Bundle, Client, ServerStartError, ServerUnavailable
 from cliprt_triton import TritonServer, _install, write_repository
@@ -230,6 +230,21 @@ def test_no_orphan_outlives_a_killed_owner(repository: Path) -> None:
     while servers_at(address):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_no_stub_outlives_a_killed_server(repository: Path) -> None:
+    with TritonServer(repository) as server:
+        stubs = processes_with(server._regions) - {server.pid}
+        assert stubs
+        for stub in stubs:  # so that they cannot notice by themselves
+            os.kill(stub, signal.SIGSTOP)
+        os.kill(server.pid, signal.SIGKILL)
+        server.wait()
+    deadline = time.monotonic() + 30
+    while stubs & processes_with(server._regions):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not shared_memory()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

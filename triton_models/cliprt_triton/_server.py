@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -115,6 +115,7 @@ class TritonServer:
         self._work = tempfile.TemporaryDirectory(prefix="cliprt-triton-", dir=_plain_folder())
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: Supervisor | None = None
+        self._regions = ""
         try:
             work = Path(self._work.name)
             install = find_tritonserver(tritonserver, work)
@@ -123,9 +124,9 @@ class TritonServer:
             # The Python backend cannot take a path with spaces; a link gives any path a plain name.
             (work / "models").symlink_to(Path(repository).resolve())
             # Two servers on one machine must not meet in shared memory.
-            regions = f"cliprt-{os.getpid()}-{ports[0]}-{secrets.token_hex(4)}-"
+            self._regions = f"cliprt-{os.getpid()}-{ports[0]}-{secrets.token_hex(4)}-"
             arguments = [
-                *_arguments(work / "models", host, ports[0], ports[1], http, regions),
+                *_arguments(work / "models", host, ports[0], ports[1], http, self._regions),
                 *keepalive_arguments(),
                 *cache_arguments(install, response_cache_bytes),
                 *access_arguments(
@@ -147,7 +148,7 @@ class TritonServer:
                     restarts,
                     start=start,
                     wait_until_ready=wait,
-                    clear=partial(_remove_shared_memory, regions),
+                    clear=partial(_clear_up, self._regions),
                     log=self.log,
                 )
                 self._supervisor.begin()
@@ -189,6 +190,8 @@ class TritonServer:
                 process.wait()
         if self._supervisor:
             self._supervisor.join()
+        if self._regions and process is not None and process.returncode != 0:
+            _clear_up(self._regions)
         self._work.cleanup()
 
     def __enter__(self) -> TritonServer:
@@ -291,8 +294,16 @@ def _arguments(
     return [*arguments, f"--http-address={host}", f"--http-port={http_port}"]
 
 
-def _remove_shared_memory(regions: str) -> None:
-    """Frees what a server that crashed had in common with its models."""
+def _clear_up(regions: str) -> None:
+    """Removes what a server that crashed has left.
+
+    The backend's stubs notice its end by what they share with it, and some wait for it forever.
+    Each has the name of the shared memory on its command line.
+    """
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if regions.encode() in path.read_bytes():
+                os.kill(int(path.parent.name), signal.SIGKILL)
     for region in Path("/dev/shm").glob(f"{regions}*"):
         region.unlink(missing_ok=True)
 
