@@ -58,6 +58,9 @@ _PRIORITIES = {"interactive": 1, "bulk": 2}
 # client prepares the next and a third travels; few enough that one call cannot fill the queue.
 _IN_FLIGHT = 3
 
+# Triton counts a request behind its answer; a profile waits for that no longer, in seconds.
+_COUNTED_S = 1.0
+
 # Items of one request: few enough that a call of a full batch overlaps preparing with computing.
 # The server joins requests to larger batches by itself.
 _REQUEST_ITEMS = 32
@@ -259,8 +262,19 @@ class Core:
 
     def fill_profile(self, profiling: Profiling, profile: RequestTimes) -> None:
         """Fills a profile with what was noted. Waits."""
-        for tower, counts in self._counts().items():
-            since = counts - profiling.counts[tower]
+        until = time.monotonic() + _COUNTED_S
+        while True:
+            found = {
+                tower: counts - profiling.counts[tower] for tower, counts in self._counts().items()
+            }
+            late = profiling.stopwatch.is_behind() or any(
+                since.requests < profiling.stopwatch.requests(tower)
+                for tower, since in found.items()
+            )
+            if not late or time.monotonic() > until:
+                break
+            time.sleep(0.01)
+        for tower, since in found.items():
             if times := profiling.stopwatch.times(tower, since):
                 profile.towers[tower] = times
 
@@ -308,8 +322,7 @@ class Core:
             priority=self._priority,
         )
         for stopwatch in self._stopwatches:
-            note = partial(stopwatch.answered, tower, len(inputs), sent - begun, sent)
-            pending.add_done_callback(note)
+            stopwatch.follow(tower, len(inputs), sent - begun, sent, pending)
         return pending
 
     def _explained(self, steps: Steps[_T], timeout_s: float) -> Steps[_T]:

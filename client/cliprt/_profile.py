@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from cliprt._statistics import ModelStatistics
 from cliprt._steps import Pending
@@ -81,25 +82,43 @@ class Stopwatch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sums: dict[str, tuple[int, int, int, int]] = {}
+        self._open: set[Pending] = set()
 
-    def answered(
-        self, tower: str, items: int, prepare_ns: int, sent_ns: int, answer: Pending
+    def follow(
+        self, tower: str, items: int, prepare_ns: int, sent_ns: int, pending: Pending
     ) -> None:
-        """Notes a request that has just ended, unless it failed.
+        """Notes a request when it ends, unless it failed.
 
         Args:
             tower: ``image`` or ``text``.
             items: of the request.
             prepare_ns: how long its input took, in nanoseconds.
             sent_ns: when it was sent, by ``time.perf_counter_ns``.
-            answer: what came, or why nothing did.
+            pending: the request.
         """
-        if answer.exception() is not None:
-            return
+        with self._lock:
+            self._open.add(pending)
+        pending.add_done_callback(partial(self._ended, tower, items, prepare_ns, sent_ns))
+
+    def is_behind(self) -> bool:
+        """Whether a request has ended that is not noted yet: whoever waits for it learns first."""
+        with self._lock:
+            return any(pending.done() for pending in self._open)
+
+    def _ended(
+        self, tower: str, items: int, prepare_ns: int, sent_ns: int, answer: Pending
+    ) -> None:
         noted = (1, items, prepare_ns, time.perf_counter_ns() - sent_ns)
         with self._lock:
-            sums = self._sums.get(tower, (0, 0, 0, 0))
-            self._sums[tower] = tuple(map(operator.add, sums, noted))
+            self._open.discard(answer)
+            if answer.exception() is None:
+                sums = self._sums.get(tower, (0, 0, 0, 0))
+                self._sums[tower] = tuple(map(operator.add, sums, noted))
+
+    def requests(self, tower: str) -> int:
+        """How many requests to a tower were answered."""
+        with self._lock:
+            return self._sums.get(tower, (0,))[0]
 
     def times(self, tower: str, server: ModelStatistics) -> TowerTimes | None:
         """The means of a tower, or None if it was not asked.

@@ -24,6 +24,9 @@ class Pending(Protocol):
     def exception(self) -> BaseException | None:
         """Waits until there is an answer, None, or a reason why there is none."""
 
+    def done(self) -> bool:
+        """Whether ``result`` would not wait."""
+
     def cancel(self) -> object:
         """Lets go of it."""
 

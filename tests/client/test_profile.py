@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from cases import demo_pictures
 
 from cliprt import AsyncClient, Client, DeadlineExceeded, RequestTimes
+from cliprt._profile import Stopwatch
 from cliprt_triton import TritonServer
 
 GOOD = demo_pictures()[0]
@@ -76,3 +78,25 @@ def test_no_requests_took_no_time(client: Client) -> None:
         pass
     assert times.towers == {}
     assert str(times) == "no request was answered"
+
+
+def test_who_learns_of_an_answer_first_waits_for_its_note() -> None:
+    class Answered:
+        """Its waiters have woken up, its callbacks have not run."""
+
+        def done(self) -> bool:
+            return True
+
+        def exception(self) -> None:
+            return None
+
+        def add_done_callback(self, call: Callable[[object], object]) -> None:
+            self.call = call
+
+    stopwatch, answer = Stopwatch(), Answered()
+    stopwatch.follow("text", 3, 10, 0, answer)  # type: ignore[arg-type]
+    assert stopwatch.is_behind()
+    assert stopwatch.requests("text") == 0
+    answer.call(answer)
+    assert not stopwatch.is_behind()
+    assert stopwatch.requests("text") == 1
