@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from cliprt._channel import open_channel
 from cliprt._connection import Connection, checked_token
 from cliprt._errors import CliprtError, ClosedError, ServerError, closed
+from cliprt._forks import begin_call, call_under_way, end_call, keep_in_children
 from cliprt._grpc_errors import translate
 from cliprt._pending import DATATYPES, Payload, PendingTensor
 from cliprt._shared_memory import SharedInputs
@@ -31,11 +31,6 @@ __all__ = ["PendingTensor", "TritonChannel"]
 _SIGN_OF_LIFE_S = 0.2
 
 _VERSION_TIMEOUT_S = 10.0
-
-# Channels of this process, and those that a forked child got from its parent. The latter must
-# never be finalised there: that waits for threads of gRPC which the child does not have.
-_channels: weakref.WeakSet[TritonChannel] = weakref.WeakSet()
-_inherited: list[TritonChannel] = []
 
 
 class TritonChannel:
@@ -67,10 +62,11 @@ class TritonChannel:
         self._spares = True
         self.deadlines = Deadlines()
         self._process = os.getpid()
-        self._channel = open_channel(connection)
+        with call_under_way():
+            self._channel = open_channel(connection)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._shared = SharedInputs(self._shared_memory_call) if connection.shared_memory else None
-        _channels.add(self)
+        keep_in_children(self)
 
     @property
     def foreign(self) -> bool:
@@ -97,7 +93,8 @@ class TritonChannel:
         self._closed = True
         if self._shared is not None:
             self._shared.close()
-        self._channel.close()
+        with call_under_way():
+            self._channel.close()
 
     def server_version(self, timeout_s: float) -> str:
         """Triton's version, for instance ``2.51.0``."""
@@ -188,6 +185,7 @@ class TritonChannel:
                     timeout=_VERSION_TIMEOUT_S,
                     metadata=metadata,
                 )
+                begin_call(within_another=True)
                 version.add_done_callback(self._learn_version)
             return self._stub.ModelInfer.future(
                 request,
@@ -199,6 +197,7 @@ class TritonChannel:
             raise self.translate(error, timeout_s) from None
 
     def _learn_version(self, call: Any) -> None:
+        end_call()
         if call.code() == grpc.StatusCode.OK:
             self._spares = needs_sparing(str(call.result().version))
 
@@ -232,12 +231,14 @@ class TritonChannel:
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         self.check_process()
         try:
-            answer = method(
-                request,
-                timeout=timeout_s,
-                metadata=self._metadata(),
-                wait_for_ready=self.waits_for_server,
-            )
+            metadata = self._metadata()
+            with call_under_way():
+                answer = method(
+                    request,
+                    timeout=timeout_s,
+                    metadata=metadata,
+                    wait_for_ready=self.waits_for_server,
+                )
         except (grpc.RpcError, ValueError) as error:
             raise self.translate(error, timeout_s) from None
         self._answered = True
@@ -251,7 +252,8 @@ class TritonChannel:
         if not self.waits_for_server or error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
             return False
         try:
-            self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=_SIGN_OF_LIFE_S)
+            with call_under_way():
+                self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=_SIGN_OF_LIFE_S)
         except grpc.RpcError as failed:
             return bool(failed.code() == grpc.StatusCode.UNAVAILABLE)
         except ValueError:
@@ -283,10 +285,3 @@ class _Inline(Payload):
     def release(self) -> None:
         # Retries are over; the inputs need not live as long as the answer.
         self.request = None
-
-
-def _keep_inherited() -> None:
-    _inherited.extend(_channels)
-
-
-os.register_at_fork(after_in_child=_keep_inherited)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._errors import ServerError
+from cliprt._forks import begin_call, end_call
 from cliprt._sparing import GRACE_S, Expired
 
 if TYPE_CHECKING:
@@ -61,9 +62,11 @@ class PendingTensor:
         self._sparing = channel.spares_server
         self._may_resend = channel.waits_for_server
         self._call: Any = None
+        begin_call()
         try:
             self._send(payload.request)
         except BaseException:
+            end_call()
             payload.release()
             raise
         if self._sparing:
@@ -111,7 +114,7 @@ class PendingTensor:
             call = self._call
         if self._sparing:
             self._settle(None, grpc.FutureCancelledError())
-        else:
+        elif call is not None:
             call.cancel()
 
     def add_done_callback(self, callback: Callable[[PendingTensor], object]) -> None:
@@ -125,7 +128,10 @@ class PendingTensor:
         self._outcome.add_done_callback(lambda _: callback(self))
 
     def _send(self, request: Any) -> None:
-        remaining = max(0.0, self._deadline - time.monotonic())
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:  # nobody would wait for it, and the server may only learn so late
+            self._end(None, Expired())
+            return
         # Not under the lock: a call that has ended already calls back from here.
         call = self._channel.start(request, remaining + GRACE_S if self._sparing else remaining)
         with self._lock:
@@ -169,6 +175,7 @@ class PendingTensor:
 
     def _end(self, response: Any, error: BaseException | None) -> None:
         """The last call has ended: the server reads the inputs no more."""
+        end_call()
         self._payload.release()
         self._settle(response, error)
 

@@ -60,7 +60,9 @@ def test_a_child_makes_its_own(channel: TritonChannel) -> None:
     assert in_child(lambda: ask(channel.address)) == "[[1, 2, 3]]"
 
 
-def test_children_work_while_the_parents_threads_do(channel: TritonChannel) -> None:
+def test_children_work_while_the_parents_threads_do(
+    channel: TritonChannel, capfd: pytest.CaptureFixture[str]
+) -> None:
     end, failures = threading.Event(), []
 
     def work() -> None:
@@ -81,6 +83,15 @@ def test_children_work_while_the_parents_threads_do(channel: TritonChannel) -> N
             thread.join()
     assert told == ["[[1, 2, 3]]"] * 20
     assert not failures
+    assert "skipping fork() handlers" not in capfd.readouterr().err
+
+
+def test_a_fork_waits_for_answers(
+    channel: TritonChannel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pending = channel.infer("slow", ONE, "value", 20)
+    assert in_child(pending.done) == "True"
+    assert "skipping fork() handlers" not in capfd.readouterr().err
 
 
 def work_of_pool(address: str) -> list[list[int]]:
