@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cliprt_batch._records import Dtype, schema
+from cliprt_batch._records import EMBEDDINGS, Dtype, schema
 from cliprt_batch._run_config import Layout, RunConfig
 from cliprt_batch._run_folder import RunFolder
-from cliprt_batch._shards import EMBEDDINGS, embedding_column
+from cliprt_batch._shards import embedding_column
 
+LAYOUTS = pytest.mark.parametrize("layout", ["npy", "parquet"])
 PLAN = "ab" * 32
 DIM = 4
 STAGES = ("read", "decode", "encode")

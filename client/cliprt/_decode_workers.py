@@ -7,9 +7,7 @@ once more.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-import weakref
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -17,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._card import ImageSpec
-from cliprt._errors import DeploymentError, ImageTooLarge, InvalidInput, closed
+from cliprt._errors import DeploymentError, ImageTooLarge, InvalidInput
 from cliprt._images import preprocess
 from cliprt._limits import Limits
-from cliprt._worker_process import WorkerProcess
+from cliprt._worker_pool import WorkerPool
 
 _PIXELS, _INVALID, _TOO_LARGE, _FAILED = b"p", b"i", b"l", b"f"
 
@@ -56,14 +54,12 @@ class DecodeWorkers:
             fast_jpeg: whether large JPEG files are decoded at a part of their size.
         """
         self._shape = (spec.height, spec.width, 3)
-        self._order = msgspec.json.encode(Order(spec, limits, fast_jpeg))
         self._free = threading.Semaphore(workers)
-        self._lock = threading.Lock()
-        self._idle: list[WorkerProcess] = []
-        self._all: set[WorkerProcess] = set()
-        self._closed = False
-        # Also for a decoder that is dropped, and at the end of the program.
-        self._finalizer = weakref.finalize(self, _end_all, self._all, os.getpid())
+        self._pool = WorkerPool(
+            "cliprt._decode_workers:serve",
+            msgspec.json.encode(Order(spec, limits, fast_jpeg)),
+            way_out="Decoding(kind='threads') needs none",
+        )
 
     def prepare(self, data: bytes) -> NDArray[np.uint8]:
         """Decodes and preprocesses an encoded file in one of the processes.
@@ -78,11 +74,11 @@ class DecodeWorkers:
         """
         with self._free:
             for last in (False, True):
-                worker = self._take()
+                worker = self._pool.take()
                 try:
                     answer = worker.ask(data)
                 except (EOFError, OSError):
-                    end = self._bury(worker)
+                    end = self._pool.bury(worker)
                     if last:
                         raise InvalidInput(
                             f"the image cannot be decoded: two processes ended over it, the second "
@@ -90,25 +86,20 @@ class DecodeWorkers:
                         ) from None
                 except BaseException:
                     # Ctrl-C between question and answer: the next one would get this answer.
-                    self._bury(worker)
+                    self._pool.bury(worker)
                     raise
                 else:
-                    with self._lock:
-                        self._idle.append(worker)
+                    self._pool.give_back(worker)
                     return self._opened(answer)
         raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Ends the processes, whatever they are at."""
-        with self._lock:
-            self._closed = True
-            self._idle.clear()
-        self._finalizer()
+        self._pool.close()
 
     def process_ids(self) -> list[int]:
         """Of the processes that run."""
-        with self._lock:
-            return [worker.process.pid for worker in self._all]
+        return self._pool.process_ids()
 
     def _opened(self, answer: bytes) -> NDArray[np.uint8]:
         kind, content = answer[:1], memoryview(answer)[1:]
@@ -118,57 +109,6 @@ class DecodeWorkers:
         if kind == _FAILED:
             raise DeploymentError(f"a process that decodes pictures failed: {text}")
         raise _REFUSALS[kind](text)
-
-    def _take(self) -> WorkerProcess:
-        """A worker that nobody uses."""
-        while True:
-            with self._lock:
-                if self._closed:
-                    raise closed()
-                worker = self._idle.pop() if self._idle else None
-            if worker is None:
-                return self._started()
-            if worker.process.poll() is None:
-                return worker
-            # Killed while it was idle: no picture's fault.
-            self._bury(worker)
-
-    def _started(self) -> WorkerProcess:
-        worker = WorkerProcess("cliprt._decode_workers:serve")
-        with self._lock:
-            if self._closed:
-                worker.end()
-                raise closed()
-            self._all.add(worker)
-        try:
-            worker.ask(self._order)
-        except (EOFError, OSError):
-            end = self._bury(worker)
-            raise DeploymentError(
-                f"a process that decodes pictures ended at its start, {end}; its reason is on "
-                "standard error. Decoding(kind='threads') needs none"
-            ) from None
-        except BaseException:
-            self._bury(worker)
-            raise
-        return worker
-
-    def _bury(self, worker: WorkerProcess) -> str:
-        """Ends a worker and says how it had ended."""
-        with self._lock:
-            was_closed = self._closed
-            self._all.discard(worker)
-        end = worker.end()
-        if was_closed:
-            raise closed()
-        return end
-
-
-def _end_all(workers: set[WorkerProcess], owner: int) -> None:
-    if owner != os.getpid():  # a fork: they are the parent's
-        return
-    for worker in list(workers):
-        worker.stop()
 
 
 def serve(descriptor: int) -> None:

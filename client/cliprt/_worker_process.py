@@ -11,8 +11,6 @@ import threading
 from multiprocessing.connection import Connection
 from multiprocessing.spawn import get_executable
 
-from cliprt._errors import DeploymentError
-
 # A picture within the limits takes seconds at most; a start takes a few on a busy machine.
 _PATIENCE_S = 120.0
 
@@ -46,7 +44,7 @@ class WorkerProcess:
             shared: file descriptors that it gets.
 
         Raises:
-            DeploymentError: it cannot be started.
+            OSError: it cannot be started.
         """
         mine, theirs = socket.socketpair()
         module, _, function = serve.partition(":")
@@ -63,12 +61,9 @@ class WorkerProcess:
                 pass_fds=descriptors,
                 start_new_session=True,
             )
-        except OSError as error:
+        except OSError:
             mine.close()
-            raise DeploymentError(
-                f"no process that decodes pictures can be started: {error.strerror}; "
-                "Decoding(kind='threads') needs none"
-            ) from None
+            raise
         finally:
             theirs.close()
         self._socket = Connection(mine.detach())

@@ -10,6 +10,7 @@ import msgspec
 from cliprt._console import out as console_of_results
 from cliprt._progress import progress
 from cliprt_batch._options import COMPUTE
+from cliprt_batch._run_config import FOLDER
 
 
 @click.command()
@@ -38,7 +39,7 @@ def merge(folders: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
     with progress("shards", None, show=not as_json) as advance:
         manifest = join(folders, out, on_shard=lambda done, of: advance(1))
-    settings = [folder / "_cliprt" / COMPUTE for folder in folders]
+    settings = [folder / FOLDER / COMPUTE for folder in folders]
     if len({path.read_bytes() for path in settings if path.exists()}) > 1:
         click.echo(
             "the shares were computed with different settings: numbers may differ in their last "

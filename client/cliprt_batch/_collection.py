@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cliprt._errors import DeploymentError, InvalidInput
 from cliprt._extras import require
 from cliprt_batch._manifest import UnitRecord, read_manifest
-from cliprt_batch._records import IMAGE, TEXT
+from cliprt_batch._records import EMBEDDINGS, METADATA
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -23,9 +23,6 @@ Among: TypeAlias = Literal["image", "text"]
 
 BLOCK_ROWS = 8192
 """Most embeddings that are read at once: 32 MiB of them where they have 1,024 numbers."""
-
-_COLUMN = {"image": IMAGE, "text": TEXT}
-_METADATA = ["key", "image_path", "caption", "width", "height", "sha256"]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,7 +195,7 @@ class Collection:
     def _of_parquet(
         self, shard: UnitRecord, tower: Among, start: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        name = _COLUMN[tower]
+        name = EMBEDDINGS[tower]
         with self._metadata(shard) as file:
             groups, at = _groups_from(file, start)
             for batch in file.iter_batches(BLOCK_ROWS, row_groups=groups, columns=[name, "error"]):
@@ -240,7 +237,7 @@ class Collection:
                 end = begin + file.metadata.row_group(group).num_rows
                 inside = rows[(begin <= rows) & (rows < end)]
                 if len(inside):
-                    table = file.read_row_group(group, columns=_METADATA).take(inside - begin)
+                    table = file.read_row_group(group, columns=[*METADATA]).take(inside - begin)
                     for row, values in zip(inside, table.to_pylist(), strict=True):
                         yield int(row), Entry(shard=shard.number, row=int(row), **values)
                 begin = end

@@ -14,12 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._errors import DeploymentError
+from cliprt._worker_pool import WorkerPool
 from cliprt._worker_process import WorkerProcess
 from cliprt_batch._decode_process import Job, Order, Seen, mapped
 from cliprt_batch._items import Ref
-
-# Attempts to start a process, in a row.
-_STARTS = 3
 
 
 class Window:
@@ -54,15 +52,15 @@ class DecodePool:
         self._descriptor = os.memfd_create("cliprt-windows")
         os.ftruncate(self._descriptor, math.prod(order.shape))
         self._slots = mapped(self._descriptor, order)
-        self._order = msgspec.msgpack.encode(order)
+        self._workers = WorkerPool(
+            "cliprt_batch._decode_process:serve",
+            msgspec.msgpack.encode(order),
+            self._descriptor,
+        )
         self._worked = worked
         self._free = list(range(order.slots))
         self._freed = threading.Condition()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="cliprt-decode")
-        self._lock = threading.Lock()
-        self._idle: list[WorkerProcess] = []
-        self._all: set[WorkerProcess] = set()
-        self._closed = False
 
     def submit(self, images: Sequence[Ref | bytes]) -> Future[Window]:
         """Begins to decode the pictures of a window; waits while all slots are taken.
@@ -90,18 +88,12 @@ class DecodePool:
 
     def process_ids(self) -> list[int]:
         """Of the processes that run."""
-        with self._lock:
-            return [worker.process.pid for worker in self._all]
+        return self._workers.process_ids()
 
     def close(self) -> None:
         """Ends the processes, whatever they are at. Windows must no longer be read."""
-        with self._lock:
-            self._closed = True
-            for worker in self._all:
-                worker.stop()
+        self._workers.close()
         self._threads.shutdown(cancel_futures=True)
-        for worker in self._all:
-            worker.end()
         os.close(self._descriptor)
 
     def _decoded(self, slot: int, images: list[Ref | bytes]) -> Window:
@@ -119,12 +111,12 @@ class DecodePool:
             row = len(seen)
             # One that a process died of goes alone the next time, away from its neighbours.
             job = Job(slot, row, images[row : row + 1] if suspect == row else images[row:])
-            worker = self._take()
+            worker = self._workers.take()
             try:
                 for answer in _answers(worker, job):
                     seen.append(answer)
             except (EOFError, OSError) as error:
-                end = self._bury(worker)
+                end = self._workers.bury(worker)
                 if isinstance(error, TimeoutError):
                     end = f"{end} after two minutes without an answer"
                 if suspect == len(seen):
@@ -132,52 +124,12 @@ class DecodePool:
                 else:
                     suspect = len(seen)
             else:
-                with self._lock:
-                    self._idle.append(worker)
+                self._workers.give_back(worker)
         self._worked(time.monotonic() - begun)
         for one in seen:
             if one.fatal:
                 raise DeploymentError(one.reason)
         return Window(self, slot, seen)
-
-    def _take(self) -> WorkerProcess:
-        """A process that nobody uses."""
-        while True:
-            with self._lock:
-                if self._closed:
-                    raise DeploymentError("the processes that decode pictures were ended")
-                worker = self._idle.pop() if self._idle else None
-            if worker is None:
-                return self._started()
-            if worker.process.poll() is None:
-                return worker
-            self._bury(worker)  # killed while it was idle: no picture's fault
-
-    def _started(self) -> WorkerProcess:
-        end = ""
-        # One may be killed at any time; what keeps all of them from starting is told.
-        for _ in range(_STARTS):
-            worker = WorkerProcess("cliprt_batch._decode_process:serve", self._descriptor)
-            with self._lock:
-                self._all.add(worker)
-            try:
-                worker.ask(self._order)
-            except (EOFError, OSError):
-                end = self._bury(worker)
-                if self._closed:
-                    break
-            else:
-                return worker
-        raise DeploymentError(
-            f"a process that decodes pictures ended at its start, {end}; its "
-            "reason is on standard error"
-        )
-
-    def _bury(self, worker: WorkerProcess) -> str:
-        """Ends a process and says how it had ended."""
-        with self._lock:
-            self._all.discard(worker)
-        return worker.end()
 
 
 def _answers(worker: WorkerProcess, job: Job) -> Iterator[Seen]:

@@ -13,6 +13,7 @@ from functools import partial
 
 from cliprt._errors import InvalidInput
 from cliprt_batch._addresses import filesystem, local_path, patiently, reason, scheme, shown
+from cliprt_batch._run_config import FOLDER
 
 PICTURES = frozenset(
     [
@@ -27,9 +28,6 @@ PICTURES = frozenset(
 
 TEXTS = frozenset(["txt"])
 """Suffixes of texts."""
-
-WORK = "_cliprt"
-"""The folder in an output that keeps the state of its run."""
 
 
 def files(root: str, suffixes: frozenset[str]) -> Iterator[str]:
@@ -102,7 +100,7 @@ def _sorted(
     """
     kept, texts = [], set()
     for name in names:
-        if name == WORK.encode() + b"/":
+        if name == FOLDER.encode() + b"/":
             if not at_top:
                 return []
             continue

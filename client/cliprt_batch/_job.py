@@ -22,7 +22,7 @@ from cliprt_batch._output_errors import OutputMismatch, writing
 from cliprt_batch._pipeline import Times
 from cliprt_batch._run_config import RunConfig
 from cliprt_batch._run_folder import RunFolder
-from cliprt_batch._source import Plan, Source, check_plan, make_plan, open_plan
+from cliprt_batch._source import PLAN, Plan, Source, check_plan, make_plan, open_plan
 from cliprt_batch._summary import Summary, summarise
 from cliprt_batch._work import Work
 
@@ -71,7 +71,7 @@ def embed(
         >>> embed(Source("pictures"), Path("embeddings"), Local(Path("bundle")))
     """
     options, monitor = options or JobOptions(), monitor or Monitor()
-    source.describe()  # there must be one, before a model is opened
+    described = source.describe()  # there must be one, before a model is opened
     with ExitStack() as stack:
         named = model if isinstance(model, (Local, Served)) else None
         encoder: Encoder = (
@@ -102,7 +102,10 @@ def embed(
                     work.run(work.failed(unit for unit in job.mine if unit.number not in left))
             return work.computed
 
-        return carry_out(source, out, encoder, options, run=run, share=share, monitor=monitor)
+        config = config_of(described, encoder, options)
+        return carry_out(
+            source, out, config, encoder, options, run=run, share=share, monitor=monitor
+        )
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class Job:
 def carry_out(
     source: Source,
     out: Path,
+    config: RunConfig,
     encoder: Encoder,
     options: JobOptions,
     *,
@@ -143,6 +147,7 @@ def carry_out(
     Args:
         source: what to embed.
         out: folder of the output.
+        config: what identifies the job.
         encoder: computes the embeddings; its towers are not loaded before the folder is open.
         options: what the output is like.
         run: does the units that are left, and returns how many items went through the towers.
@@ -151,7 +156,6 @@ def carry_out(
     """
     require("pyarrow", extra="batch")  # its import takes a while, which is not to count as writing
     begun = time.monotonic()
-    config = config_of(source, encoder, options)
     with RunFolder.open(out, config, share=share, told=monitor.waits) as folder:
         plan = _plan(source, folder, options, monitor)
         settings = agreed_settings(folder.plan_folder / COMPUTE, lambda: encoder.settings)
@@ -193,11 +197,17 @@ def _kept(folder: RunFolder, units: Iterable[Unit]) -> tuple[int, int]:
     return items, failed
 
 
-def config_of(source: Source, encoder: Encoder, options: JobOptions) -> RunConfig:
-    """What identifies a job."""
+def config_of(described: dict[str, str], encoder: Encoder, options: JobOptions) -> RunConfig:
+    """What identifies a job.
+
+    Args:
+        described: the source, in its own words.
+        encoder: computes the embeddings.
+        options: what the output is like.
+    """
     card = encoder.card
     return RunConfig(
-        source=source.describe(),
+        source=described,
         model=card.name,
         space=card.space,
         dim=card.dim,
@@ -217,7 +227,7 @@ def config_of(source: Source, encoder: Encoder, options: JobOptions) -> RunConfi
 def _plan(source: Source, folder: RunFolder, options: JobOptions, monitor: Monitor) -> Plan:
     """The plan of the folder, made if there is none."""
     with folder.alone(monitor.waits):
-        if fresh := not (folder.plan_folder / "plan.jsonl").exists():
+        if fresh := not (folder.plan_folder / PLAN).exists():
             with monitor.listing() as advance, writing(folder.plan_folder):
                 make_plan(
                     source,
@@ -228,7 +238,7 @@ def _plan(source: Source, folder: RunFolder, options: JobOptions, monitor: Monit
                 )
     plan = open_plan(folder.plan_folder)
     if not fresh:
-        check_plan(source, folder.plan_folder)
+        check_plan(source, plan)
     folder.note_plan(plan.sha256)
     return plan
 

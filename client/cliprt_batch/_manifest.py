@@ -10,7 +10,7 @@ from cliprt_batch._disk import FileRecord, digest_of
 from cliprt_batch._items import Stage
 from cliprt_batch._output_errors import OutputError, OutputUnfinished
 from cliprt_batch._records import Dtype
-from cliprt_batch._run_config import Layout, Option, RunConfig
+from cliprt_batch._run_config import FOLDER, RUN, Layout, Option, RunConfig
 
 MANIFEST, FAILURES = "manifest.json", "failures.jsonl"
 VERSION = 1
@@ -32,6 +32,12 @@ class Failure(msgspec.Struct, frozen=True):
     row: int
     stage: Stage
     reason: str
+
+
+class Versioned(msgspec.Struct):
+    """What every version of a record has."""
+
+    version: int
 
 
 class UnitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -182,7 +188,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        if (folder / "_cliprt" / "run.json").exists():
+        if (folder / FOLDER / RUN).exists():
             raise OutputUnfinished(
                 f"{folder} is unfinished: it has no {MANIFEST}; run the same command again, or "
                 "`cliprt merge` if its shares were run one by one"
@@ -203,7 +209,7 @@ def decoded(content: bytes, path: Path) -> Manifest:
         OutputError: it is from another version, or damaged.
     """
     try:
-        version = msgspec.json.decode(content, type=_Versioned).version
+        version = msgspec.json.decode(content, type=Versioned).version
         if version != VERSION:
             raise OutputError(
                 f"{path} is of version {version}, this cliprt reads {VERSION}; use the cliprt that "
@@ -217,7 +223,3 @@ def decoded(content: bytes, path: Path) -> Manifest:
     if numbers != list(range(len(numbers))) or counted != manifest.items:
         raise OutputError(f"{path} is damaged: its shards do not add up")
     return manifest
-
-
-class _Versioned(msgspec.Struct):
-    version: int

@@ -11,9 +11,9 @@ from cliprt_batch._locks import Share
 from cliprt_batch._manifest import Manifest, UnitRecord
 from cliprt_batch._merged_folder import MergedFolder
 from cliprt_batch._output_errors import OutputError, OutputMismatch, OutputUnfinished, writing
-from cliprt_batch._run_config import differences
+from cliprt_batch._run_config import FOLDER, differences
 from cliprt_batch._run_folder import RunFolder
-from cliprt_batch._run_records import FOLDER, RunRecord, read_run, read_shares
+from cliprt_batch._run_records import RunRecord, read_run, read_shares
 from cliprt_batch._run_state import RunState
 
 _SHOWN = 8

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliprt_batch._manifest import Failure, UnitRecord, check_file
+from cliprt_batch._run_config import RUN
 from cliprt_batch._run_folder import RunFolder
-from cliprt_batch._run_records import RUN
 from cliprt_batch._shards import Made
 
 

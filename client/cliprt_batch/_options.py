@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from cliprt._limits import Limits
+from cliprt_batch._disk import Scratch
 from cliprt_batch._output_errors import OutputError, writing
 from cliprt_batch._records import Dtype
-from cliprt_batch._run_config import Layout
-from cliprt_batch._run_records import FOLDER, read_run
+from cliprt_batch._run_config import FOLDER, Layout
+from cliprt_batch._run_records import read_run
 
 Towers: TypeAlias = tuple[Literal["image", "text"], ...]
 
@@ -106,15 +106,13 @@ def agreed_settings(path: Path, own: Callable[[], dict[str, Any]]) -> dict[str, 
         return settings
     content = msgspec.json.format(msgspec.json.encode(settings))
     with writing(path):
-        handle, name = tempfile.mkstemp(dir=path.parent)
+        sink = Scratch(path.parent).sink()
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            sink.write(content)
+            sink.finish()
             # Unlike a rename, a link does not replace what somebody else has put there meanwhile.
             with contextlib.suppress(FileExistsError):
-                os.link(name, path)
+                os.link(sink.path, path)
         finally:
-            Path(name).unlink()
+            sink.discard()
     return read_settings(path)

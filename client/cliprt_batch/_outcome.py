@@ -13,7 +13,8 @@ from cliprt._errors import InvalidInput
 from cliprt_batch._decode_process import Seen
 from cliprt_batch._encoders import Text
 from cliprt_batch._items import Item, Ref, Stage
-from cliprt_batch._records import IMAGE, TEXT, Dtype, schema
+from cliprt_batch._records import EMBEDDINGS, Dtype, schema
+from cliprt_batch._shards import embedding_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,21 +143,17 @@ class Part:
             name: pa.array(values, wanted.field(name).type) for name, values in columns.items()
         }
         for tower in self._towers:
-            arrays[{"image": IMAGE, "text": TEXT}[tower]] = self._embeddings(tower, dtype)
+            arrays[EMBEDDINGS[tower]] = self._embeddings(tower, dtype)
         return pa.Table.from_arrays([arrays[name] for name in wanted.names], schema=wanted)
 
     def _embeddings(self, tower: str, dtype: Dtype) -> pa.Array:
-        import pyarrow as pa
-
         found = self._found[tower]
         values = np.zeros((len(self._items), self._dim), np.dtype(dtype))
         missing = np.ones(len(self._items), bool)
         for place, embedding in found.items():
             values[place] = embedding
             missing[place] = False
-        return pa.FixedSizeListArray.from_arrays(
-            pa.array(values.ravel()), self._dim, mask=pa.array(missing)
-        )
+        return embedding_column(values, dtype, missing=missing)
 
     def _tell(self, places: Sequence[int]) -> tuple[int, int]:
         self._done.update(places)

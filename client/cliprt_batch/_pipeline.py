@@ -169,10 +169,6 @@ class Pipeline:
             self._pool.close()
         self._threads.shutdown(cancel_futures=True)
 
-    def process_ids(self) -> list[int]:
-        """Of the processes that decode."""
-        return [] if self._pool is None else self._pool.process_ids()
-
     def _timed(self, chunks: Iterable[Chunk[_Label]]) -> Iterator[Chunk[_Label]]:
         """The chunks; the time that the source takes counts as reading."""
         remaining = iter(chunks)

@@ -71,7 +71,9 @@ def embed_on_ray(
     out, options, monitor = out.absolute(), options or JobOptions(), monitor or Monitor()
     if isinstance(model, Local):
         model = replace(model, bundle=model.bundle.absolute())
+    described = source.describe()  # there must be one, before a model is opened
     with model.encoder(options, model.settings_in(out)) as encoder:
+        config = config_of(described, encoder, options)
 
         def run(job: Job) -> int:
             units = [unit.number for unit in job.left]
@@ -81,7 +83,6 @@ def embed_on_ray(
                 units += [number for number, record in done.items() if record.failed]
             if not units:
                 return 0
-            config = config_of(source, encoder, options)
             token = job.folder.invite()
             order = Order(
                 out, config, token, model, options, job.settings, workers, retry_failed, keep_going
@@ -92,7 +93,7 @@ def embed_on_ray(
                     results.take(outcome)
             return results.computed
 
-        return carry_out(source, out, encoder, options, run=run, monitor=monitor)
+        return carry_out(source, out, config, encoder, options, run=run, monitor=monitor)
 
 
 def _outcomes(units: list[int], order: Order, nodes: Nodes) -> Iterator[Outcome]:

@@ -14,6 +14,12 @@ PART_ITEMS = 512
 
 IMAGE, TEXT = "image_embedding", "text_embedding"
 
+EMBEDDINGS = {"image": IMAGE, "text": TEXT}
+"""Columns of embeddings by tower."""
+
+METADATA = ("key", "image_path", "caption", "width", "height", "sha256")
+"""Columns that both layouts keep of an item, besides its error."""
+
 
 def schema(towers: tuple[str, ...], dim: int, dtype: Dtype) -> pa.Schema:
     """The columns of a part: one row for each item of it, in the order of the source.
@@ -31,7 +37,6 @@ def schema(towers: tuple[str, ...], dim: int, dtype: Dtype) -> pa.Schema:
 
     number = pa.float32() if dtype == "float32" else pa.float16()
     embedding = pa.list_(number, dim)
-    names = {"image": IMAGE, "text": TEXT}
     return pa.schema(
         [
             pa.field("row", pa.int64(), nullable=False),
@@ -43,6 +48,6 @@ def schema(towers: tuple[str, ...], dim: int, dtype: Dtype) -> pa.Schema:
             ("sha256", pa.string()),
             ("stage", pa.string()),
             ("error", pa.string()),
-            *((names[tower], embedding) for tower in towers),
+            *((EMBEDDINGS[tower], embedding) for tower in towers),
         ]
     )

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt_batch._manifest import Failure, UnitRecord
-from cliprt_batch._records import PART_ITEMS, schema
+from cliprt_batch._records import EMBEDDINGS, PART_ITEMS, schema
 from cliprt_batch._run_config import RunConfig
-from cliprt_batch._shards import EMBEDDINGS, embedding_column, nulls_outside, shard_files
+from cliprt_batch._shards import embedding_column, nulls_outside, shard_files
 
 if TYPE_CHECKING:
     import pyarrow as pa

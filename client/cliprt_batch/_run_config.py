@@ -11,6 +11,9 @@ from cliprt_batch._records import Dtype
 Layout: TypeAlias = Literal["npy", "parquet"]
 Option: TypeAlias = str | int | float | bool
 
+FOLDER, RUN = "_cliprt", "run.json"
+"""Where a run keeps what is its own, inside the output; the file that tells which run it is."""
+
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What decides the bytes of an output, but for the plan.

@@ -9,11 +9,10 @@ import msgspec
 
 from cliprt_batch._disk import FileRecord, Scratch
 from cliprt_batch._locks import Share
-from cliprt_batch._manifest import Failure, UnitRecord
+from cliprt_batch._manifest import Failure, UnitRecord, Versioned
 from cliprt_batch._output_errors import OutputError
-from cliprt_batch._run_config import RunConfig
+from cliprt_batch._run_config import FOLDER, RUN, RunConfig
 
-FOLDER, RUN = "_cliprt", "run.json"
 VERSION = 1
 
 
@@ -62,7 +61,7 @@ def read_run(out: Path) -> RunRecord:
     path = out / FOLDER / RUN
     try:
         content = path.read_bytes()
-        version = msgspec.json.decode(content, type=_Versioned).version
+        version = msgspec.json.decode(content, type=Versioned).version
         if version != VERSION:
             raise OutputError(
                 f"{out} was begun by a cliprt of another version ({version}, this has {VERSION}); "
@@ -88,10 +87,6 @@ def read_shares(out: Path) -> Iterator[ShareRecord]:
             yield msgspec.json.decode(path.read_bytes(), type=ShareRecord)
         except (OSError, msgspec.MsgspecError) as cause:
             raise OutputError(f"{path} is damaged: {cause}") from None
-
-
-class _Versioned(msgspec.Struct):
-    version: int
 
 
 def new_failures(failures: Sequence[Failure], scratch: Scratch) -> tuple[Path, FileRecord]:

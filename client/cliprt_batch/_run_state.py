@@ -33,10 +33,8 @@ from cliprt_batch._manifest import (
     written,
 )
 from cliprt_batch._output_errors import OutputError, OutputMismatch
-from cliprt_batch._run_config import RunConfig, differences
+from cliprt_batch._run_config import FOLDER, RUN, RunConfig, differences
 from cliprt_batch._run_records import (
-    FOLDER,
-    RUN,
     VERSION,
     Intent,
     RunRecord,

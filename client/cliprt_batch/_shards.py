@@ -13,17 +13,15 @@ from numpy.typing import NDArray
 from cliprt_batch._disk import FileRecord, Sink
 from cliprt_batch._manifest import Failure, UnitRecord
 from cliprt_batch._parts import valid
-from cliprt_batch._records import IMAGE, TEXT, Dtype
+from cliprt_batch._records import EMBEDDINGS, METADATA, Dtype
 from cliprt_batch._run_config import RunConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-EMBEDDINGS = {"image": IMAGE, "text": TEXT}
 Made: TypeAlias = dict[str, tuple[Path, FileRecord]]
 """New files by the path that they are to have: where they lie now, and what they hold."""
 _NPY = {"image": "img_emb", "text": "text_emb"}
-_METADATA = ("key", "image_path", "caption", "width", "height", "sha256")
 
 # Rows of a row group. All are of this length but the last, whatever the parts were, so that the
 # bytes do not depend on them; 2,048 rows of 1,024 numbers are 8 MiB.
@@ -169,7 +167,7 @@ def _write_table(schema: pa.Schema, tables: Iterable[pa.Table], sink: Sink) -> N
         compression_level=1,
         # Numbers of embeddings and keys do not come twice.
         use_dictionary=["width", "height", "error"],
-        write_statistics=[*_METADATA, "error"],
+        write_statistics=[*METADATA, "error"],
     ) as writer:
         groups = _RowGroups(writer)
         for table in tables:
@@ -182,7 +180,7 @@ def _metadata_fields() -> list[tuple[str, pa.DataType]]:
 
     number, text = pa.int32(), pa.string()
     types = {"width": number, "height": number}
-    return [(name, types.get(name, text)) for name in (*_METADATA, "error")]
+    return [(name, types.get(name, text)) for name in (*METADATA, "error")]
 
 
 def _write_rows(config: RunConfig, tables: Iterable[pa.Table], sink: Sink) -> None:
@@ -195,7 +193,7 @@ def _write_rows(config: RunConfig, tables: Iterable[pa.Table], sink: Sink) -> No
     schema = pa.schema([*_metadata_fields(), *vectors])
 
     def rows(table: pa.Table) -> pa.Table:
-        columns = [table[name] for name in _METADATA]
+        columns = [table[name] for name in METADATA]
         columns.append(_in_one(table["stage"], table["error"]))
         columns += [_nulls_inside(table[name], config.dim, config.dtype) for name in names]
         return pa.table(columns, schema=schema)
@@ -258,7 +256,7 @@ def _write_arrays(
         for tower in towers:
             numbers = numbers_of(good[EMBEDDINGS[tower]], config.dim).astype(descr, copy=False)
             sinks[tower].write(numbers.tobytes())
-        columns = [good[name] for name in _METADATA]
+        columns = [good[name] for name in METADATA]
         return pa.table([*columns, pa.nulls(good.num_rows, pa.string())], schema=schema)
 
     _write_table(schema, map(rows, tables), sinks["rows"])

@@ -28,6 +28,7 @@ from cliprt_batch._addresses import (
     shown,
     stamp,
 )
+from cliprt_batch._disk import sync_folder
 from cliprt_batch._fields import Wanted
 from cliprt_batch._folder import PICTURES, TEXTS, files_with_texts
 from cliprt_batch._items import Unit
@@ -128,7 +129,7 @@ def make_plan(
             file.write(msgspec.json.encode(record) + b"\n")
 
 
-def check_plan(source: Source, folder: Path) -> None:
+def check_plan(source: Source, plan: Plan) -> None:
     """Compares a source with the plan that was made of it, before a run goes on with the plan.
 
     The files of a pattern or a folder must be those that were planned, and of the first thousand
@@ -140,13 +141,12 @@ def check_plan(source: Source, folder: Path) -> None:
 
     Args:
         source: as it was when the plan was made.
-        folder: where the plan lies.
+        plan: that was made.
 
     Raises:
         SourceChanged: it is another one; what differs is named.
-        DeploymentError: the plan is damaged, or a store cannot be opened.
+        DeploymentError: a store cannot be opened.
     """
-    plan = open_plan(folder)
     header = plan.header
     if header.kind == "stdin":
         changes = _other_input(source, plan)
@@ -307,11 +307,7 @@ def _becoming(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise DeploymentError(f"{path} cannot be written: {reason(error)}") from None
     finally:

@@ -1,4 +1,4 @@
-"""Where sources of batch runs lie, and some thousand small pictures."""
+"""Where sources of batch runs lie, some thousand small pictures, and who embeds them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from pathlib import Path
 import fsspec
 import pytest
 from batch_inputs import small_pictures, write_files
+
+from cliprt import Bundle
+from cliprt_batch._encoders import LocalEncoder
+from cliprt_engines import LocalClip
 
 
 @pytest.fixture(params=["local", "stored"])
@@ -30,3 +34,14 @@ def pictures_2400(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     write_files(folder, small_pictures(2400))
     return folder
+
+
+@pytest.fixture(scope="module")
+def clip(demo_bundle: Bundle) -> Iterator[LocalClip]:
+    with LocalClip(demo_bundle.path) as clip:
+        yield clip
+
+
+@pytest.fixture(scope="module")
+def encoder(clip: LocalClip) -> LocalEncoder:
+    return LocalEncoder(clip, ("image", "text"), truncate=True)

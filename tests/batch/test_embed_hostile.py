@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +26,6 @@ from cliprt_batch._source import Source
 from cliprt_engines import LocalClip
 
 COUNT = 700
-
-
-@pytest.fixture(scope="module")
-def clip(demo_bundle: Bundle) -> Iterator[LocalClip]:
-    with LocalClip(demo_bundle.path) as clip:
-        yield clip
-
-
-@pytest.fixture(scope="module")
-def encoder(clip: LocalClip) -> LocalEncoder:
-    return LocalEncoder(clip, ("image", "text"), truncate=True)
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,18 @@ if __name__ == "__main__":
 """
 
 
+def peaks_of(program: str, bundle: Bundle, source: Path, out: Path) -> list[int]:
+    """What a program printed: most memory so far in kB, after each twentieth of the items."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(bundle.path), str(source), str(out)],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    peaks = [int(line) for line in done.stdout.splitlines()]
+    assert len(peaks) == 20
+    return peaks
+
+
 @pytest.mark.parametrize("shape", ["folder", "parquet"])
 def test_4_000_pictures(demo_bundle: Bundle, tmp_path: Path, shape: Shape) -> None:
     noise = np.random.default_rng(0)
@@ -86,14 +98,7 @@ def test_4_000_pictures(demo_bundle: Bundle, tmp_path: Path, shape: Shape) -> No
         # In groups as long as a shard: what the reader needs for one group is the file's affair.
         table = pq.read_table(source)
         pq.write_table(table, source, row_group_size=200)
-    arguments = [str(demo_bundle.path), str(source), str(tmp_path / "out")]
-    done = subprocess.run(
-        [sys.executable, "-c", PICTURES, *arguments],
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    peaks = [int(line) for line in done.stdout.splitlines()]
-    assert len(peaks) == 20
+    peaks = peaks_of(PICTURES, demo_bundle, source, tmp_path / "out")
     # After a tenth come 108 MB of encoded pictures, and 44 MB of decoded ones.
     assert peaks[-1] - peaks[1] < ALLOWED_KB, peaks
 
@@ -103,13 +108,6 @@ def test_200_000_texts(demo_bundle: Bundle, tmp_path: Path) -> None:
     with source.open("w") as file:
         for number in range(200_000):
             file.write(json.dumps({"key": f"k{number}", "caption": caption(number)}) + "\n")
-    arguments = [str(demo_bundle.path), str(source), str(tmp_path / "out")]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    peaks = [int(line) for line in done.stdout.splitlines()]
-    assert len(peaks) == 20
+    peaks = peaks_of(PROGRAM, demo_bundle, source, tmp_path / "out")
     # After a tenth: what comes later, tables of the allocator among it, is bounded.
     assert peaks[-1] - peaks[1] < ALLOWED_KB, peaks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from siglip_checkpoints import write_siglip
 
-from cliprt import Bundle
 from cliprt._cli import main
 from cliprt_batch import JobOptions, embed
 from cliprt_batch._encoders import LocalEncoder
@@ -26,17 +24,6 @@ DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 COUNT = 90
 FILES = {f"{n:05d}.jpg": data for n, data in enumerate(small_pictures(COUNT, seed=5).values())}
 CAPTIONS = {name: caption(number) for number, name in enumerate(FILES)}
-
-
-@pytest.fixture(scope="module")
-def clip(demo_bundle: Bundle) -> Iterator[LocalClip]:
-    with LocalClip(demo_bundle.path) as clip:
-        yield clip
-
-
-@pytest.fixture(scope="module")
-def encoder(clip: LocalClip) -> LocalEncoder:
-    return LocalEncoder(clip, ("image", "text"), truncate=True)
 
 
 @pytest.fixture(scope="module")

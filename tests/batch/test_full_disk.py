@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from run_folders import (
+    LAYOUTS,
     PLAN,
     config,
     do_unit,
@@ -29,7 +30,6 @@ from cliprt_batch._run_folder import RunFolder
 
 __all__ = ["unsynced"]
 pytestmark = pytest.mark.usefixtures("unsynced")
-LAYOUTS = pytest.mark.parametrize("layout", ["npy", "parquet"])
 
 
 def full() -> OSError:

@@ -293,7 +293,7 @@ def order(job: Callable[..., Job], tmp_path: Path) -> Iterator[Order]:
     """What actors are told of a run that this process has opened."""
     one, out = job(), tmp_path / "out"
     with one.where.encoder(one.options, {}) as encoder:
-        config = config_of(one.source, encoder, one.options)
+        config = config_of(one.source.describe(), encoder, one.options)
     with RunFolder.open(out, config) as folder:
         make_plan(
             one.source, folder.plan_folder,

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from run_folders import (
     DIM,
+    LAYOUTS,
     PLAN,
     config,
     do_unit,
@@ -33,7 +34,6 @@ from cliprt_batch._run_folder import RunFolder
 
 __all__ = ["unsynced"]
 
-LAYOUTS = pytest.mark.parametrize("layout", ["npy", "parquet"])
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float16"])
 
 

@@ -11,7 +11,7 @@ import pytest
 from batch_sources import parquet, planned, put, samples, tar
 
 from cliprt_batch import _source
-from cliprt_batch._source import Source, SourceChanged, check_plan
+from cliprt_batch._source import Source, SourceChanged, check_plan, open_plan
 
 FILES = {
     "list.txt": (b"a.jpg\n", b"a.jpg\nb.jpg\n"),
@@ -37,7 +37,7 @@ class Input(io.TextIOWrapper):
 def test_a_source_that_stays_is_accepted(root: str, tmp_path: Path, name: str) -> None:
     source = Source(put(root, name, FILES[name][0]))
     planned(source, tmp_path / "plan")
-    check_plan(source, tmp_path / "plan")
+    check_plan(source, open_plan(tmp_path / "plan"))
 
 
 @NAMES
@@ -47,7 +47,7 @@ def test_a_file_that_was_edited_is_named(root: str, tmp_path: Path, name: str) -
     stamp = planned(source, tmp_path / "plan").units[0].stamp
     put(root, name, after)
     with pytest.raises(SourceChanged, match="choose another --out") as caught:
-        check_plan(source, tmp_path / "plan")
+        check_plan(source, open_plan(tmp_path / "plan"))
     assert f"{root}/{name}" in str(caught.value)
     assert f"was {stamp}, and is size={len(after)}" in str(caught.value)
 
@@ -58,7 +58,7 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path, name: str) -> None:
     planned(source, tmp_path / "plan")
     (tmp_path / name).unlink()
     with pytest.raises(SourceChanged, match="No such file") as caught:
-        check_plan(source, tmp_path / "plan")
+        check_plan(source, open_plan(tmp_path / "plan"))
     assert name in str(caught.value)
 
 
@@ -69,10 +69,10 @@ def test_one_file_more_or_less_is_named(tmp_path: Path, pattern: str) -> None:
         put(str(root), f"{number}.tar", tar(samples(1)))
     source = Source(pattern.format(root))
     planned(source, tmp_path / "plan")
-    check_plan(source, tmp_path / "plan")
+    check_plan(source, open_plan(tmp_path / "plan"))
     (root / "1.tar").rename(root / "7.tar")
     with pytest.raises(SourceChanged) as caught:
-        check_plan(source, tmp_path / "plan")
+        check_plan(source, open_plan(tmp_path / "plan"))
     assert "1.tar" in str(caught.value)
     # Braces say which files there are.
     assert ("7.tar' is new" in str(caught.value)) == ("{{" not in pattern)
@@ -84,7 +84,7 @@ def test_a_pattern_that_matches_nothing_any_more(tmp_path: Path) -> None:
     planned(source, tmp_path / "plan")
     (tmp_path / "source" / "a.tar").unlink()
     with pytest.raises(SourceChanged, match="nothing matches"):
-        check_plan(source, tmp_path / "plan")
+        check_plan(source, open_plan(tmp_path / "plan"))
 
 
 def test_an_empty_file_that_was_filled_is_named(root: str, tmp_path: Path) -> None:
@@ -92,10 +92,10 @@ def test_an_empty_file_that_was_filled_is_named(root: str, tmp_path: Path) -> No
     put(root, "b.txt", b"# none\n")
     source = Source(f"{root}/*.txt")
     planned(source, tmp_path / "plan")
-    check_plan(source, tmp_path / "plan")
+    check_plan(source, open_plan(tmp_path / "plan"))
     put(root, "b.txt", b"b.jpg\n")
     with pytest.raises(SourceChanged, match=r"b\.txt' was size=7 .*, and is size=6"):
-        check_plan(source, tmp_path / "plan")
+        check_plan(source, open_plan(tmp_path / "plan"))
 
 
 def test_few_changes_are_told_and_few_files_looked_at(
@@ -107,13 +107,13 @@ def test_few_changes_are_told_and_few_files_looked_at(
     source = Source(f"{tmp_path}/*.tar")
     planned(source, tmp_path / "plan")
     os.utime(tmp_path / "9.tar", ns=(1, 1))
-    check_plan(source, tmp_path / "plan")
+    check_plan(source, open_plan(tmp_path / "plan"))
     for number in range(10):
         os.utime(tmp_path / f"{number}.tar", ns=(1, 1))
     with pytest.raises(
         SourceChanged, match=r"0\.tar.*; .*2\.tar' was .*, and 2 more changes"
     ) as caught:
-        check_plan(source, tmp_path / "plan")
+        check_plan(source, open_plan(tmp_path / "plan"))
     assert "3.tar" not in str(caught.value)
 
 
@@ -121,7 +121,7 @@ def test_pictures_that_came_later_are_no_change(root: str, tmp_path: Path) -> No
     put(root, "a.jpg", b"")
     planned(root, tmp_path / "plan")
     put(root, "b.jpg", b"")
-    check_plan(Source(root), tmp_path / "plan")
+    check_plan(Source(root), open_plan(tmp_path / "plan"))
 
 
 LISTED = [
@@ -152,7 +152,7 @@ def test_a_standard_input_that_has_nothing_else_is_accepted(
     }
     inputs["closed"].close()  # type: ignore[union-attr]
     monkeypatch.setattr(sys, "stdin", inputs[after])
-    check_plan(Source("-"), tmp_path / "plan")
+    check_plan(Source("-"), open_plan(tmp_path / "plan"))
 
 
 @pytest.mark.parametrize(("towers", "lines"), LISTED)
@@ -169,4 +169,4 @@ def test_other_lines_of_the_standard_input_are_told(
     monkeypatch.setattr(sys, "stdin", Input(lines + after))
     reason = rf"standard input has other lines .* than those that were listed \({items} items\)"
     with pytest.raises(SourceChanged, match=f"{reason}.*choose another --out"):
-        check_plan(Source("-"), tmp_path / "plan")
+        check_plan(Source("-"), open_plan(tmp_path / "plan"))

@@ -55,18 +55,21 @@ def test_a_kill_must_have_fallen_into_each_phase(kill_check: ModuleType, phase: 
     [
         (0.95, 0.9, 3.0, []),
         (0.9, 0.85, 2.5, []),
-        (0.899, 0.9, 3.0, ["cliprt embed reaches 0.899 of the ceiling, the goal is 0.9"]),
-        (0.95, 0.84, 3.0, ["cliprt embed --engine ray reaches 0.840 of the ceiling, the goal is"]),
-        (0.95, None, 2.4, ["cliprt embed is 2.40 times transformers, the goal is 2.5"]),
-        (0.5, 0.5, 1.0, ["cliprt embed reaches", "--engine ray reaches", "times transformers"]),
+        (0.899, 0.9, 3.0, ["cliprt embed, fp32 reaches 0.899 of the ceiling, the goal is 0.9"]),
+        (0.95, 0.84, 3.0, ["--engine ray, fp32 reaches 0.840 of the ceiling, the goal is 0.85"]),
+        (0.95, None, 2.4, ["cliprt embed, int8-cpu is 2.40 times transformers, the goal is 2.5"]),
+        (0.5, 0.5, 1.0, ["cliprt embed, fp32 reaches", "ray, fp32 reaches", "times transformers"]),
     ],
 )
 def test_goals_that_are_not_reached_are_named(
     batch_check: ModuleType, local: float, ray: float | None, times: float, lines: list[str]
 ) -> None:
-    ways = {"cliprt embed": {"of_ceiling": local, "times_rival": times}}
+    ways = {
+        ("cliprt embed", "fp32"): {"of_ceiling": local, "times_rival": 1.5},
+        ("cliprt embed", "int8-cpu"): {"of_ceiling": 0.7, "times_rival": times},
+    }
     if ray is not None:
-        ways["cliprt embed --engine ray"] = {"of_ceiling": ray, "times_rival": times}
+        ways["cliprt embed --engine ray", "fp32"] = {"of_ceiling": ray, "times_rival": 1.5}
     found = batch_check.unreached(ways)
     assert len(found) == len(lines)
     assert all(part in line for part, line in zip(lines, found, strict=True))
