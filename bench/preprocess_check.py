@@ -36,9 +36,9 @@ from cliprt import _images as images
 from cliprt._cores import usable_cores
 from cliprt._decoding import Decoder
 from cliprt._images import preprocess
+from cliprt_bench import photo
 from cliprt_engines import OnnxTower
 from cliprt_export import export_checkpoint, export_random
-from photos import photo
 
 DEMO = Path(__file__).resolve().parent.parent / "demo" / "checkpoint"
 SIZE = (640, 480)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._cores import usable_cores
-from photos import drawn, jpeg
+from cliprt_bench import drawn, jpeg
 
 WIDTH, HEIGHT = 640, 480
 QUALITY = 85

@@ -1,4 +1,4 @@
-"""Drawn photographs for the checks of this folder.
+"""Drawn photographs.
 
 They are noise whose amplitude falls with frequency as in photographs, in colour, and decode at the
 speed of those.
@@ -27,7 +27,8 @@ def drawn(width: int, height: int, seed: int) -> NDArray[np.uint8]:
     channels = (light * 50 + red * 14, light * 50 - red * 8 + blue * 3, light * 50 - blue * 16)
     colours = np.stack(channels, axis=-1) + 118
     colours += random.normal(scale=1.5, size=colours.shape)  # the sensor's own
-    return colours.clip(0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = colours.clip(0, 255).astype(np.uint8)
+    return pixels
 
 
 def jpeg(pixels: NDArray[np.uint8], quality: int = 90) -> bytes:

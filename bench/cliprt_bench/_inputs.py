@@ -1,0 +1,154 @@
+"""What is embedded while it is measured: drawn photographs and captions, or somebody's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cliprt._errors import InvalidInput
+from cliprt._texts import TextTokenizer
+from cliprt_bench._bench_card import Inputs
+from cliprt_bench._photos import drawn, jpeg
+
+PICTURES, CAPTIONS = 64, 512
+WIDTH, HEIGHT, QUALITY = 640, 480, 90
+
+_WORDS = (  # noqa: SIM905 - easier to read than a list
+    "a photo of the small red cat that sleeps on an old wooden chair near some open window "
+    "while two dogs run over green grass and blue birds sing above their house"
+).split()
+
+# Captions as people write them, in words.
+_SHORTEST, _LONGEST = 4, 14
+
+_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp"])
+
+
+@dataclass(frozen=True)
+class InputSet:
+    """Pictures and captions, and what a card says of them.
+
+    Attributes:
+        pictures: encoded files.
+        captions: of usual lengths.
+        record: for the card.
+    """
+
+    pictures: tuple[bytes, ...]
+    captions: tuple[str, ...]
+    record: Inputs
+
+    def captions_of(self, length: int, tokenizer: TextTokenizer) -> tuple[str, ...]:
+        """Captions that become a given number of tokens, start and end counted.
+
+        Args:
+            length: tokens of each.
+            tokenizer: of the model.
+
+        Raises:
+            InvalidInput: no caption has that length, or it is beyond the model's context.
+        """
+        found = tuple(
+            _of_length(length, first, tokenizer) for first in range(min(64, len(self.captions)))
+        )
+        return tuple(dict.fromkeys(found))
+
+
+def drawn_inputs(pictures: int = PICTURES, captions: int = CAPTIONS) -> InputSet:
+    """Photographs of 640 x 480 with the detail of real ones, as JPEG, and captions.
+
+    The digest is of the pixels before their compression, so that two versions of a JPEG library
+    do not make two sets of inputs.
+
+    Args:
+        pictures: how many.
+        captions: how many.
+    """
+    digest, files = hashlib.sha256(), []
+    for seed in range(pictures):
+        pixels = drawn(WIDTH, HEIGHT, seed)
+        digest.update(pixels.tobytes())
+        files.append(jpeg(pixels, QUALITY))
+    random = np.random.Generator(np.random.PCG64(0))
+    texts = [
+        " ".join(_WORDS[place] for place in random.integers(0, len(_WORDS), count))
+        for count in random.integers(_SHORTEST, _LONGEST + 1, captions)
+    ]
+    digest.update("\n".join(texts).encode())
+    described = (
+        f"{pictures} drawn photographs of {WIDTH} x {HEIGHT}, JPEG of quality {QUALITY}; "
+        f"{captions} captions of {_SHORTEST} to {_LONGEST} words"
+    )
+    return InputSet(
+        tuple(files), tuple(texts), Inputs(described=described, sha256=digest.hexdigest())
+    )
+
+
+def given_inputs(folder: Path | None, captions: Path | None) -> InputSet:
+    """Somebody's own pictures and captions; drawn ones stand in for those that are not given.
+
+    Args:
+        folder: of JPEG, PNG and WebP files.
+        captions: a file with one caption a line.
+
+    Raises:
+        InvalidInput: there are none, or they cannot be read.
+    """
+    base = drawn_inputs()
+    files, texts = base.pictures, base.captions
+    words = []
+    if folder is not None:
+        files = tuple(_read(path) for path in _pictures_in(folder))
+        words.append(f"{len(files)} pictures of a folder")
+    if captions is not None:
+        lines = _read(captions).decode("utf-8", "replace").splitlines()
+        texts = tuple(line for line in lines if line.strip())
+        if not texts:
+            raise InvalidInput(f"{captions} holds no caption; write one on each line")
+        words.append(f"{len(texts)} captions of a file")
+    if not words:
+        return base
+    digest = hashlib.sha256()
+    for content in _with_lengths([*files, *(text.encode() for text in texts)]):
+        digest.update(content)
+    record = Inputs(described="; ".join(words), sha256=digest.hexdigest())
+    return InputSet(files, texts, record)
+
+
+def _with_lengths(contents: Sequence[bytes]) -> Iterable[bytes]:
+    for content in contents:
+        yield len(content).to_bytes(8, "little")
+        yield content
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    except OSError as cause:
+        raise InvalidInput(f"{folder} cannot be read: {cause.strerror}") from None
+    if not found:
+        raise InvalidInput(f"{folder} holds no picture ({', '.join(sorted(_SUFFIXES))})")
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as cause:
+        raise InvalidInput(f"{path} cannot be read: {cause.strerror}") from None
+
+
+def _of_length(length: int, first: int, tokenizer: TextTokenizer) -> str:
+    """A caption of so many tokens, beginning with a given word: words are added until it is."""
+    words: list[str] = []
+    for step in range(length):
+        if len(tokenizer([" ".join(words)], truncate=False)[0]) == length:
+            return " ".join(words)
+        words.append(_WORDS[(first + step * (1 + first // len(_WORDS))) % len(_WORDS)])
+    if len(tokenizer([" ".join(words)], truncate=False)[0]) == length:
+        return " ".join(words)
+    raise InvalidInput(f"no caption of {length} tokens could be made; choose another text length")
