@@ -63,4 +63,5 @@ def figure(repeats: Sequence[float]) -> Figure:
 
 def enough_for(percentile: float) -> int:
     """Samples that a percentile needs, 0 < percentile < 100."""
-    return math.ceil(BEYOND / (1 - percentile / 100))
+    # In hundredths, and rounded: 100 - 99.9 is not quite a tenth.
+    return math.ceil(round(BEYOND * 100 / (100 - percentile), 6))

@@ -22,6 +22,9 @@ _WORDS = (  # noqa: SIM905 - easier to read than a list
     "while two dogs run over green grass and blue birds sing above their house"
 ).split()
 
+# Captions of one length.
+_OF_LENGTH = 64
+
 # Captions as people write them, in words.
 _SHORTEST, _LONGEST = 4, 14
 
@@ -52,9 +55,8 @@ class InputSet:
         Raises:
             InvalidInput: no caption has that length, or it is beyond the model's context.
         """
-        found = tuple(
-            _of_length(length, first, tokenizer) for first in range(min(64, len(self.captions)))
-        )
+        costs = _costs(tokenizer)
+        found = (_of_length(length, seed, costs, tokenizer) for seed in range(_OF_LENGTH))
         return tuple(dict.fromkeys(found))
 
 
@@ -142,13 +144,25 @@ def _read(path: Path) -> bytes:
         raise InvalidInput(f"{path} cannot be read: {cause.strerror}") from None
 
 
-def _of_length(length: int, first: int, tokenizer: TextTokenizer) -> str:
-    """A caption of so many tokens, beginning with a given word: words are added until it is."""
+def _costs(tokenizer: TextTokenizer) -> dict[str, int]:
+    """How many tokens a word adds; letters are there for models that know few words."""
+    words = list(dict.fromkeys([*_WORDS, *"abcdefghijklmnopqrstuvwxyz"]))
+    alone = tokenizer(words)
+    twice = tokenizer([f"{word} {word}" for word in words])
+    return {w: len(b) - len(a) for w, a, b in zip(words, alone, twice, strict=True)}
+
+
+def _of_length(length: int, seed: int, costs: dict[str, int], tokenizer: TextTokenizer) -> str:
+    """A caption of so many tokens: drawn words, as long as there is room for them."""
+    random = np.random.Generator(np.random.PCG64(seed))
     words: list[str] = []
-    for step in range(length):
-        if len(tokenizer([" ".join(words)], truncate=False)[0]) == length:
-            return " ".join(words)
-        words.append(_WORDS[(first + step * (1 + first // len(_WORDS))) % len(_WORDS)])
-    if len(tokenizer([" ".join(words)], truncate=False)[0]) == length:
-        return " ".join(words)
-    raise InvalidInput(f"no caption of {length} tokens could be made; choose another text length")
+    room = length - len(tokenizer([""])[0])
+    while fitting := [word for word, cost in costs.items() if 0 < cost <= room]:
+        words.append(fitting[random.integers(len(fitting))])
+        room -= costs[words[-1]]
+    caption = " ".join(words)
+    if not caption or len(tokenizer([caption])[0]) != length:
+        raise InvalidInput(
+            f"no caption of {length} tokens could be made; choose another text length"
+        )
+    return caption

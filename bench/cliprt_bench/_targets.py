@@ -82,10 +82,10 @@ class InProcess:
         from cliprt_engines import LocalClip
 
         card = self.bundle.card
-        self._clip = LocalClip(self.bundle, precision=self.precision)
+        self.clip = LocalClip(self.bundle, precision=self.precision)
         self.model = Model(name=card.name, space=card.space, dim=card.dim)
         self.towers = _towers_of(card)
-        chosen = {tower: self._clip.settings(tower) for tower in self.towers}
+        chosen = {tower: self.clip.settings(tower) for tower in self.towers}
         self.target = Target(
             kind="local",
             name="cliprt LocalClip",
@@ -94,8 +94,8 @@ class InProcess:
             settings={tower: str(each) for tower, each in chosen.items()},
             process="own",
         )
-        self.images, self.texts = self._clip.encode_image, self._clip.encode_text
-        self.close = self._clip.close
+        self.images, self.texts = self.clip.encode_image, self.clip.encode_text
+        self.close = self.clip.close
 
     def tokenizer(self) -> TextTokenizer | None:
         return _tokenizer(self.bundle)
@@ -118,25 +118,20 @@ class Served:
     process_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self._client = Client(self.connection, model=self.names.prefix, timeout_s=TIMEOUT_S)
-        card = self._client.card
+        self.client = Client(self.connection, model=self.names.prefix, timeout_s=TIMEOUT_S)
+        card = self.client.card
         _check_bundle(self.bundle, card.space)
         self.model = Model(name=card.name, space=card.space, dim=card.dim)
         self.towers = _towers_of(card)
         self.target = _served_target(
             "served", "cliprt Client", self.connection, self.names, self.towers
         )
-        self.images, self.texts = self._client.encode_image, self._client.encode_text
-        self.close = self._client.close
-
-    @property
-    def client(self) -> Client:
-        """For what only a client knows: where the time of requests went."""
-        return self._client
+        self.images, self.texts = self.client.encode_image, self.client.encode_text
+        self.close = self.client.close
 
     def tokenizer(self) -> TextTokenizer | None:
-        spec = self._client.card.text
-        return None if spec is None else self._client._core._tokenizer(spec, TIMEOUT_S)
+        spec = self.client.card.text
+        return None if spec is None else self.client._core._tokenizer(spec, TIMEOUT_S)
 
 
 @dataclass
