@@ -49,12 +49,16 @@ def count_operations(model: Path, *, length: int | None = None) -> Operations:
 
     Args:
         model: an ONNX file; its external weights need not be there.
-        length: tokens of the text; needed by a tower that takes any length.
+        length: tokens of the text, from 2 on (its beginning and its end); needed by a tower that
+            takes any length.
 
     Raises:
+        ValueError: the length is below 2.
         MissingExtra: onnx is not installed.
         BundleError: it is no ONNX file, or it has products whose sizes are not known.
     """
+    if length is not None and length < 2:  # a size of 1 could be any that is broadcast
+        raise ValueError(f"a text has 2 tokens at least, got {length}")
     onnx = require("onnx", extra="export")
     try:
         graph = onnx.load(str(model), load_external_data=False)
