@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import cycle
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,9 @@ from cliprt_bench._bench_card import Ceiling
 from cliprt_bench._echo import METHOD, EchoServer
 from cliprt_bench._figures import Figure, figure
 from cliprt_bench._operations import Operations
+
+Kind: TypeAlias = Literal["fp32", "bf16", "int8"]
+KINDS: tuple[Kind, ...] = ("fp32", "bf16", "int8")
 
 REPEATS, SECONDS = 3, 0.5
 """How often each library is measured, and how long at least."""
@@ -61,8 +64,45 @@ class Rate:
         return max(self.figure.repeats)
 
 
+def measure(
+    pictures: Sequence[bytes] = (),
+    spec: ImageSpec | None = None,
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    request: tuple[int, int] | None = None,
+    repeats: int = REPEATS,
+    seconds: float = SECONDS,
+) -> Iterator[Rate]:
+    """Measures the ceilings one after the other; who stops in between keeps those he has.
+
+    By default about 20 seconds in all.
+
+    Args:
+        pictures: encoded ones that are decoded; with none, or without ``spec``, that is left out.
+        spec: how the image tower is fed.
+        kinds: of products; those that the machine does not have are left out.
+        request: bytes of a request and of its answer over gRPC; None leaves that out.
+        repeats: how often each library is measured.
+        seconds: how long, at least.
+
+    Raises:
+        MissingExtra: onnx or onnxruntime is not installed, and there are kinds of products.
+        InvalidInput: a picture cannot be decoded.
+        OSError: the other end of gRPC does not start.
+    """
+    for kind in kinds:
+        if (rate := matmul(kind, repeats=repeats, seconds=seconds)) is not None:
+            yield rate
+    if pictures and spec is not None:
+        for resize in (True, False):
+            yield decode(pictures, spec, resize=resize, repeats=repeats, seconds=seconds)
+    if request is not None:
+        yield from loopback(*request, repeats=repeats, seconds=seconds)
+    yield memory(repeats=repeats, seconds=seconds)
+
+
 def matmul(
-    kind: Literal["fp32", "bf16", "int8"],
+    kind: Kind,
     *,
     repeats: int = REPEATS,
     seconds: float = SECONDS,

@@ -51,7 +51,10 @@ def machine(
     clock = None
     with contextlib.suppress(OSError, NotImplementedError):
         clock = psutil.cpu_freq()
-    memory = [psutil.virtual_memory().total, *_memory_limits()]
+    groups = ""
+    with contextlib.suppress(OSError):
+        groups = Path("/proc/self/cgroup").read_text()
+    memory = [psutil.virtual_memory().total, *memory_limits(groups, Path("/sys/fs/cgroup"))]
     return Machine(
         cpu=fields.get("model name") or platform.processor() or platform.machine(),
         cores=usable_cores(),
@@ -97,23 +100,26 @@ def _system() -> str:
     return kernel
 
 
-def _memory_limits() -> Iterator[int]:
-    """Bytes that the control groups around this process grant, of versions 1 and 2."""
-    root = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if not controllers:
-                folder, file = root, "memory.max"
-            elif "memory" in controllers.split(","):
-                folder, file = root / "memory", "memory.limit_in_bytes"
-            else:
-                continue
-            group = Path(path)
-            # A container may see its own group at the root, so the root is asked as well.
-            for around in {group, *group.parents}:
-                with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-                    yield int((folder / str(around).lstrip("/") / file).read_text())
+def memory_limits(groups: str, root: Path) -> Iterator[int]:
+    """Bytes that control groups around a process grant, of versions 1 and 2.
+
+    Args:
+        groups: what stands in its ``/proc/PID/cgroup``.
+        root: where the groups are mounted.
+    """
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            folder, file = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            folder, file = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = Path(path)
+        # A container may see its own group at the root, so the root is asked as well.
+        for around in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+                yield int((folder / str(around).lstrip("/") / file).read_text())
 
 
 def _versions() -> dict[str, str]:

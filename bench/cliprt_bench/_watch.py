@@ -57,7 +57,7 @@ class Watched:
 
 
 class Watch:
-    """Watches from the beginning of a ``with`` block to its end, in a thread of its own.
+    """Watches from the beginning of one ``with`` block to its end, in a thread of its own.
 
     Example::
 

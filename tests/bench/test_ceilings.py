@@ -19,6 +19,7 @@ from cliprt_bench._ceilings import (
     decode,
     loopback,
     matmul,
+    measure,
     memory,
 )
 from cliprt_bench._figures import figure
@@ -140,6 +141,20 @@ def test_requests_larger_than_grpcs_own_limit_pass() -> None:
 def test_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ceilings, "_COPY_BYTES", 2**20)
     assert well_measured(memory(**SHORT), "memory", "GB/s")
+
+
+@pytest.mark.usefixtures("small_products")
+def test_all_of_them(spec: ImageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ceilings, "_COPY_BYTES", 2**20)
+    rates = measure([jpeg(40, 40)], spec, kinds=("fp32", "int8"), request=(1000, 100), **SHORT)
+    assert [rate.name for rate in rates] == [
+        "matmul_fp32", "matmul_int8", "decode", "decode_only", "loopback", "round_trips", "memory",
+    ]  # fmt: skip
+
+
+def test_only_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ceilings, "_COPY_BYTES", 2**20)
+    assert [rate.name for rate in measure(kinds=(), **SHORT)] == ["memory"]
 
 
 def test_all_work_at_the_same_time() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import platform
 from importlib import metadata
+from pathlib import Path
 
 import msgspec
 import nvml_stand_in
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from cliprt._cores import usable_cores
 from cliprt_bench import _machine
 from cliprt_bench._bench_card import Gpu, Machine
-from cliprt_bench._machine import FEATURES, cpu_fields, features, machine
+from cliprt_bench._machine import FEATURES, cpu_fields, features, machine, memory_limits
 from cliprt_bench._nvml import visible
 
 CPUINFO = """\
@@ -96,9 +97,32 @@ def test_a_broken_library_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_smallest_limit_on_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_machine, "_memory_limits", lambda: iter([2**40, 3 * 2**30]))
+    monkeypatch.setattr(_machine, "memory_limits", lambda *_: iter([2**40, 3 * 2**20]))
     monkeypatch.setattr(_machine, "_gpus", lambda warn: ())
-    assert machine().memory_mb <= 3 * 1024
+    assert machine().memory_mb == 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "found"),
+    [
+        (
+            "0::/a/b\n",
+            {"a/b/memory.max": "max", "a/memory.max": "4096", "memory.max": "8192"},
+            4096,
+        ),
+        ("0::/gone\n", {"memory.max": "8192\n"}, 8192),
+        ("5:cpu,memory:/a\n", {"memory/a/memory.limit_in_bytes": "12288"}, 12288),
+        ("5:cpu:/a\n0::/\n", {"a/memory.max": "1"}, None),
+        ("", {"memory.max": "1"}, None),
+    ],
+)
+def test_limits_on_memory(
+    tmp_path: Path, groups: str, limits: dict[str, str], found: int | None
+) -> None:
+    for file, content in limits.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(content)
+    assert min(memory_limits(groups, tmp_path), default=None) == found
 
 
 def test_the_first_core_is_read_and_only_what_decides() -> None:
