@@ -47,7 +47,7 @@ class Rate:
 
     Attributes:
         name: of the ceiling.
-        figure: of the library that was the best in the middle of its repeats, in ``unit``.
+        figure: of the library that had the best repeat, in ``unit``.
         unit: ``GFLOP/s``, ``GOP/s``, ``pictures/s``, ``MB/s``, ``GB/s`` (10**6, 10**9 bytes) or
             ``round trips/s``.
         by: what reached it, in words.
@@ -322,7 +322,7 @@ def _best(
         for library, works in libraries.items():
             seen[library].append(scale * calls_a_second(works, seconds))
     figures = {library: figure(values) for library, values in seen.items()}
-    by = max(figures, key=lambda library: figures[library].value)
+    by = max(figures, key=lambda library: max(figures[library].repeats))
     return Rate(name, figures[by], unit, by)
 
 

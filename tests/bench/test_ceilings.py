@@ -157,6 +157,17 @@ def test_only_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [rate.name for rate in measure(kinds=(), **SHORT)] == ["memory"]
 
 
+def test_the_library_with_the_best_repeat_counts_and_they_take_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The better one was held up twice."""
+    seen = iter([10.0, 2.0, 11.0, 20.0, 12.0, 3.0])
+    monkeypatch.setattr(_ceilings, "calls_a_second", lambda works, seconds: next(seen))
+    libraries = {"worse": [lambda: None], "better": [lambda: None]}
+    rate = _ceilings._best("any", "MB/s", libraries, 2.0, 3, 0.05)
+    assert (rate.by, rate.best, rate.figure.repeats) == ("better", 40.0, (4.0, 40.0, 6.0))
+
+
 def test_all_work_at_the_same_time() -> None:
     both = threading.Barrier(2, timeout=30)
     # Neither call returns unless the other one is under way as well.
