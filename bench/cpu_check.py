@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
 import sys
 import tempfile
@@ -35,6 +34,9 @@ from checkpoints import VIT_B_32, write_checkpoint
 from transformers import CLIPModel, CLIPTokenizer
 
 from cliprt import open_bundle
+from cliprt._cores import usable_cores
+from cliprt_bench._machine import cpu_fields
+from cliprt_bench._products import OPERATIONS, SHAPES, computes_bf16, int8_session
 from cliprt_engines import CpuSettings, LocalClip
 from cliprt_export import export_checkpoint
 from folders import write_calibration
@@ -44,14 +46,6 @@ Work = Callable[[], Any]
 IMAGES, TEXTS = 32, 128
 TOKENS_AN_IMAGE, WIDTH, HIDDEN, LAYERS = 50, 768, 3072, 12
 PATCHES, PATCH_BYTES = 49, 32 * 32 * 3
-# [rows, in, out] of the products of one block on 16 pictures, and how often they are taken.
-ROWS = 16 * TOKENS_AN_IMAGE
-SHAPES = (
-    (ROWS, WIDTH, 3 * WIDTH),
-    (ROWS, WIDTH, WIDTH),
-    (ROWS, WIDTH, HIDDEN),
-    (ROWS, HIDDEN, WIDTH),
-)
 # How often in a row: some tenths of a second, so that it is no peak of an instant.
 BURST = 16
 PAUSE_S = 0.25
@@ -88,17 +82,6 @@ class Row:
     def texts(self) -> float:
         """Median captions in a second."""
         return statistics.median(self.texts_per_s)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def processor() -> str:
-    """The processor's name, as Linux tells it."""
-    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found[1] if found else "a processor without a name"
 
 
 def int8_operations() -> int:
@@ -180,7 +163,6 @@ def ceilings() -> dict[str, Callable[[], float]]:
     cores = usable_cores()
     left = [torch.randint(-128, 127, shape[:2], dtype=torch.int8) for shape in SHAPES]
     right = [torch.randint(-128, 127, shape[1:], dtype=torch.int8) for shape in SHAPES]
-    operations = sum(2 * rows * inner * outer for rows, inner, outer in SHAPES)
 
     def torch_products() -> None:
         for _ in range(BURST):
@@ -189,15 +171,15 @@ def ceilings() -> dict[str, Callable[[], float]]:
 
     def joined() -> float:
         torch_products()
-        return BURST * operations / timed(torch_products)
+        return BURST * OPERATIONS / timed(torch_products)
 
     def apart() -> float:
         with one_thread(), ThreadPoolExecutor(cores) as pool:
             run = lambda: list(pool.map(lambda _: torch_products(), range(cores)))  # noqa: E731
             run()
-            return BURST * operations * cores / timed(run)
+            return BURST * OPERATIONS * cores / timed(run)
 
-    sessions = [onnx_product(shape) for shape in SHAPES]
+    sessions = [int8_session(shape) for shape in SHAPES]
     inputs = [tensor.numpy().view(np.uint8) for tensor in left]
 
     def onnx_products() -> None:
@@ -209,7 +191,7 @@ def ceilings() -> dict[str, Callable[[], float]]:
         with ThreadPoolExecutor(cores) as pool:
             run = lambda: list(pool.map(lambda _: onnx_products(), range(cores)))  # noqa: E731
             run()
-            return BURST * operations * cores / timed(run)
+            return BURST * OPERATIONS * cores / timed(run)
 
     return {
         "oneDNN by torch, all cores on one product": joined,
@@ -227,33 +209,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def onnx_product(shape: tuple[int, int, int]) -> Any:
-    """A session of ONNX Runtime that multiplies uint8 by int8 on one thread."""
-    import onnx
-    import onnxruntime
-
-    rows, inner, outer = shape
-    weight = np.random.default_rng(0).integers(-127, 128, (inner, outer)).astype(np.int8)
-    node = onnx.helper.make_node("MatMulInteger", ["x", "w", "zero"], ["y"])
-    graph = onnx.helper.make_graph(
-        [node],
-        "product",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [rows, inner])],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, [rows, outer])],
-        [
-            onnx.numpy_helper.from_array(weight, "w"),
-            onnx.numpy_helper.from_array(np.array(128, np.uint8), "zero"),
-        ],
-    )
-    opset = [onnx.helper.make_opsetid("", 20)]
-    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def first_use(bundle: Path) -> dict[str, float]:
@@ -292,10 +247,7 @@ def check(folder: Path, rounds: int) -> dict[str, Any]:
         "LocalClip fp32": LocalClip(bundle, precision="fp32"),
     }
     if version("openvino"):
-        half = re.search(r"\b(avx512_bf16|amx_bf16)\b", Path("/proc/cpuinfo").read_text())
-        settings = CpuSettings(
-            runtime="openvino", workers=usable_cores(), bfloat16=half is not None
-        )
+        settings = CpuSettings(runtime="openvino", workers=usable_cores(), bfloat16=computes_bf16())
         locals_["LocalClip int8-cpu, OpenVINO"] = LocalClip(
             bundle, precision="int8-cpu", settings=settings
         )
@@ -335,7 +287,7 @@ def check(folder: Path, rounds: int) -> dict[str, Any]:
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     reference = answers["transformers float32"]
     return {
-        "processor": processor(),
+        "processor": cpu_fields().get("model name", "a processor without a name"),
         "cores": usable_cores(),
         "clock": CLOCK[0].__name__,
         "versions": {
