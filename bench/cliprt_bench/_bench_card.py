@@ -212,13 +212,15 @@ class Ceiling(_Record, frozen=True):
     Attributes:
         name: ``matmul_fp32``, ``matmul_int8``, ``decode``, ``loopback`` and the like.
         figure: in ``unit``.
-        unit: ``GFLOP/s``, ``GOP/s``, ``pictures/s``, ``MB/s``.
+        unit: ``GFLOP/s``, ``GOP/s``, ``pictures/s``, ``MB/s``, ``GB/s``, ``round trips/s``.
+        by: what reached it, in words.
         items_s: what it comes to in items of a tower, by tower, where it bounds one.
     """
 
     name: str
     figure: Figure
     unit: str
+    by: str
     items_s: dict[str, float] = msgspec.field(default_factory=dict)
 
 

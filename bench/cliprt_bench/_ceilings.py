@@ -275,6 +275,7 @@ def as_ceilings(
             name=rate.name,
             figure=rate.figure,
             unit=rate.unit,
+            by=rate.by,
             items_s=_items(rate, operations or {}, item_bytes or {}),
         )
         for rate in rates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,11 +81,12 @@ class Measurement:
     def _once(self, workload: Workload, number: int) -> None:
         seen = self._seen.setdefault(workload, _Seen())
         before = tcp_bytes()
-        with Watch(self._subject.process_ids) as watch:
+        own = self._subject.target.process == "own"
+        with Watch((os.getpid(),) if own else self._subject.process_ids) as watch:
             trace = self._loop(workload, self._method.repeat_s, self._method.seed + number)
         after = tcp_bytes()
         seen.traces.append(trace)
-        seen.watched.append(watch.result)
+        seen.watched.append(watch.seen)
         items = trace.answered * workload.batch
         if before and after and items and self._subject.target.process != "own":
             seen.sent.append((after[0] - before[0]) / items)

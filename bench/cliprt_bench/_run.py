@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime, timezone
 from itertools import product
@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 import cliprt
-from cliprt import open_bundle
+from cliprt import Bundle, open_bundle
 from cliprt_bench._bench_card import (
     SCHEMA,
     BenchCard,
@@ -25,11 +25,12 @@ from cliprt_bench._bench_card import (
     Target,
     Workload,
 )
-from cliprt_bench._ceilings import ceilings_of
+from cliprt_bench._ceilings import Rate, as_ceilings, measure
 from cliprt_bench._cli_options import Asked, towers_of
 from cliprt_bench._inputs import InputSet, given_inputs
 from cliprt_bench._machine import machine
 from cliprt_bench._measure import Measurement
+from cliprt_bench._operations import count_operations
 from cliprt_bench._stages import stages_of
 from cliprt_bench._startup import startup_of
 from cliprt_bench._targets import Subject, certified, opened
@@ -207,6 +208,47 @@ def _method(asked: Asked) -> Method:
     )
 
 
+def _ceilings(
+    bundle: Bundle | None,
+    subject: Subject,
+    inputs: InputSet,
+    points: Sequence[Point],
+    tell: Tell,
+) -> tuple[Ceiling, ...]:
+    """What the machine can do at most, in items of the towers where the bundle is at hand."""
+    sizes = {
+        point.workload.tower: point.figures["sent_bytes"].value
+        for point in points
+        if "sent_bytes" in point.figures
+    }
+    request = (round(max(sizes.values())), 4 * subject.model.dim) if sizes else None
+    spec = None if bundle is None else bundle.card.image
+    rates: list[Rate] = []
+    for rate in measure(inputs.pictures, spec, request=request):
+        rates.append(rate)
+        tell(f"ceiling: {rate.name}")
+    operations = {}
+    precision = subject.target.precision
+    if bundle is not None and precision is not None:
+        for tower in subject.towers:
+            length = _tokens(subject, inputs, points) if tower == "text" else None
+            graph = bundle.path / f"{tower}.{precision}.onnx"
+            if graph.exists():
+                operations[tower] = count_operations(graph, length=length)
+    return as_ceilings(rates, operations=operations, item_bytes=sizes)
+
+
+def _tokens(subject: Subject, inputs: InputSet, points: Sequence[Point]) -> int:
+    """Of a text: those that were asked for, else those of the captions on average."""
+    asked = [point.workload.text_length for point in points if point.workload.text_length]
+    if asked:
+        return round(sum(asked) / len(asked))
+    tokenizer = subject.tokenizer()
+    assert tokenizer is not None
+    lengths = [len(ids) for ids in tokenizer(list(inputs.captions))]
+    return max(2, round(sum(lengths) / len(lengths)))
+
+
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -252,7 +294,7 @@ def _card(
     bundle = opened(asked.bundle)
     ceilings: tuple[Ceiling, ...] = ()
     if asked.ceilings and complete:
-        ceilings = ceilings_of(bundle, inputs.pictures, tell=tell)
+        ceilings = _ceilings(bundle, subject, inputs, points, tell)
     return BenchCard(
         schema=SCHEMA,
         kind=kind,
