@@ -16,15 +16,15 @@ from cliprt_bench._comparable import (
     printable,
     workload_in_words,
 )
-from cliprt_bench._compare import Cell, Comparison, Ratio
+from cliprt_bench._compare import Cell, Comparison, Ratio, Share
 from cliprt_bench._figures import Figure
 from cliprt_bench._gate import Verdict
 
 NONE = "–"
 LEGEND = (
-    "± is half of the 95 % confidence interval over repeats, ~ marks a figure too noisy to go by. "
-    "x is a multiple of the first card's figure with its 95 % interval (Welch's, on the logarithms "
-    "of the repeats)."
+    "± is half of the 95 % confidence interval over repeats, as a part of the figure; ~ marks a "
+    "figure too noisy to go by. x is a multiple of the first card's figure with its 95 % interval "
+    "(Welch's, on the logarithms of the repeats)."
 )
 
 _FIGURES = (
@@ -32,6 +32,12 @@ _FIGURES = (
     ("p99_ms", "Latency p99, ms", False),
     ("items_s", "Throughput, items/s", True),
 )
+
+# What Markdown or HTML would take for more than a sign.
+_MARKDOWN = {
+    **{ord(sign): f"\\{sign}" for sign in "\\`*_[]#~"},
+    **{ord(sign): f"&#{ord(sign)};" for sign in "<>|&"},
+}
 
 Tone = Literal["", "better", "worse"]
 
@@ -63,7 +69,7 @@ def number(value: float) -> str:
         return f"{value:,.0f}"
     if size >= 10:
         return f"{value:.1f}"
-    return f"{value:.2f}" if size >= 1 else f"{value:.3g}"
+    return f"{value:.2f}" if size >= 1 else f"{value:#.3g}" if size >= 1e-4 else f"{value:.3g}"
 
 
 def tables(comparison: Comparison) -> tuple[Table, ...]:
@@ -73,7 +79,11 @@ def tables(comparison: Comparison) -> tuple[Table, ...]:
         found.append(_best(comparison))
     found += [_figures(comparison, *one) for one in _FIGURES]
     found.append(
-        _per_point(comparison, "Share of the ceiling", lambda c: c.share and _share_text(c))
+        _per_point(
+            comparison,
+            "Share of the ceiling",
+            lambda c: None if c.share is None else _share_text(c.share),
+        )
     )
     found.append(
         _per_point(
@@ -91,18 +101,9 @@ def column_name(each: LabelledCard) -> str:
     return f"{each.label} {printable(each.card.target.precision or each.card.target.kind, 24)}"
 
 
-def title_of(each: LabelledCard) -> str:
-    """A card in a line: what was measured, in which precision, where."""
-    target = each.card.target
-    parts = [printable(target.name, 60)]
-    parts += [printable(target.precision, 40)] if target.precision else []
-    parts += [printable(target.runtime, 60)] if target.runtime else []
-    return f"{', '.join(parts)}, on {machine_in_words(each.card.machine)}"
-
-
 def to_markdown(comparison: Comparison, verdict: Verdict | None) -> str:
     """The tables, notes and verdict as Markdown."""
-    lines = [f"# {heading(comparison)}", ""]
+    lines = [f"# {_md(heading(comparison))}", ""]
     lines += [f"- {_md(note)}" for note in comparison.notes]
     for table in tables(comparison):
         lines += ["", f"## {_md(table.title)}", ""]
@@ -208,16 +209,21 @@ def _cards(comparison: Comparison) -> Table:
         )
         for index, each in enumerate(comparison.cards)
     ]
-    columns = ("card", "target", "precision", "runtime", "machine")
-    columns += ("p01 cosine, image", "p01 cosine, text", "repeats", "made")
-    return Table("Cards", columns, tuple(rows))
+    columns = [
+        *("card", "target", "precision", "runtime", "machine"),
+        *("p01 cosine, image", "p01 cosine, text", "repeats", "made"),
+    ]
+    return Table("Cards", tuple(columns), tuple(rows))
 
 
 def _spread(figure: Figure) -> str:
     main = f"{'~' if figure.noisy else ''}{number(figure.value)}"
     if figure.low is None or figure.high is None:
         return main
-    return f"{main} ±{number((figure.high - figure.low) / 2)}"
+    if figure.value <= 0:
+        return main
+    reach = (figure.high - figure.low) / 2 / figure.value
+    return f"{main} ±{reach:.0%}" if reach >= 0.0995 else f"{main} ±{reach:.1%}"
 
 
 def _ratio(ratio: Ratio | None, *, more_is_better: bool) -> tuple[str, Tone]:
@@ -264,9 +270,8 @@ def _figures(comparison: Comparison, name: str, title: str, more: bool) -> Table
     return Table(title, _columns(comparison, "point"), tuple(rows))
 
 
-def _share_text(cell: Cell) -> Text:
-    assert cell.share is not None
-    return Text(f"{cell.share.value:.1%}", f"of {printable(cell.share.of, 40)}")
+def _share_text(share: Share) -> Text:
+    return Text(f"{share.value:.1%}", f"of {printable(share.of, 40)}")
 
 
 def _per_point(comparison: Comparison, title: str, show: Callable[[Cell], Text | None]) -> Table:
@@ -312,9 +317,7 @@ def _stages(comparison: Comparison) -> Table:
 
 
 def _md(text: str) -> str:
-    for sign in "\\`*_[]<>|#~":
-        text = text.replace(sign, f"&#{ord(sign)};" if sign in "<>|" else f"\\{sign}")
-    return text
+    return text.translate(_MARKDOWN)
 
 
 def _csv(text: str) -> str:

@@ -43,7 +43,7 @@ _STYLE = {
     "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
+    "font.size": 9.5,
     "axes.edgecolor": NAMED["line"],
     "axes.facecolor": "none",
     "axes.labelcolor": NAMED["soft"],
@@ -130,28 +130,34 @@ def dot(
 ) -> None:
     """A measured point with whiskers where it has an interval; hollow if it is noisy."""
     noisy = any(isinstance(one, Figure) and one.noisy for one in (x, y))
-    at = [one.value if isinstance(one, Figure) else one for one in (x, y)]
-    axes.errorbar(
+    at = tuple(one.value if isinstance(one, Figure) else one for one in (x, y))
+    axes.plot(
         *([value] for value in at),
-        xerr=_whisker(x),
-        yerr=_whisker(y),
         color=colour,
+        linestyle="",
         marker=marker,
         markersize=size,
         markerfacecolor=NAMED["card"] if noisy else colour,
         markeredgewidth=1.3,
-        elinewidth=1,
         alpha=0.35 if faint else 1,
-        zorder=3,
+        zorder=4,
     )
+    line = require("matplotlib.lines", extra="bench").Line2D
+    for which, one in enumerate((x, y)):
+        reach = _whisker(one)
+        if reach is None or faint:
+            continue
+        ends = ([at[0]] * 2, [at[1]] * 2)
+        ends[which][:] = reach
+        # An artist of no weight: the axes show the points, whiskers end where the axes do.
+        axes.add_artist(line(*ends, color=colour, linewidth=1, zorder=3))
 
 
-def _whisker(one: Figure | float) -> list[list[float]] | None:
+def _whisker(one: Figure | float) -> list[float] | None:
     if not isinstance(one, Figure) or one.low is None or one.high is None:
         return None
-    # The interval is that of the mean, which need not hold the median; and nothing is below 0.
-    low = max(one.value - max(one.low, one.value / 10), 0.0)
-    return [[low], [max(min(one.high, one.value * 10) - one.value, 0.0)]]
+    # The interval is that of the mean, which need not hold the median; logarithms need more than 0.
+    return [max(min(one.low, one.value), one.value / 1e3), min(max(one.high, one.value), _GREATEST)]
 
 
 def logarithmic(axes: Any, which: str, formatter: Callable[..., str] | None = None) -> None:
@@ -161,7 +167,9 @@ def logarithmic(axes: Any, which: str, formatter: Callable[..., str] | None = No
     axes.margins(**{which: 0.1})
     low, high = sorted(axis.get_view_interval())
     decades = math.log10(high / low) if low > 0 else 1.0
-    steps = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.3 else (1.0, 2.0, 5.0)
+    steps: tuple[float, ...] = (
+        (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.3 else (1.0, 2.0, 5.0)
+    )
     if decades < 0.5:
         # Less than a third of a decade has hardly a round number in it.
         steps = tuple(step / 2 for step in range(2, 20))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
+from cliprt_bench._bench_card import Tower, Workload
 from cliprt_bench._comparable import printable
 from cliprt_bench._compare import Cell, Comparison, ceilings_of
 from cliprt_bench._drawing import (
@@ -30,6 +31,8 @@ from cliprt_bench._figures import Figure
 
 # A cosine nearer to 1 than float32 can tell.
 _FINEST = 1e-7
+_Dots: TypeAlias = "list[tuple[Workload, Cell]]"
+_Series: TypeAlias = tuple[int, Tower, _Dots]
 _MARKERS = {"image": "o", "text": "s"}
 
 
@@ -50,10 +53,10 @@ def draw_plots(comparison: Comparison) -> tuple[Plot, ...]:
     return tuple(plot for plot in drawn if plot is not None)
 
 
-def _series(comparison: Comparison) -> list[tuple[int, str, list[tuple[Any, Cell]]]]:
+def _series(comparison: Comparison) -> list[_Series]:
     """Points by card and tower: number of the card, tower, and its points with their cells."""
-    towers = sorted({row.workload.tower for row in comparison.rows})
-    found = []
+    towers: list[Tower] = sorted({row.workload.tower for row in comparison.rows})
+    found: list[_Series] = []
     for index in range(len(comparison.cards)):
         for tower in towers:
             points = [
@@ -71,10 +74,10 @@ def _keys(comparison: Comparison, used: Sequence[tuple[int, str]]) -> tuple[Key,
     for index, tower in used:
         each = comparison.cards[index]
         precision = printable(each.card.target.precision or "", 24)
-        name = printable(each.card.target.name, 40)
+        name = printable(each.card.target.name, 28)
         text = " ".join(part for part in (f"{each.label}:", name, precision) if part)
         shape: Shape = "round" if tower == "image" else "square"
-        keys.append(Key(index % COLOURS, shape, f"{text}, {tower} tower"))
+        keys.append(Key(index % COLOURS, shape, f"{text}, {tower}"))
     return tuple(keys)
 
 
@@ -313,7 +316,7 @@ def _stages(comparison: Comparison) -> Plot | None:
     )
 
 
-def _fastest(points: Sequence[tuple[Any, Cell]]) -> Figure | None:
+def _fastest(points: Sequence[tuple[Workload, Cell]]) -> Figure | None:
     found = [
         cell.figures["items_s"]
         for _, cell in points

@@ -17,7 +17,6 @@ from cliprt_bench._compare_tables import (
     Text,
     heading,
     tables,
-    title_of,
     verdict_lines,
 )
 from cliprt_bench._drawing import COLOURS, Key, Plot
@@ -68,6 +67,7 @@ dd {{ margin: 0; min-width: 0; font-variant-numeric: tabular-nums; }}
 .notes {{ margin: 1.25rem 0 0; padding: .8rem 1rem .8rem 2.2rem; background: var(--warn);
   border: 1px solid var(--warn-line); border-radius: 10px; font-size: .9rem;
   overflow-wrap: anywhere; }}
+.verdict {{ background: var(--card); border-color: var(--good); margin-top: 0; }}
 .verdict.failed {{ border-color: var(--bad); }}
 figure {{ max-width: 46rem; }}
 figure svg {{ display: block; width: 100%; height: auto; margin: .6rem 0 .4rem; }}
@@ -82,9 +82,12 @@ figcaption {{ color: var(--soft); font-size: .87rem; }}
 .legend .round {{ border-radius: 50%; }}
 .legend .bar {{ border-radius: 3px; }}
 .legend .tick {{ width: .22rem; height: .95rem; margin: 0 .24rem; }}
+summary {{ cursor: pointer; margin: 2rem 0 .85rem; color: var(--soft); }}
+summary h2 {{ display: inline; margin: 0; color: var(--ink); }}
+summary:focus-visible, .scroll:focus-visible {{ outline: 2px solid var(--mark);
+  outline-offset: 2px; }}
 .scroll {{ overflow-x: auto; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; }}
-.scroll:focus-visible {{ outline: 2px solid var(--mark); outline-offset: 2px; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .88rem;
   font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .5rem .9rem; text-align: right; vertical-align: top; white-space: nowrap;
@@ -110,6 +113,10 @@ td .worse {{ color: var(--bad); }}
 </body>
 </html>
 """
+
+
+# Tables that answer a second question.
+_FOLDED = ("Latency p50", "Share", "Price")
 
 
 def report_page(comparison: Comparison, verdict: Verdict | None = None) -> bytes:
@@ -149,7 +156,6 @@ def _cards(comparison: Comparison) -> str:
         card = each.card
         baseline = "" if index else " <small>baseline</small>"
         facts = {
-            "target": printable(card.target.name, 60),
             "precision": printable(card.target.precision or "", 40),
             "runtime": printable(card.target.runtime or "", 80),
             "machine": machine_in_words(card.machine),
@@ -167,8 +173,8 @@ def _cards(comparison: Comparison) -> str:
             if value
         )
         articles.append(
-            f'<article style="--own: var(--s{index % COLOURS})"><h3>{escape(each.label)}'
-            f"{baseline}</h3><p>{escape(title_of(each))}</p><dl>{lines}</dl></article>"
+            f'<article style="--own: var(--s{index % COLOURS})"><h3>{escape(each.label)}{baseline}'
+            f"</h3><p>{escape(printable(card.target.name, 80))}</p><dl>{lines}</dl></article>"
         )
     return f'<section class="cards" aria-label="Cards">{"".join(articles)}</section>'
 
@@ -212,11 +218,13 @@ def _table(table: Table) -> str:
         f'<tr><th scope="row">{escape(row[0].main)}</th>{"".join(map(_cell, row[1:]))}</tr>'
         for row in table.rows
     )
+    shown = "" if table.title.startswith(_FOLDED) else " open"
     # A keyboard reaches what only scrolling shows.
     return (
-        f'<section><h2>{title}</h2>\n<div class="scroll" tabindex="0" role="region" '
+        f"<details{shown}><summary><h2>{title}</h2></summary>\n"
+        f'<div class="scroll" tabindex="0" role="region" '
         f'aria-label="{title}"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n'
-        "</tbody></table></div></section>"
+        "</tbody></table></div></details>"
     )
 
 
