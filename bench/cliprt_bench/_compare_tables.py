@@ -191,29 +191,31 @@ def plain(cell: Text) -> str:
 
 
 def _cards(comparison: Comparison) -> Table:
-    def fidelity(card: LabelledCard, tower: str) -> str:
-        known = card.card.fidelity.get(tower)
-        return NONE if known is None else f"{known.p01_cosine:.5f}"
-
-    rows = [
-        (
-            Text(f"{each.label}{' (baseline)' if not index else ''}"),
-            Text(printable(each.card.target.name, 60)),
-            Text(printable(each.card.target.precision or NONE, 24)),
-            Text(printable(each.card.target.runtime or NONE, 60)),
-            Text(machine_in_words(each.card.machine)),
-            Text(fidelity(each, "image")),
-            Text(fidelity(each, "text")),
-            Text(f"{each.card.method.repeats} x {each.card.method.repeat_s:g} s"),
-            Text(printable(each.card.made, 20)),
+    facts = []
+    for each in comparison.cards:
+        card, target = each.card, each.card.target
+        facts.append(
+            {
+                "target": printable(target.name, 60),
+                "runtime": printable(target.runtime or "", 60),
+                "machine": machine_in_words(card.machine),
+                **{
+                    f"p01 cosine, {tower}": f"{card.fidelity[tower].p01_cosine:.5f}"
+                    for tower in ("image", "text")
+                    if tower in card.fidelity
+                },
+                "method": f"{card.method.repeats} repeats of {card.method.repeat_s:g} s",
+                "measured": printable(card.made, 32),
+                "file": each.source,
+            }
         )
-        for index, each in enumerate(comparison.cards)
+    names = dict.fromkeys(name for own in facts for name in own)
+    rows = [
+        (Text(name), *(Text(own.get(name) or NONE) for own in facts))
+        for name in names
+        if any(own.get(name) for own in facts)
     ]
-    columns = [
-        *("card", "target", "precision", "runtime", "machine"),
-        *("p01 cosine, image", "p01 cosine, text", "repeats", "made"),
-    ]
-    return Table("Cards", tuple(columns), tuple(rows))
+    return Table("Cards", _columns(comparison, ""), tuple(rows))
 
 
 def _spread(figure: Figure) -> str:

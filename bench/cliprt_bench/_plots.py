@@ -9,6 +9,7 @@ from typing import TypeAlias
 from cliprt_bench._bench_card import Tower, Workload
 from cliprt_bench._comparable import printable
 from cliprt_bench._compare import Cell, Comparison, ceilings_of
+from cliprt_bench._compare_tables import number
 from cliprt_bench._drawing import (
     COLOURS,
     NAMED,
@@ -291,7 +292,7 @@ def _stages(comparison: Comparison) -> Plot | None:
             )
             left += value
         axes.annotate(
-            f"{left:.3g}",
+            number(left),
             (left, place),
             xytext=(4, 0),
             textcoords="offset points",

@@ -30,13 +30,27 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# Of each plot: its size, how much it drew, and what reaches out of it; half a pixel is rounding.
+# Of each plot: its size, how much it drew, and what is seen of it beyond its frame; what is clipped
+# is seen as far as its clip. Half a pixel is rounding.
 MEASURE = """
 () => [...document.querySelectorAll('figure svg')].map(svg => {
   const frame = svg.getBoundingClientRect();
   const drawn = [...svg.querySelectorAll('path, use, text')].filter(
     each => !each.closest('defs') && !each.closest('clipPath'));
-  const boxes = drawn.map(each => each.getBoundingClientRect());
+  const scale = frame.width / svg.viewBox.baseVal.width;
+  const seen = each => {
+    const box = each.getBoundingClientRect();
+    const clipped = each.closest('[clip-path]');
+    if (!clipped) return box;
+    const rect = svg.querySelector(clipped.getAttribute('clip-path').slice(4, -1) + ' rect');
+    const at = name => rect[name].baseVal.value * scale;
+    const left = Math.max(box.left, frame.left + at('x'));
+    const top = Math.max(box.top, frame.top + at('y'));
+    const right = Math.min(box.right, frame.left + at('x') + at('width'));
+    const bottom = Math.min(box.bottom, frame.top + at('y') + at('height'));
+    return {left, top, right, bottom, width: right - left, height: bottom - top};
+  };
+  const boxes = drawn.map(seen);
   const style = each => getComputedStyle(each);
   return {
     name: svg.closest('figure').id, width: frame.width, height: frame.height,
