@@ -36,7 +36,11 @@ _PATH = click.Path(path_type=Path)
     help="Exit with 1 where this holds, such as 'p99>1.1x' or 'items<200/s'; more than one may be "
     "given.",
 )
-@click.option("--strict", is_flag=True, help="Noisy and missing points fail a condition as well.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Noisy and missing points, and failed requests, fail a condition as well.",
+)
 @click.option("--markdown", type=_PATH, help="Write the tables as Markdown.")
 @click.option("--csv", type=_PATH, help="Write a line for each point and card.")
 @click.option("--html", type=_PATH, help="Write a report with plots, one file with all in it.")

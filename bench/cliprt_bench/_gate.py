@@ -60,7 +60,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         violations: one line for each point that fails.
-        told: one line for each point that would fail were it not noisy, or was not there to check.
+        told: one line for each point that would fail were it not noisy, that was not there to
+            check, or where requests failed.
     """
 
     violations: tuple[str, ...]
@@ -111,7 +112,7 @@ def judge(
     Args:
         comparison: cards side by side.
         conditions: what must not be.
-        strict: whether noisy and missing points fail as well.
+        strict: whether noisy and missing points, and failed requests, fail as well.
 
     Raises:
         BenchCardError: a condition is relative, and there is only one card.
@@ -142,9 +143,19 @@ def judge(
                     doubtful.append(f"{condition.text}: {where}: {words}, but noisy")
                 elif violated:
                     violations.append(f"{condition.text}: {where}: {words}")
+                elif failed := _failed(row, index):
+                    # Fast answers of a server that refuses the rest prove nothing.
+                    doubtful.append(
+                        f"{condition.text}: {where}: holds, but {failed:,} requests failed"
+                    )
             if not checked:
                 violations.append(f"{condition.text}: {label} has no point to check it at")
     return Verdict(violations=tuple(violations), told=tuple(told))
+
+
+def _failed(row: Row, index: int) -> int:
+    cell = row.cells[index]
+    return 0 if cell is None else cell.errors
 
 
 def _expected(row: Row, index: int, condition: Condition) -> bool:

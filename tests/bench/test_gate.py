@@ -191,6 +191,16 @@ def test_a_missing_point_is_told_and_fails_only_when_strict() -> None:
     assert judged("p99>1.1x", one, card(), strict=True).failed
 
 
+def test_failed_requests_are_told_and_fail_only_when_strict() -> None:
+    given = (card(), card([point(errors={"Overloaded": 1500})]))
+    verdict = judged("p99>1.1x", *given)
+    assert not verdict.failed
+    assert verdict.told == (
+        "p99>1.1x: B, image, batch 1, 1 caller: holds, but 1,500 requests failed",
+    )
+    assert judged("p99>1.1x", *given, strict=True).failed
+
+
 @pytest.mark.parametrize(
     ("options", "status", "line"),
     [
