@@ -19,6 +19,11 @@ BEYOND = 10
 """Samples that must lie beyond a percentile before it is told: p99 needs a thousand."""
 
 
+def student_t(freedom: int) -> float:
+    """The two-sided 95 % point of Student's t; of more than 12 degrees, that of the normal."""
+    return _T[freedom - 1] if freedom <= len(_T) else _T_LIMIT
+
+
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One measured figure.
 
@@ -53,10 +58,8 @@ def figure(repeats: Sequence[float]) -> Figure:
     middle = statistics.median(values)
     if len(values) == 1:
         return Figure(middle, None, None, values, noisy=True)
-    freedom = len(values) - 1
-    t = _T[freedom - 1] if freedom <= len(_T) else _T_LIMIT
     mean = statistics.fmean(values)
-    reach = t * statistics.stdev(values) / math.sqrt(len(values))
+    reach = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     noisy = reach > NOISY * abs(mean)
     return Figure(middle, mean - reach, mean + reach, values, noisy)
 

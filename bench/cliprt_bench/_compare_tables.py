@@ -1,0 +1,335 @@
+"""A comparison as tables for people, and as CSV and JSON for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from cliprt_bench._comparable import (
+    LabelledCard,
+    machine_in_words,
+    printable,
+    workload_in_words,
+)
+from cliprt_bench._compare import Cell, Comparison, Ratio, Share
+from cliprt_bench._figures import Figure
+from cliprt_bench._gate import Verdict
+
+NONE = "–"
+LEGEND = (
+    "± is half of the 95 % confidence interval over repeats, as a part of the figure; ~ marks a "
+    "figure too noisy to go by. x is a multiple of the first card's figure with its 95 % interval "
+    "(Welch's, on the logarithms of the repeats)."
+)
+
+_FIGURES = (
+    ("p50_ms", "Latency p50, ms", False),
+    ("p99_ms", "Latency p99, ms", False),
+    ("items_s", "Throughput, items/s", True),
+)
+
+# What Markdown or HTML would take for more than a sign.
+_MARKDOWN = {
+    **{ord(sign): f"\\{sign}" for sign in "\\`*_[]#~"},
+    **{ord(sign): f"&#{ord(sign)};" for sign in "<>|&"},
+}
+
+Tone = Literal["", "better", "worse"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a table's cell shows: a figure, what stands behind it, and whether it is good news."""
+
+    main: str
+    detail: str = ""
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: one row for each point, one column for each card."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Text, ...], ...]
+
+
+def number(value: float) -> str:
+    """A figure with three digits that count, or all before the point."""
+    size = abs(value)
+    if size >= 1e9:
+        return f"{value:.3g}"
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if size >= 1 else f"{value:#.3g}" if size >= 1e-4 else f"{value:.3g}"
+
+
+def tables(comparison: Comparison) -> tuple[Table, ...]:
+    """All tables that there is something to say in; those of the cards themselves come first."""
+    found = [_cards(comparison)]
+    if comparison.at_p99_ms is not None:
+        found.append(_best(comparison))
+    found += [_figures(comparison, *one) for one in _FIGURES]
+    found.append(
+        _per_point(
+            comparison,
+            "Share of the ceiling",
+            lambda c: None if c.share is None else _share_text(c.share),
+        )
+    )
+    found.append(
+        _per_point(
+            comparison,
+            "Price of a million items",
+            lambda c: None if c.per_million is None else Text(number(c.per_million)),
+        )
+    )
+    found.append(_stages(comparison))
+    return tuple(table for table in found if table.rows)
+
+
+def column_name(each: LabelledCard) -> str:
+    """Heading of a card's column: its letter and its precision."""
+    return f"{each.label} {printable(each.card.target.precision or each.card.target.kind, 24)}"
+
+
+def to_markdown(comparison: Comparison, verdict: Verdict | None) -> str:
+    """The tables, notes and verdict as Markdown."""
+    lines = [f"# {_md(heading(comparison))}", ""]
+    lines += [f"- {_md(note)}" for note in comparison.notes]
+    for table in tables(comparison):
+        lines += ["", f"## {_md(table.title)}", ""]
+        lines.append("| " + " | ".join(map(_md, table.columns)) + " |")
+        lines.append("|---" + "|---:" * (len(table.columns) - 1) + "|")
+        for row in table.rows:
+            cells = (_md(plain(cell)) for cell in row)
+            lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", LEGEND]
+    if verdict is not None:
+        lines += ["", "## Conditions", ""]
+        lines += [f"- {_md(line)}" for line in verdict_lines(verdict)]
+    return "\n".join(lines) + "\n"
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """What the conditions came to, one line each."""
+    lines = [f"violated: {line}" for line in verdict.violations]
+    lines += [f"not counted: {line}" for line in verdict.told]
+    return lines or ["all conditions hold"]
+
+
+def heading(comparison: Comparison) -> str:
+    """Title of a comparison."""
+    first = comparison.cards[0].card
+    return f"{printable(first.model.name, 60)}: {first.kind}"
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One line for each point and card, numbers as they were measured.
+
+    Ratios are those to the first card. An empty field is a figure that is not there.
+    """
+    names = sorted(
+        {
+            name
+            for row in comparison.rows
+            for cell in row.cells
+            if cell is not None
+            for name in cell.figures
+        }
+    )
+    fixed = ["card", "source", "target", "precision", "cpu", "tower", "batch", "concurrency"]
+    fixed += ["loop", "rate", "text_length", "samples", "errors", "p01_cosine", "ceiling"]
+    fixed += ["share_of_ceiling", "per_million"]
+    suffixes = ("", "_low", "_high", "_noisy", "_ratio", "_ratio_low", "_ratio_high")
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*fixed, *(_csv(name) + suffix for name in names for suffix in suffixes)])
+    for row in comparison.rows:
+        point = row.workload
+        for each, cell in zip(comparison.cards, row.cells, strict=True):
+            if cell is None:
+                continue
+            card = each.card
+            line: list[Any] = [each.label, _csv(each.source), _csv(card.target.name)]
+            line += [_csv(card.target.precision or ""), _csv(card.machine.cpu)]
+            line += [point.tower, point.batch, point.concurrency, point.loop, point.rate]
+            line += [point.text_length, cell.samples, cell.errors, cell.p01_cosine]
+            share = cell.share
+            line += [None, None] if share is None else [_csv(share.of), share.value]
+            line.append(cell.per_million)
+            for name in names:
+                line += _csv_figure(cell.figures.get(name), cell.ratios.get(name))
+            writer.writerow(line)
+    return file.getvalue()
+
+
+def to_json(comparison: Comparison, verdict: Verdict | None) -> bytes:
+    """All of it for programs, without the cards' own points, which the rows hold."""
+    left_out = ("points", "ceilings", "stages")
+    cards = []
+    for each in comparison.cards:
+        card = msgspec.to_builtins(each.card)
+        own = {name: value for name, value in card.items() if name not in left_out}
+        cards.append({"label": each.label, "source": each.source, **own})
+    content = {**msgspec.to_builtins(comparison), "cards": cards}
+    content["conditions"] = None if verdict is None else msgspec.to_builtins(verdict)
+    return msgspec.json.encode(content)
+
+
+def plain(cell: Text) -> str:
+    """A cell in one line."""
+    return f"{cell.main}  {cell.detail}".rstrip()
+
+
+def _cards(comparison: Comparison) -> Table:
+    facts = []
+    for each in comparison.cards:
+        card, target = each.card, each.card.target
+        facts.append(
+            {
+                "target": printable(target.name, 60),
+                "runtime": printable(target.runtime or "", 60),
+                "machine": machine_in_words(card.machine),
+                **{
+                    f"p01 cosine, {tower}": f"{card.fidelity[tower].p01_cosine:.5f}"
+                    for tower in ("image", "text")
+                    if tower in card.fidelity
+                },
+                "method": f"{card.method.repeats} repeats of {card.method.repeat_s:g} s",
+                "measured": printable(card.made, 32),
+                "file": each.source,
+            }
+        )
+    names = dict.fromkeys(name for own in facts for name in own)
+    rows = [
+        (Text(name), *(Text(own.get(name) or NONE) for own in facts))
+        for name in names
+        if any(own.get(name) for own in facts)
+    ]
+    return Table("Cards", _columns(comparison, ""), tuple(rows))
+
+
+def _spread(figure: Figure) -> str:
+    main = f"{'~' if figure.noisy else ''}{number(figure.value)}"
+    if figure.low is None or figure.high is None:
+        return main
+    if figure.value <= 0:
+        return main
+    reach = (figure.high - figure.low) / 2 / figure.value
+    return f"{main} ±{reach:.0%}" if reach >= 0.0995 else f"{main} ±{reach:.1%}"
+
+
+def _ratio(ratio: Ratio | None, *, more_is_better: bool) -> tuple[str, Tone]:
+    if ratio is None:
+        return "", ""
+    text = f"{ratio.value:.2f}x"
+    if ratio.low is not None and ratio.high is not None:
+        text += f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+    if not ratio.clear:
+        return text, ""
+    return text, "better" if (ratio.value > 1) is more_is_better else "worse"
+
+
+def _figure_text(figure: Figure | None, ratio: Ratio | None, *, more_is_better: bool) -> Text:
+    if figure is None:
+        return Text(NONE)
+    detail, tone = _ratio(ratio, more_is_better=more_is_better)
+    return Text(_spread(figure), detail, tone)
+
+
+def _columns(comparison: Comparison, first: str) -> tuple[str, ...]:
+    return (first, *map(column_name, comparison.cards))
+
+
+def _figures(comparison: Comparison, name: str, title: str, more: bool) -> Table:
+    rows: list[tuple[Text, ...]] = []
+    tower = None
+    for row in comparison.rows:
+        # Speed beside accuracy: a tower's rows begin with how true it is to the original weights.
+        if more and row.workload.tower != tower:
+            tower = row.workload.tower
+            known = [each.card.fidelity.get(tower) for each in comparison.cards]
+            if any(known):
+                texts = (Text(NONE if f is None else f"{f.p01_cosine:.5f}") for f in known)
+                rows.append((Text(f"{tower}, p01 cosine to the reference"), *texts))
+        cells = [
+            Text(NONE)
+            if cell is None
+            else _figure_text(cell.figures.get(name), cell.ratios.get(name), more_is_better=more)
+            for cell in row.cells
+        ]
+        if any(cell.main != NONE for cell in cells):
+            rows.append((Text(workload_in_words(row.workload)), *cells))
+    return Table(title, _columns(comparison, "point"), tuple(rows))
+
+
+def _share_text(share: Share) -> Text:
+    return Text(f"{share.value:.1%}", f"of {printable(share.of, 40)}")
+
+
+def _per_point(comparison: Comparison, title: str, show: Callable[[Cell], Text | None]) -> Table:
+    rows = []
+    for row in comparison.rows:
+        cells = [None if cell is None else show(cell) for cell in row.cells]
+        if any(cells):
+            texts = (cell or Text(NONE) for cell in cells)
+            rows.append((Text(workload_in_words(row.workload)), *texts))
+    return Table(title, _columns(comparison, "point"), tuple(rows))
+
+
+def _best(comparison: Comparison) -> Table:
+    rows = []
+    for row in comparison.best:
+        length = "" if row.text_length is None else f", {row.text_length:,} tokens"
+        cells = []
+        for cell in row.cells:
+            if cell is None:
+                cells.append(Text("no point holds it"))
+                continue
+            text = _figure_text(cell.items_s, cell.ratio, more_is_better=True)
+            point = workload_in_words(cell.workload).removeprefix(f"{row.tower}, ")
+            where = f"at {point}, p99 {number(cell.p99_ms.value)} ms"
+            cells.append(Text(text.main, f"{text.detail}  {where}".lstrip(), text.tone))
+        rows.append((Text(f"{row.tower}{length}"), *cells))
+    title = f"Throughput at p99 ≤ {comparison.at_p99_ms:g} ms, items/s"
+    return Table(title, _columns(comparison, "tower"), tuple(rows))
+
+
+def _stages(comparison: Comparison) -> Table:
+    rows = [
+        (
+            Text(printable(f"{row.tower}: {row.stage}", 60)),
+            *(
+                _figure_text(figure, ratio, more_is_better=False)
+                for figure, ratio in zip(row.figures, row.ratios, strict=True)
+            ),
+        )
+        for row in comparison.stages
+    ]
+    return Table("Stages, ms of an item", _columns(comparison, "stage"), tuple(rows))
+
+
+def _md(text: str) -> str:
+    return text.translate(_MARKDOWN)
+
+
+def _csv(text: str) -> str:
+    # A spreadsheet computes a field that begins like a formula.
+    line = printable(text)
+    return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line
+
+
+def _csv_figure(figure: Figure | None, ratio: Ratio | None) -> Sequence[Any]:
+    own = (
+        [None] * 4 if figure is None else [figure.value, figure.low, figure.high, int(figure.noisy)]
+    )
+    return own + ([None] * 3 if ratio is None else [ratio.value, ratio.low, ratio.high])
