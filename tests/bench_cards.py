@@ -113,7 +113,9 @@ def fidelity(p01: float) -> Fidelity:
 
 
 def ceiling(name: str, items: Mapping[str, float]) -> Ceiling:
-    return Ceiling(name=name, figure=quiet(100.0), unit="GFLOP/s", by="a library", items_s=dict(items))
+    return Ceiling(
+        name=name, figure=quiet(100.0), unit="GFLOP/s", by="a library", items_s=dict(items)
+    )
 
 
 def full_card(speed: float = 1.0, **more: Any) -> BenchCard:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,15 +88,20 @@ def embed_on_ray(
                 out, config, token, model, options, job.settings, workers, retry_failed, keep_going
             )
             results = _Results(job, monitor)
-            with cluster(address) as nodes, _told(results):
-                for outcome in _outcomes(units, order, nodes):
+            with (
+                cluster(address) as nodes,
+                _told(results),
+                # Closed whatever happens: its threads must end before Ray does.
+                closing(_outcomes(units, order, nodes)) as outcomes,
+            ):
+                for outcome in outcomes:
                     results.take(outcome)
             return results.computed
 
         return carry_out(source, out, config, encoder, options, run=run, monitor=monitor)
 
 
-def _outcomes(units: list[int], order: Order, nodes: Nodes) -> Iterator[Outcome]:
+def _outcomes(units: list[int], order: Order, nodes: Nodes) -> Generator[Outcome, None, None]:
     """Lets actors do units; their outcomes in the order in which they end.
 
     Raises:

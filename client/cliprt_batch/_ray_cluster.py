@@ -32,6 +32,9 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Actors that ask for no GPU keep what they see.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Read when Ray is imported. A thread of Ray Data that a job left behind must not start another
+    # Ray, of its own accord, in place of the one that has ended.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # Else each actor that may be restarted gives a line of warning.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }

@@ -49,6 +49,8 @@ SHARD = 8
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of a cluster of two nodes on this machine."""
+    # Read by Ray's first import, which is otherwise `embed_on_ray`'s.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="cliprt-test-", dir="/tmp")
@@ -60,6 +62,14 @@ def address() -> Iterator[str]:
         yield cluster.address
         cluster.shutdown()
     shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_connected() -> Iterator[None]:
+    yield
+    import ray
+
+    assert not ray.is_initialized()
 
 
 @dataclass(frozen=True)
