@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from queueing import Stall, Times, closed_latencies, open_latencies
+from timed_server import THREADS, TimedServer
 
 from cliprt_bench._figures import enough_for
 from cliprt_bench._load import arrivals, closed_loop, open_loop
 from cliprt_bench._trace import PERCENTILES, Trace
-from queueing import Stall, Times, closed_latencies, open_latencies
-from timed_server import THREADS, TimedServer
 
 TOLERANCE = 0.05
 """How far a percentile may be from theory."""
@@ -99,25 +99,21 @@ def run_case(server: TimedServer, case: Case) -> Outcome:
     """Runs a case once."""
     before = _wire_ms(server)
     server.begin(min(case.workers, case.most), stall=case.stall)
+    due = arrivals(case.rate or 1.0, case.seconds, case.seed) / 1e9
+    services = case.services(20_000 if case.rate is None else len(due))
+    send = server.sender(services)
     if case.rate is None:
-        services = case.services(20_000)
-        send = server.sender(services)
         trace = closed_loop(send, callers=case.callers, seconds=case.seconds)
-        latencies = closed_latencies(services, case.callers, case.workers, case.seconds)
     else:
-        due = arrivals(case.rate, case.seconds, case.seed) / 1e9
-        services = case.services(len(due))
-        send = server.sender(services)
         trace = open_loop(
             send, rate=case.rate, seconds=case.seconds, most=case.most, seed=case.seed
         )
-        stall = None if case.stall is None else (due[0] + case.stall[0], due[0] + case.stall[1])
-        latencies = open_latencies(due, services, min(case.workers, case.most), stall)
     oversleep = server.record().oversleep_ms
     after = _wire_ms(server)
     wire = (before + after) / 2
+    latencies = _theory(case, due, services, wire / 1e3) * 1e3
     asked = [p for p in PERCENTILES if min(len(latencies), trace.samples) >= enough_for(p)]
-    theory = {p: float(np.percentile(latencies, p)) * 1e3 + wire for p in asked}
+    theory = {p: float(np.percentile(latencies, p)) for p in asked}
     begun = (trace.ended - trace.begun)[trace.counted & (trace.kind == 0)] / 1e6
     slack = _DISTURBED * theory[50]
     disturbed = ""
@@ -133,6 +129,17 @@ def run_case(server: TimedServer, case: Case) -> Outcome:
         wire,
         disturbed,
     )
+
+
+def _theory(case: Case, due: Times, services: Times, wire: float) -> Times:
+    """Latencies in seconds."""
+    if case.rate is None:
+        return closed_latencies(services, case.callers, case.workers, case.seconds, wire)
+    stall = None if case.stall is None else (due[0] + case.stall[0], due[0] + case.stall[1])
+    if case.most > case.workers:
+        return open_latencies(due, services, case.workers, stall) + wire
+    # Places are what is scarce, and a request keeps its own until its answer is there.
+    return open_latencies(due, services + wire, case.most, stall)
 
 
 def run_until_right(server: TimedServer, case: Case, tries: int = 3) -> Outcome:

@@ -50,11 +50,12 @@ def open_latencies(
 
 
 def closed_latencies(
-    services: Sequence[float] | Times, callers: int, workers: int, seconds: float
+    services: Sequence[float] | Times, callers: int, workers: int, seconds: float, wire: float = 0
 ) -> Times:
     """Latencies of callers who ask again at once, as many as begin before an end.
 
-    The n-th request that is begun has the n-th service time.
+    The n-th request that is begun has the n-th service time. The wire adds to each latency and
+    keeps no worker busy.
     """
     queue = Fifo(workers)
     free = [0.0] * callers
@@ -63,7 +64,7 @@ def closed_latencies(
         begun = heapq.heappop(free)
         if begun >= seconds:
             return np.array(latencies)
-        end = queue.finish(begun, service)
+        end = queue.finish(begun, service) + wire
         latencies.append(end - begun)
         heapq.heappush(free, end)
     raise ValueError(f"{len(services)} service times are not enough for {seconds} s")

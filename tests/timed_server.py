@@ -23,7 +23,6 @@ from typing import Any
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-
 from queueing import Fifo, Stall, Times
 
 SERVICE = "Timed"

@@ -188,13 +188,14 @@ class Trace:
                 "The load generator was the bottleneck: its threads kept "
                 f"{busy:.2f} processors busy, and Python has one."
             )
-        middle = self.percentile_ms(50)
+        # Against the time in send: the latency of a backlog is long, whoever was the cause.
+        sent = (self.ended - self.begun)[self.counted & (self.kind == 0)]
         held_up = float(np.median(self.held_up)) / _MS if len(self.held_up) else 0.0
-        if middle is not None and held_up > max(_HELD_UP_MS, LATE * middle):
+        if len(sent) and held_up > max(_HELD_UP_MS, LATE * float(np.median(sent)) / _MS):
             return (
                 "The load generator was the bottleneck: its process had no time for a thread "
-                f"that only sleeps, which woke {held_up:.3g} ms late, where half the requests "
-                f"took {middle:.3g} ms."
+                f"that only sleeps, which woke {held_up:.3g} ms late in half the cases, where "
+                f"half the requests were under way for {np.median(sent) / _MS:.3g} ms."
             )
         return None
 

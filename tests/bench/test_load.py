@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-
-from cliprt_bench._load import arrivals, closed_loop, open_loop
-from cliprt_bench._trace import UNANSWERED
 from load_cases import TOLERANCE, Case, Outcome, constant, exponential, run_until_right
 from queueing import closed_latencies, open_latencies
 from timed_server import TimedServer, timed_server
+
+from cliprt_bench._load import arrivals, closed_loop, open_loop
+from cliprt_bench._trace import UNANSWERED
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def right(outcome: Outcome) -> None:
 
 def test_theory_agrees_with_the_closed_forms_of_queues() -> None:
     rng = np.random.default_rng(5)
-    due = arrivals(0.7, 300_000, seed=5) / 1e9
+    due = arrivals(0.7, 300_000, seed=6) / 1e9
     exponential_service = open_latencies(due, rng.exponential(1, len(due)), workers=1)
     for percentile in (50, 90, 95, 99):
         exact = -np.log(1 - percentile / 100) / (1 - 0.7)
@@ -55,7 +55,7 @@ def test_one_worker_with_equal_requests_in_an_open_loop(server: TimedServer) -> 
 
 
 def test_many_workers_with_exponential_requests_in_an_open_loop(server: TimedServer) -> None:
-    case = Case("M/M/16", exponential(0.06), workers=16, seconds=5, rate=215)
+    case = Case("M/M/24", exponential(0.09), workers=24, seconds=5, rate=215)
     outcome = run_until_right(server, case)
     assert set(outcome.theory) == {50, 90, 95, 99}
     right(outcome)
@@ -72,8 +72,8 @@ def test_callers_who_queue_in_a_closed_loop(server: TimedServer) -> None:
 def test_requests_that_come_while_the_server_stands_still_count(server: TimedServer) -> None:
     """Four callers who each count from when they send see the second of standstill four times."""
     case = Case(
-        "stall", constant(0.02), workers=4, seconds=4, rate=60, most=4, stall=(1.5, 2.5)
-    )  # fmt: skip
+        "stall", constant(0.05), workers=4, seconds=4, rate=28, most=4, stall=(1.5, 2.5), seed=3
+    )
     outcome = run_until_right(server, case)
     right(outcome)
     assert outcome.theory[90] > 500
