@@ -18,7 +18,8 @@ TOLERANCE = 0.05
 """How far a percentile may be from theory."""
 
 _DISTURBED = 0.025
-_PINGS = 40
+_PINGS = 20
+_PAUSE_S = 0.012
 
 Draw = Callable[[np.random.Generator, int], Times]
 
@@ -163,7 +164,7 @@ def _wire_ms(server: TimedServer) -> float:
     ping = server.sender(np.zeros(1))
     taken = []
     for _ in range(_PINGS):
-        time.sleep(0.005)
+        time.sleep(_PAUSE_S)
         begun = time.monotonic_ns()
         ping(0)
         taken.append(time.monotonic_ns() - begun)

@@ -48,7 +48,7 @@ def test_theory_of_a_closed_loop_is_the_callers_in_the_queue() -> None:
 
 
 def test_one_worker_with_equal_requests_in_an_open_loop(server: TimedServer) -> None:
-    case = Case("M/D/1", constant(0.03), workers=1, seconds=4.6, rate=23, seed=2)
+    case = Case("M/D/1", constant(0.03), workers=1, seconds=4.2, rate=25, seed=2)
     outcome = run_until_right(server, case)
     assert set(outcome.theory) == {50, 90}
     right(outcome)
@@ -62,9 +62,9 @@ def test_many_workers_with_exponential_requests_in_an_open_loop(server: TimedSer
 
 
 def test_callers_who_queue_in_a_closed_loop(server: TimedServer) -> None:
-    case = Case("closed, 6 callers, 3 workers", exponential(0.04), 3, seconds=3, callers=6)
+    case = Case("closed, 6 callers, 3 workers", exponential(0.04), 3, seconds=2.2, callers=6)
     outcome = run_until_right(server, case)
-    assert {50, 90, 95} <= set(outcome.theory)
+    assert {50, 90} <= set(outcome.theory)
     right(outcome)
     assert outcome.trace.answered_s == pytest.approx(3 / 0.04, rel=0.25)
 
@@ -117,7 +117,7 @@ def test_never_more_than_most_are_under_way() -> None:
         with lock:
             under_way -= 1
 
-    trace = open_loop(send, rate=400, seconds=0.4, most=3, seed=4)
+    trace = open_loop(send, rate=400, seconds=0.2, most=3, seed=4)
     assert max(seen) == 3
     assert trace.waiting > trace.samples / 4
     # What waits for a place is the target's latency, not the generator's lag.
@@ -230,7 +230,7 @@ def test_a_generator_that_burns_the_processor_is_marked() -> None:
         while time.thread_time_ns() < until:
             pass
 
-    trace = open_loop(send, rate=800, seconds=1, most=8, seed=1, patience=0.5)
+    trace = open_loop(send, rate=800, seconds=0.6, most=8, seed=1, patience=0.2)
     reason = trace.was_bottleneck()
     assert reason is not None
     assert reason.startswith("The load generator was the bottleneck: ")
@@ -240,7 +240,7 @@ def test_a_generator_that_burns_the_processor_is_marked() -> None:
 def test_a_generator_that_has_time_is_not_marked() -> None:
     reasons = []
     for _ in range(3):
-        trace = open_loop(lambda n: time.sleep(0.05), rate=60, seconds=1.2, most=16, seed=1)
+        trace = open_loop(lambda n: time.sleep(0.05), rate=60, seconds=0.8, most=16, seed=1)
         if (reason := trace.was_bottleneck()) is None:
             assert trace.generator_cores < 0.2
             return
