@@ -3,8 +3,9 @@
 A server in another process answers after times that are drawn beforehand. What its callers must see
 follows, event by event, from those times and from the moments at which requests are due, so that
 theory has no statistical error; that this theory is right is shown first, against the closed form
-of M/M/1 in a very long run. The time of the wire is measured without the generator and added. The last rows are a server that stands still once: what
-the generator says, and what it would say if it counted from when a request was sent.
+of M/M/1 in a very long run. The time of the wire is measured without the generator and added. The
+last rows are a server that stands still once: what the generator says, and what it would say if it
+counted from when a request was sent.
 
 Ends with status 1 if a percentile is further than 5 % from theory in an undisturbed run, with 2 if
 the machine was too busy to say.

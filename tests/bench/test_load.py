@@ -25,9 +25,10 @@ def server() -> Iterator[TimedServer]:
 
 
 def right(outcome: Outcome) -> None:
-    """Fails if it is off; skips where the machine was too busy to say, thrice."""
+    """Fails if it is off. Where the machine is too busy for theory, what callers saw is held."""
+    assert abs(outcome.worst_told) <= TOLERANCE, (outcome.actual, outcome.measured)
     if outcome.disturbed:
-        pytest.skip(f"off by {outcome.worst:.1%}, but {outcome.disturbed}")
+        pytest.skip(f"off from theory by {outcome.worst:.1%}, but {outcome.disturbed}")
     assert abs(outcome.worst) <= TOLERANCE, (outcome.theory, outcome.measured)
 
 
@@ -75,10 +76,10 @@ def test_requests_that_come_while_the_server_stands_still_count(server: TimedSer
         "stall", constant(0.05), workers=4, seconds=4, rate=28, most=4, stall=(1.5, 2.5), seed=3
     )
     outcome = run_until_right(server, case)
-    right(outcome)
     assert outcome.theory[90] > 500
-    assert outcome.measured[90] == pytest.approx(outcome.theory[90], rel=TOLERANCE)
-    assert outcome.from_begun[90] < outcome.theory[90] / 4
+    assert outcome.actual[90] > 500
+    assert outcome.from_begun[90] < outcome.actual[90] / 4
+    right(outcome)
 
 
 def test_moments_are_those_of_a_poisson_process_and_of_their_seed() -> None:
