@@ -110,7 +110,9 @@ def main() -> int:
                 f"generator {trace.generator_cores:.3f} and process {trace.process_cores:.3f} "
                 f"processors; {trace.was_bottleneck() or 'the generator was no bottleneck.'}"
             )
-            if outcome.disturbed:
+            if abs(outcome.worst_told) > TOLERANCE:
+                wrong.append(f"{case.name} (from what callers saw)")
+            elif outcome.disturbed:
                 disturbed.append(f"{case.name}: {outcome.disturbed}")
             elif abs(outcome.worst) > TOLERANCE:
                 wrong.append(case.name)

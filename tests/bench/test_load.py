@@ -181,7 +181,7 @@ def test_a_request_without_an_answer_is_told() -> None:
         if number == 3:
             never.wait(30)
 
-    trace = open_loop(send, rate=100, seconds=0.3, most=4, seed=1, patience=0.1)
+    trace = open_loop(send, rate=100, seconds=0.3, most=4, seed=1, patience=0.5)
     never.set()
     assert trace.errors == {UNANSWERED: 1}
     assert trace.ended[3] == -1
