@@ -34,13 +34,13 @@ def right(outcome: Outcome) -> None:
 
 def test_theory_agrees_with_the_closed_forms_of_queues() -> None:
     rng = np.random.default_rng(5)
-    due = arrivals(0.7, 300_000, seed=6) / 1e9
+    due = arrivals(0.5, 600_000, seed=6) / 1e9
     exponential_service = open_latencies(due, rng.exponential(1, len(due)), workers=1)
     for percentile in (50, 90, 95, 99):
-        exact = -np.log(1 - percentile / 100) / (1 - 0.7)
+        exact = -np.log(1 - percentile / 100) / (1 - 0.5)
         assert np.percentile(exponential_service, percentile) == pytest.approx(exact, rel=0.05)
     constant_service = open_latencies(due, np.ones(len(due)), workers=1)
-    assert constant_service.mean() == pytest.approx(1 + 0.7 / (2 * (1 - 0.7)), rel=0.02)
+    assert constant_service.mean() == pytest.approx(1 + 0.5 / (2 * (1 - 0.5)), rel=0.02)
 
 
 def test_theory_of_a_closed_loop_is_the_callers_in_the_queue() -> None:
