@@ -1,0 +1,134 @@
+"""What several traces of the same load come to: figures with their spread, and what is wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from cliprt_bench._figures import Figure, enough_for, figure
+from cliprt_bench._trace import PERCENTILES, Trace
+
+# What the generator tells of itself is no result, so its noise does not mark a point.
+_RESULTS = (*(f"p{percentile}_ms" for percentile in PERCENTILES), "max_ms", "items_s")
+
+# A loop in which a greater part of the requests had not even begun at its end was overloaded.
+_BACKLOG = 0.05
+
+
+def figures_of(traces: Sequence[Trace], items_per_request: int) -> dict[str, Figure]:
+    """Figures of a point.
+
+    Args:
+        traces: one of each repeat. Those without a request, after Ctrl-C, are left out.
+        items_per_request: items of a request.
+
+    Returns:
+        By name: ``p50_ms``, ``p90_ms``, ``p95_ms``, ``p99_ms``, of those for which each repeat has
+        enough samples; ``max_ms``; ``items_s``, items answered in a second; ``lag_p99_ms``, how
+        late the generator itself was; ``generator_cores``, processors that its own code kept busy;
+        ``process_cores``, those that its process did, with the client and whatever target is in it.
+        Empty if no repeat has a request.
+    """
+    told: dict[str, Callable[[Trace], float | None]] = {
+        **{f"p{p}_ms": partial(Trace.percentile_ms, percentile=p) for p in PERCENTILES},
+        "max_ms": lambda trace: trace.max_ms,
+        "items_s": lambda trace: trace.answered_s * items_per_request,
+        "lag_p99_ms": lambda trace: trace.lag_ms(99),
+        "generator_cores": lambda trace: trace.generator_cores,
+        "process_cores": lambda trace: trace.process_cores,
+    }
+    used = [trace for trace in traces if trace.samples]
+    values = {name: [of(trace) for trace in used] for name, of in told.items()}
+    return {
+        name: figure([value for value in repeats if value is not None])
+        for name, repeats in values.items()
+        if repeats and None not in repeats
+    }
+
+
+def samples_of(traces: Iterable[Trace]) -> int:
+    """Requests that were timed, in all repeats."""
+    return sum(trace.samples for trace in traces)
+
+
+def errors_of(traces: Iterable[Trace]) -> dict[str, int]:
+    """How many requests failed in all repeats, by the kind of error."""
+    errors: Counter[str] = Counter()
+    for trace in traces:
+        errors.update(trace.errors)
+    return dict(sorted(errors.items()))
+
+
+def marks_of(
+    traces: Sequence[Trace], figures: dict[str, Figure], *, apart: bool = True
+) -> tuple[str, ...]:
+    """What is wrong with a point.
+
+    Args:
+        traces: one of each repeat.
+        figures: what :func:`figures_of` made of them.
+        apart: whether the target is in another process; see :meth:`Trace.was_bottleneck`.
+
+    Returns:
+        Sentences; none if nothing is wrong.
+    """
+    marks = [*_bottleneck(traces, apart), *_errors(traces), *_backlog(traces)]
+    few = min((trace.samples for trace in traces), default=0)
+    missing = [percentile for percentile in PERCENTILES if few < enough_for(percentile)]
+    if missing:
+        marks.append(
+            f"Too few requests for p{' and p'.join(map(str, missing))}: {few} in a repeat, "
+            f"p{missing[0]} needs {enough_for(missing[0])}."
+        )
+    noisy = {name: figures[name] for name in _RESULTS if name in figures and figures[name].noisy}
+    if noisy and len(traces) < 2:
+        marks.append("Measured once: how far repeats lie apart is not known.")
+    elif noisy:
+        spread = ", ".join(f"{name} ± {_reach(noisy[name])}" for name in noisy)
+        marks.append(f"Noisy: {spread}.")
+    if not all(trace.complete for trace in traces):
+        marks.append("Ended before its time.")
+    return tuple(marks)
+
+
+def _reach(noisy: Figure) -> str:
+    if noisy.low is None or noisy.high is None or not noisy.value:
+        return "?"
+    return f"{(noisy.high - noisy.low) / 2 / abs(noisy.value):.0%}".replace("%", " %")
+
+
+def _bottleneck(traces: Sequence[Trace], apart: bool) -> list[str]:
+    reasons = [reason for trace in traces if (reason := trace.was_bottleneck(apart=apart))]
+    if not reasons:
+        return []
+    if len(traces) == 1:
+        return reasons
+    return [f"In {len(reasons)} of {len(traces)} repeats: {reasons[0]}"]
+
+
+def _errors(traces: Sequence[Trace]) -> list[str]:
+    errors, samples = errors_of(traces), samples_of(traces)
+    said: dict[str, str] = {}
+    for trace in traces:
+        said = {**trace.messages, **said}
+    return [
+        f"{number} of {samples} requests failed: {kind}{_first_line(said.get(kind, ''))}."
+        for kind, number in errors.items()
+    ]
+
+
+def _first_line(message: str) -> str:
+    line = message.strip().partition("\n")[0][:120].rstrip(".")
+    return f" ({line})" if line else ""
+
+
+def _backlog(traces: Sequence[Trace]) -> list[str]:
+    late = [trace for trace in traces if trace.waiting > _BACKLOG * trace.samples]
+    if not late:
+        return []
+    worst = max(late, key=lambda trace: trace.waiting / trace.samples)
+    return [
+        f"Overloaded: {worst.waiting} of {worst.samples} requests were due and not begun when the "
+        f"window ended, with {worst.most} under way; latencies grow with its length."
+    ]
