@@ -189,10 +189,11 @@ class Point(_Record, frozen=True):
         workload: the point.
         figures: by name. Latencies end in ``_ms`` (``p50_ms``, ``p90_ms``, ``p95_ms``, ``p99_ms``,
             ``max_ms``), of requests, from the moment a request was due; ``items_s`` are items
-            answered in a second; ``cpu_cores`` of the machine that were busy, ``generator_cores``
-            by the load generator alone; ``sent_bytes`` and ``received_bytes`` of an item;
-            ``rss_mb`` of the target; ``gpu_percent``, ``gpu_mb``. Percentiles for which there
-            were too few samples are left out.
+            answered in a second; ``lag_p99_ms`` is how late the load generator itself was; cores
+            that were busy are ``cpu_cores`` of the machine, ``process_cores`` of the load
+            generator's process, ``generator_cores`` of its own code; ``sent_bytes`` and
+            ``received_bytes`` of an item; ``rss_mb`` of the target; ``gpu_percent``, ``gpu_mb``,
+            ``gpu_power_w``. Percentiles for which there were too few samples are left out.
         samples: requests that were timed, in all repeats.
         errors: how many requests failed, by the kind of error.
         marks: what is wrong with the point, in sentences: noise, a load generator that was the

@@ -15,8 +15,9 @@ from cliprt_bench._bench_card import Method, Point, Workload
 from cliprt_bench._figures import Figure, figure
 from cliprt_bench._inputs import InputSet
 from cliprt_bench._load import closed_loop, open_loop
+from cliprt_bench._repeats import errors_of, figures_of, marks_of, samples_of
 from cliprt_bench._targets import Subject
-from cliprt_bench._trace import Trace, figures_of, marks_of
+from cliprt_bench._trace import Trace
 from cliprt_bench._watch import Watch, Watched
 from cliprt_bench._wire import tcp_bytes
 
@@ -87,7 +88,7 @@ class Measurement:
         after = tcp_bytes()
         seen.traces.append(trace)
         seen.watched.append(watch.seen)
-        items = trace.answered * workload.batch
+        items = len(trace.number) * workload.batch
         if before and after and items and self._subject.target.process != "own":
             seen.sent.append((after[0] - before[0]) / items)
             seen.received.append((after[1] - before[1]) / items)
@@ -148,16 +149,13 @@ class Measurement:
             add(figures, name, [getattr(each, name) for each in seen.watched])
         add(figures, "sent_bytes", seen.sent)
         add(figures, "received_bytes", seen.received)
-        errors: dict[str, int] = {}
-        for trace in seen.traces:
-            for kind, count in trace.errors.items():
-                errors[kind] = errors.get(kind, 0) + count
+        apart = self._subject.target.process != "own"
         return Point(
             workload=workload,
             figures=figures,
-            samples=sum(trace.answered for trace in seen.traces),
-            errors=errors,
-            marks=marks_of(seen.traces, figures),
+            samples=samples_of(seen.traces),
+            errors=errors_of(seen.traces),
+            marks=marks_of(seen.traces, figures, apart=apart),
         )
 
 

@@ -30,7 +30,7 @@ from cliprt_bench._cli_options import Asked, towers_of
 from cliprt_bench._inputs import InputSet, given_inputs
 from cliprt_bench._machine import machine
 from cliprt_bench._measure import Measurement
-from cliprt_bench._operations import count_operations
+from cliprt_bench._operations import Operations, count_operations
 from cliprt_bench._stages import stages_of
 from cliprt_bench._startup import startup_of
 from cliprt_bench._targets import Subject, certified, opened
@@ -216,7 +216,7 @@ def _ceilings(
     tell: Tell,
 ) -> tuple[Ceiling, ...]:
     """What the machine can do at most, in items of the towers where the bundle is at hand."""
-    sizes = {
+    sizes: dict[str, float] = {
         point.workload.tower: point.figures["sent_bytes"].value
         for point in points
         if "sent_bytes" in point.figures
@@ -227,7 +227,7 @@ def _ceilings(
     for rate in measure(inputs.pictures, spec, request=request):
         rates.append(rate)
         tell(f"ceiling: {rate.name}")
-    operations = {}
+    operations: dict[str, Operations] = {}
     precision = subject.target.precision
     if bundle is not None and precision is not None:
         for tower in subject.towers:

@@ -207,6 +207,7 @@ class OpenAiFront:
         self._host, self._port = parts.hostname, parts.port or 80
         self._path = parts.path.rstrip("/").removesuffix("/v1")
         self._own = threading.local()
+        self._connections: list[http.client.HTTPConnection] = []
         self._bundle, self.process_ids = bundle, process_ids
         served = self._ask("GET", "/v1/models", None)["data"][0]
         self._id = served["id"]
@@ -235,7 +236,9 @@ class OpenAiFront:
         return None if self._bundle is None else _tokenizer(self._bundle)
 
     def close(self) -> None:
-        """The connections belong to their threads and end with them."""
+        """Closes the connections, which no thread may be using."""
+        for connection in self._connections:
+            connection.close()
 
     def _embed(self, items: list[str]) -> NDArray[np.float32]:
         body = {"model": self._id, "input": items, "encoding_format": "base64"}
@@ -247,6 +250,7 @@ class OpenAiFront:
         if (connection := getattr(self._own, "connection", None)) is None:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
             self._own.connection = connection
+            self._connections.append(connection)
         try:
             connection.request(
                 method, self._path + path, body, {"content-type": "application/json"}

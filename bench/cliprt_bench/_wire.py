@@ -24,15 +24,29 @@ def tcp_bytes() -> tuple[int, int] | None:
         return None
     sent = received = 0
     for name in _descriptors():
-        with suppress(OSError):  # no socket, none of TCP, or closed meanwhile
-            with socket.socket(fileno=os.dup(int(name))) as one:
-                if one.family not in (socket.AF_INET, socket.AF_INET6):
-                    continue
-                info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-            if len(info) >= _LENGTH:
-                sent += struct.unpack_from("=Q", info, _ACKED)[0]
-                received += struct.unpack_from("=Q", info, _RECEIVED)[0]
+        info = _tcp_info(int(name))
+        if info is not None:
+            sent += struct.unpack_from("=Q", info, _ACKED)[0]
+            received += struct.unpack_from("=Q", info, _RECEIVED)[0]
     return sent, received
+
+
+def _tcp_info(descriptor: int) -> bytes | None:
+    """What the kernel knows of a connection; None of what is no connection of TCP."""
+    try:
+        copy = os.dup(descriptor)
+    except OSError:  # closed meanwhile
+        return None
+    try:
+        one = socket.socket(fileno=copy)
+    except OSError:  # no socket
+        os.close(copy)
+        return None
+    with one, suppress(OSError):
+        if one.family in (socket.AF_INET, socket.AF_INET6):
+            info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            return info if len(info) >= _LENGTH else None
+    return None
 
 
 def _descriptors() -> list[str]:
