@@ -25,6 +25,7 @@ class _Image(torch.nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> Any:
+        """The projected embedding, not of length 1."""
         return self.model.get_image_features(pixel_values=pixel_values).pooler_output
 
 
@@ -34,6 +35,7 @@ class _Text(torch.nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        """The projected embedding, not of length 1."""
         found = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
         return found.pooler_output
 

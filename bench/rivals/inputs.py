@@ -49,9 +49,10 @@ def prepare(folder: Path, *, small: bool = False) -> Inputs:
         if (path := str(BENCH.parent / name)) not in sys.path:
             sys.path.append(path)
     from checkpoints import SMALL, VIT_B_32, write_checkpoint
+    from safetensors.numpy import load_file, save_file
+
     from folders import write_calibration
     from photos import photo
-    from safetensors.numpy import load_file, save_file
 
     folders = {name: folder / name for name in ("checkpoint", "bundle", "graphs")}
     weights = folders["checkpoint"] / "model.safetensors"

@@ -205,7 +205,7 @@ def requests_per_s(send: Callable[[int], None], callers: int, seconds: float) ->
 def own_workers(
     entries: tuple[Entry, ...], environment: Environment, inputs: Inputs, reference: Answers
 ) -> Iterator[dict[str, Worker]]:
-    """cliprt's workers, whose answers are compared too.
+    """Cliprt's workers, whose answers are compared too.
 
     Raises:
         NotStarted: one did not start, or answers otherwise than the reference.

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from rivals.adapters import Adapter, load_adapter
 from rivals.protocol import (
-    IMAGES,
     ProtocolError,
     pack_embeddings,
     pack_error,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 
@@ -47,10 +47,10 @@ def load_adapter(name: str, settings: dict[str, Any]) -> Adapter:
     """Loads the adapter of a file in this folder.
 
     Args:
-        name: the file's name without ``.py``.
+        name: the file's name without ``.py``; one with a dot is a module anywhere.
         settings: keyword arguments of its class ``Rival``.
     """
-    module = importlib.import_module(f"rivals.adapters.{name}")
+    module = importlib.import_module(name if "." in name else f"rivals.adapters.{name}")
     adapter = module.Rival(**settings)
     assert isinstance(adapter, Adapter)
     adapter.embed("text", ["a photo of a cat"])
@@ -59,8 +59,6 @@ def load_adapter(name: str, settings: dict[str, Any]) -> Adapter:
 
 def rgb(items: Sequence[bytes]) -> list[Any]:
     """Encoded pictures as Pillow's, in RGB."""
-    import io
-
     from PIL import Image
 
     found = []
@@ -68,8 +66,3 @@ def rgb(items: Sequence[bytes]) -> list[Any]:
         with Image.open(io.BytesIO(item)) as image:
             found.append(image.convert("RGB"))
     return found
-
-
-def float32(rows: Any) -> NDArray[np.float32]:
-    """Rows of a library as a NumPy array."""
-    return np.asarray(rows, np.float32)

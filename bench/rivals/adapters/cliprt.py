@@ -24,8 +24,10 @@ class Rival(Adapter):
             self._clip.settings(tower)  # type: ignore[arg-type]
 
     def embed(self, kind: str, items: Sequence[Any]) -> NDArray[Any]:
+        """As `Adapter.embed` says."""
         encode = self._clip.encode_image if kind == "image" else self._clip.encode_text
         return encode(list(items))
 
     def close(self) -> None:
+        """Ends what was started."""
         self._clip.close()

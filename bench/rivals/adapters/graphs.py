@@ -43,6 +43,7 @@ class Graphs(Adapter):
         raise NotImplementedError
 
     def embed(self, kind: str, items: Sequence[Any]) -> NDArray[Any]:
+        """As `Adapter.embed` says."""
         if kind == "image":
             pixels = self._processor(rgb(items), return_tensors="np")["pixel_values"]
             feeds = {"pixel_values": np.asarray(pixels, np.float32)}

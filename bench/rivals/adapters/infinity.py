@@ -62,6 +62,7 @@ class Rival(Adapter):
             raise
 
     def embed(self, kind: str, items: Sequence[Any]) -> NDArray[Any]:
+        """As `Adapter.embed` says."""
         if kind == "image":
             items = ["data:image/jpeg;base64," + base64.b64encode(item).decode() for item in items]
         body = {"model": "clip", "input": list(items), "modality": kind}
@@ -70,6 +71,7 @@ class Rival(Adapter):
         return np.stack([np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in rows])
 
     def close(self) -> None:
+        """Ends what was started."""
         self._server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._server.wait(10)

@@ -17,7 +17,9 @@ class Rival(Graphs):
     packages = ("numpy", "onnxruntime", "pillow", "tokenizers", "transformers")
 
     def open(self, path: Path) -> Any:
+        """As `Graphs.open` says."""
         return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(self, graph: Any, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """As `Graphs.run` says."""
         return graph.run(None, feeds)[0]

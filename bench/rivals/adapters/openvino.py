@@ -21,10 +21,12 @@ class Rival(Graphs):
     packages = ("numpy", "openvino", "pillow", "tokenizers", "transformers")
 
     def open(self, path: Path) -> Any:
+        """As `Graphs.open` says."""
         compiled = openvino.Core().compile_model(openvino.convert_model(path), "CPU")
         return compiled, threading.local()
 
     def run(self, graph: Any, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """As `Graphs.run` says."""
         compiled, own = graph
         # A compiled model may be used by many threads, an infer request by one.
         if not hasattr(own, "request"):

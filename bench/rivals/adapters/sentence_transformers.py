@@ -20,6 +20,7 @@ class Rival(Adapter):
         self._model = SentenceTransformer(checkpoint, device="cpu")
 
     def embed(self, kind: str, items: Sequence[Any]) -> NDArray[Any]:
+        """As `Adapter.embed` says."""
         # The whole request is one batch, as with the others.
         return self._model.encode(
             rgb(items) if kind == "image" else list(items),

@@ -36,6 +36,7 @@ class Rival(Adapter):
         self._context = self._model.config.text_config.max_position_embeddings
 
     def embed(self, kind: str, items: Sequence[Any]) -> NDArray[Any]:
+        """As `Adapter.embed` says."""
         with torch.inference_mode():
             if kind == "image":
                 pixels = self._processor(rgb(items), return_tensors="pt")["pixel_values"]
