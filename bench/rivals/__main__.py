@@ -37,7 +37,7 @@ APART = {"clip-retrieval": "batch work", "perf_analyzer": "load generator"}
 
 
 def main() -> int:
-    """Prints the table; 1 if cliprt itself answers otherwise than the reference, or nobody could."""
+    """Prints the table; 1 if cliprt or the reference did not start or differ."""
     arguments = _arguments()
     notes = Console(stderr=True, markup=False, highlight=False)
     with TemporaryDirectory(prefix="rivals-") as temporary:

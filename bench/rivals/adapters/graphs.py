@@ -1,4 +1,4 @@
-"""Preparation that runtimes of ONNX graphs share: transformers' processor and tokenizer, no torch."""
+"""What runtimes of ONNX graphs share: transformers' processor and tokenizer, without torch."""
 
 from __future__ import annotations
 
