@@ -35,7 +35,7 @@ PROBES: Mapping[str, str] = {
     "onnx": "import onnxruntime, openvino, transformers",
     "sentence-transformers": "import sentence_transformers",
     "infinity": "import infinity_emb, aiohttp",
-    "clip-retrieval": "import clip_retrieval.clip_inference",
+    "clip-retrieval": "import rivals.clip_retrieval_job",
     "perf-analyzer": "from rivals.perf_analyzer import version; version()",
 }
 
