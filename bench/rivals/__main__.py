@@ -8,8 +8,9 @@ second over the rival's in the same round.
 
 A rival that cannot be installed, imported or asked stands in the table with the reason.
 
-perf_analyzer and clip-retrieval, which answer no single requests, are looked at for whether they
-run: see `rivals.perf_analyzer` and `rivals.batch_work`.
+clip-retrieval answers no single requests: its loop is compared with `cliprt embed` on a folder
+(`rivals.batch_work`). perf_analyzer, a load generator, is looked at for whether it runs here
+(`rivals.perf_analyzer`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rich.console import Console
 from cliprt import __version__
 from cliprt._console import out, print_table
 from rivals.asking import NotStarted
+from rivals.batch_work import compare_jobs, jobs
 from rivals.entries import OWN, OWN_ENTRIES, REFERENCE, RIVALS, Entry
 from rivals.environments import Environment, Refusal, make_environment
 from rivals.inputs import prepare, write_graphs
@@ -99,6 +101,18 @@ def run(arguments: argparse.Namespace, folder: Path, notes: Console) -> dict[str
         way = _environment(name.replace("_", "-"), arguments.python, notes)
         refused = isinstance(way, Refusal)
         apart[name] = {"step": way.step, "reason": way.reason} if refused else None
+    batch = None
+    if not arguments.only and apart["clip-retrieval"] is None:
+        way = _environment("clip-retrieval", arguments.python, notes)
+        assert isinstance(way, Environment)
+        notes.print("clip-retrieval")
+        batch = compare_jobs(
+            jobs(way, inputs),
+            inputs,
+            reference,
+            pictures=16 if arguments.small else 512,
+            rounds=min(arguments.rounds, 3),
+        )
     return {
         "cliprt": __version__,
         "model": "small, drawn" if arguments.small else "ViT-B/32, drawn",
@@ -106,6 +120,7 @@ def run(arguments: argparse.Namespace, folder: Path, notes: Console) -> dict[str
         "seconds": arguments.seconds,
         "rivals": [row.record() for row in rows],
         "apart": apart,
+        "batch": batch,
     }
 
 
@@ -119,6 +134,8 @@ def show(seen: Mapping[str, Any]) -> None:
     for name, absent in seen["apart"].items():
         told = "runs" if absent is None else f"absent: {absent['step']}: {absent['reason']}"
         out().print(f"{name} ({APART[name]}): {told}")
+    if seen["batch"] is not None:
+        out().print(f"cliprt embed beside clip-retrieval: {_told(seen['batch'])}")
 
 
 def _line(row: Mapping[str, Any], entry: Entry, points: list[str]) -> list[str]:
@@ -132,6 +149,16 @@ def _line(row: Mapping[str, Any], entry: Entry, points: list[str]) -> list[str]:
     else:
         told = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
     return [row["rival"], *cells, cosine, told]
+
+
+def _told(batch: Mapping[str, Any]) -> str:
+    if batch["absent"] is not None:
+        return f"{batch['absent']['who']} failed: {batch['absent']['reason']}"
+    if not batch["same_answers"]:
+        return f"answers otherwise: {batch['cosines']}"
+    if batch["ratio"] is None:
+        return "same answers"
+    return f"{_ratio(batch['ratio'])} times as fast on {batch['pictures']} pictures"
 
 
 def _ratio(ratio: Mapping[str, Any] | None) -> str:

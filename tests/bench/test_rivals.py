@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rivals import environments, measuring, perf_analyzer
+from rivals import batch_work, environments, measuring, perf_analyzer
 from rivals.adapters import Adapter
 from rivals.asking import NotStarted, Worker
 from rivals.comparing import likeness
@@ -439,6 +439,33 @@ def test_a_failure_ends_the_loop() -> None:
 
     with pytest.raises(RivalError, match="out of words"):
         measuring.requests_per_s(send, 2, 0.2)
+
+
+def fixed(rows: Any) -> Any:
+    return lambda pictures, out: np.resize(rows, (len(list(pictures.iterdir())), 2))
+
+
+@pytest.mark.parametrize(
+    ("rows", "same", "ratios"), [([[2.0, 0.0]], True, 2), ([[0.6, 0.8]], False, 0)]
+)
+def test_batch_work_is_compared_before_its_speed(rows: Any, same: bool, ratios: int) -> None:
+    reference = {"image": np.resize(np.float32([1, 0]), (4, 2))}
+    named = {batch_work.OWN: fixed([[1.0, 0.0]]), batch_work.RIVAL: fixed(rows)}
+    found = batch_work.compare_jobs(named, small_inputs(), reference, pictures=9, rounds=2)
+    assert found["same_answers"] is same
+    assert len((found["ratio"] or {"repeats": []})["repeats"]) == ratios
+    json.dumps(found)
+
+
+def test_a_failed_job_is_told() -> None:
+    def fails(pictures: Path, out: Path) -> Any:
+        raise batch_work.JobFailed("RuntimeError: no operator")
+
+    named = {batch_work.OWN: fixed([[1.0, 0.0]]), batch_work.RIVAL: fails}
+    reference = {"image": np.resize(np.float32([1, 0]), (4, 2))}
+    found = batch_work.compare_jobs(named, small_inputs(), reference, pictures=5, rounds=0)
+    assert found["absent"]["who"] == batch_work.RIVAL
+    assert found["absent"]["reason"] == "RuntimeError: no operator"
 
 
 def test_names_and_folders_of_entries() -> None:
