@@ -47,14 +47,14 @@ def jobs(environment: Environment, inputs: Inputs) -> dict[str, Job]:
         target = out / "rows.npy"
         python = (str(environment.python), "-W", "ignore", "-m", "rivals.clip_retrieval_job")
         _run([*python, str(inputs.folders["checkpoint"]), str(pictures), str(target)], clean=True)
-        return np.load(target).astype(np.float32)
+        return np.asarray(np.load(target), np.float32)
 
     def own(pictures: Path, out: Path) -> NDArray[np.float32]:
         target = out / "embedded"
         command = (sys.executable, "-W", "ignore", "-m", "cliprt", "embed", str(pictures))
         _run([*command, "--out", str(target), "--bundle", str(inputs.folders["bundle"])])
         shards = sorted((target / "img_emb").glob("*.npy"))
-        return np.concatenate([np.load(shard) for shard in shards]).astype(np.float32)
+        return np.asarray(np.concatenate([np.load(shard) for shard in shards]), np.float32)
 
     return {OWN: own, RIVAL: rival}
 

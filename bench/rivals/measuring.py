@@ -164,8 +164,7 @@ def sender(
 ) -> Callable[[int], None]:
     """Sends the n-th request: ``size`` items from the n-th place on, packed beforehand."""
     requests = [
-        pack_request(kind, items[at : at + size])  # type: ignore[arg-type]
-        for at in range(0, len(items) - size + 1, size)
+        pack_request(kind, items[at : at + size]) for at in range(0, len(items) - size + 1, size)
     ]
 
     def send(number: int) -> None:

@@ -8,6 +8,7 @@ distribution where apt-get is at hand.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -103,17 +104,15 @@ def fetch_libb64(environment: Path) -> None:
         return
     folder = environment / _LIBRARIES[0]
     folder.mkdir(parents=True, exist_ok=True)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(
-        ["apt-get", "download", "--quiet", LIBB64],
-        cwd=folder,
-        timeout=FETCH_S,
-        check=False,
-        **quiet,
-    )
+    _try(["apt-get", "download", "--quiet", LIBB64], folder)
     for package in folder.glob(f"{LIBB64}_*.deb"):
-        subprocess.run(["dpkg-deb", "-x", str(package), str(folder)], check=False, **quiet)
+        _try(["dpkg-deb", "-x", package.name, "."], folder)
         package.unlink()
+
+
+def _try(command: list[str], folder: Path) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, cwd=folder, capture_output=True, timeout=FETCH_S, check=False)
 
 
 if __name__ == "__main__":

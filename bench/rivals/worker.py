@@ -81,7 +81,7 @@ def checked(rows: NDArray[Any], count: int) -> NDArray[np.float32]:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
         raise ValueError("the answer has rows that are zero or not finite")
-    return rows / lengths
+    return np.asarray(rows / lengths, np.float32)
 
 
 def main() -> None:
