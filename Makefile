@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check golden examples lock clean
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check golden examples lock clean rivals
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ preprocess-check: $(ORACLE)/ready ## Compare the speed of preprocessing with tra
 
 batch-check: $(ORACLE)/ready ## Compare batch jobs with their ceilings and transformers on this CPU (an hour)
 	@PYTHONPATH=tests:demo:bench $(ORACLE)/bin/python -W ignore bench/batch_check $(ARGS)
+
+rivals: $(VENV)/ready ## Compare the speed of cliprt with its rivals on this CPU
+	@PYTHONPATH=bench $(VENV)/bin/python -W ignore -m rivals $(ARGS)
 
 golden: $(ORACLE)/ready ## Make the tests' golden files again from transformers
 	@$(ORACLE)/bin/python tests/oracle/make_golden.py

@@ -1,0 +1,1 @@
+"""Rivals of cliprt, side by side: `make rivals` (see ``__main__.py``)."""

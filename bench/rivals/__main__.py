@@ -1,0 +1,206 @@
+"""cliprt beside its rivals: same weights, same inputs, same load generator: `make rivals`.
+
+Every rival runs in a process of its own, in an environment of its own, and is asked through the
+same socket with the same bytes: encoded pictures and strings; cliprt too. First its answers are
+compared with those of transformers in float32, item by item. One that answers otherwise is shown
+with its cosine and without a speed. Then it takes turns with cliprt; a ratio is cliprt's items in a
+second over the rival's in the same round.
+
+A rival that cannot be installed, imported or asked stands in the table with the reason.
+
+clip-retrieval answers no single requests: its loop is compared with `cliprt embed` on a folder
+(`rivals.batch_work`). perf_analyzer, a load generator, is looked at for whether it runs here
+(`rivals.perf_analyzer`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from cliprt import __version__
+from cliprt._console import out, print_table
+from rivals.asking import NotStarted
+from rivals.batch_work import compare_jobs, jobs
+from rivals.entries import OWN, OWN_ENTRIES, REFERENCE, RIVALS, Entry
+from rivals.environments import Environment, Refusal, make_environment
+from rivals.inputs import prepare, write_graphs
+from rivals.measuring import POINTS, Row, answers_of, look_at, own_workers, started
+
+# They run, or not, in a way of their own.
+APART = {"clip-retrieval": "batch work", "perf_analyzer": "load generator"}
+
+
+def main() -> int:
+    """Prints the table; 1 if cliprt or the reference did not start or differ."""
+    arguments = _arguments()
+    notes = Console(stderr=True, markup=False, highlight=False)
+    with TemporaryDirectory(prefix="rivals-") as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            seen = run(arguments, folder, notes)
+        except NotStarted as error:
+            notes.print(f"nothing to compare: {error.refusal.step}: {error.refusal.reason}")
+            return 1
+    if arguments.json:
+        out().print(json.dumps(seen, indent=2))
+    else:
+        show(seen)
+    return 0
+
+
+def run(arguments: argparse.Namespace, folder: Path, notes: Console) -> dict[str, Any]:
+    """Everything that was seen.
+
+    Raises:
+        NotStarted: the reference or cliprt itself did not come up, or answers otherwise.
+    """
+    inputs = prepare(folder, small=arguments.small)
+    chosen = [entry for entry in RIVALS if not arguments.only or entry.name in arguments.only]
+    needed = {entry.environment for entry in chosen} | {"transformers"}
+    ways = {name: _environment(name, arguments.python, notes) for name in sorted(needed)}
+    home = ways["transformers"]
+    if isinstance(home, Refusal):
+        raise NotStarted(home)
+    reference_entry = next(entry for entry in RIVALS if entry.name == REFERENCE)
+    with started(reference_entry, home, inputs.folders) as worker:
+        reference = answers_of(worker, inputs)
+    rows = []
+    graphs = write_graphs(inputs, home) if "onnx" in needed else None
+    here = Environment(OWN, Path(sys.executable))
+    with own_workers(OWN_ENTRIES, here, inputs, reference) as own:
+        for entry in chosen:
+            notes.print(entry.name)
+            row, way = Row(entry), ways[entry.environment]
+            rows.append(row)
+            if entry.environment == "onnx" and graphs is not None:
+                way = graphs
+            if isinstance(way, Refusal):
+                row.refusal = way
+                continue
+            look_at(
+                row,
+                way,
+                inputs,
+                reference,
+                own,
+                rounds=arguments.rounds,
+                callers=arguments.callers,
+                seconds=arguments.seconds,
+            )
+    apart = {}
+    for name in () if arguments.only else APART:
+        way = _environment(name.replace("_", "-"), arguments.python, notes)
+        refused = isinstance(way, Refusal)
+        apart[name] = {"step": way.step, "reason": way.reason} if refused else None
+    batch = None
+    if not arguments.only and apart["clip-retrieval"] is None:
+        way = _environment("clip-retrieval", arguments.python, notes)
+        assert isinstance(way, Environment)
+        notes.print("clip-retrieval")
+        batch = compare_jobs(
+            jobs(way, inputs),
+            inputs,
+            reference,
+            pictures=16 if arguments.small else 512,
+            rounds=min(arguments.rounds, 3),
+        )
+    return {
+        "cliprt": __version__,
+        "model": "small, drawn" if arguments.small else "ViT-B/32, drawn",
+        "callers": arguments.callers,
+        "seconds": arguments.seconds,
+        "rivals": [row.record() for row in rows],
+        "apart": apart,
+        "batch": batch,
+    }
+
+
+def show(seen: Mapping[str, Any]) -> None:
+    """The tables of a run."""
+    points = [f"{kind} {size}" for kind, size in POINTS]
+    for entry in OWN_ENTRIES:
+        lines = [_line(row, entry, points) for row in seen["rivals"]]
+        out().print(f"\n{entry.name}: how many times as fast as each rival\n")
+        print_table(("rival", *points, "least cosine", "versions or reason"), lines)
+    for name, absent in seen["apart"].items():
+        told = "runs" if absent is None else f"absent: {absent['step']}: {absent['reason']}"
+        out().print(f"{name} ({APART[name]}): {told}")
+    if seen["batch"] is not None:
+        out().print(f"cliprt embed beside clip-retrieval: {_told(seen['batch'])}")
+
+
+def _line(row: Mapping[str, Any], entry: Entry, points: list[str]) -> list[str]:
+    ratios = row["ratios"].get(entry.name, {})
+    cells = [_ratio(ratios.get(point)) for point in points]
+    cosine = "-" if row["cosines"] is None else f"{min(row['cosines'].values()):.4f}"
+    if row["absent"] is not None:
+        told = f"absent: {row['absent']['step']}: {row['absent']['reason']}"
+    elif not row["same_answers"]:
+        told = f"answers otherwise: at least {row['bar']} is asked; its speed is not compared"
+    else:
+        told = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    return [row["rival"], *cells, cosine, told]
+
+
+def _told(batch: Mapping[str, Any]) -> str:
+    if batch["absent"] is not None:
+        return f"{batch['absent']['who']} failed: {batch['absent']['reason']}"
+    if not batch["same_answers"]:
+        return f"answers otherwise: {batch['cosines']}"
+    if batch["ratio"] is None:
+        return "same answers"
+    return f"{_ratio(batch['ratio'])} times as fast on {batch['pictures']} pictures"
+
+
+def _ratio(ratio: Mapping[str, Any] | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"{ratio['value']:.2f}" + (" (noisy)" if ratio["noisy"] else "")
+
+
+def _environment(name: str, given: Mapping[str, Path], notes: Console) -> Environment | Refusal:
+    if name in given:
+        return Environment(name, given[name])
+    return make_environment(name, tell=notes.print)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="rivals", description="cliprt beside its rivals.")
+    parser.add_argument("--small", action="store_true", help="a tiny model, to see that it runs")
+    parser.add_argument("--folder", type=Path, help="where checkpoint, bundle and graphs are kept")
+    parser.add_argument(
+        "--only", action="append", metavar="RIVAL", choices=[entry.name for entry in RIVALS]
+    )
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="ENVIRONMENT=PATH",
+        help="take this interpreter instead of making the environment",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="0: compare answers only")
+    parser.add_argument("--callers", type=int, default=1, help="requests under way at a time")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one measurement")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    arguments = parser.parse_args()
+    given = {}
+    for pair in arguments.python:
+        name, _, path = pair.partition("=")
+        if not path:
+            parser.error(f"--python wants ENVIRONMENT=PATH, got {pair!r}")
+        given[name] = Path(path).absolute()
+    arguments.python = given
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

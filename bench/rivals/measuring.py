@@ -1,0 +1,220 @@
+"""Answers first, then speed: a rival and cliprt take turns, and each round gives a ratio."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from cliprt_bench._figures import Figure, figure
+from rivals.asking import NotStarted, Worker
+from rivals.comparing import Answers, Likeness, likeness
+from rivals.entries import Entry
+from rivals.environments import Environment, Refusal
+from rivals.inputs import Inputs
+from rivals.protocol import ProtocolError, RivalError, pack_request, unpack_answer
+from rivals.reasons import reason_of
+
+POINTS = (("image", 1), ("image", 16), ("text", 1), ("text", 64))
+"""What is measured: kind, and items in a request."""
+
+# Threads of some libraries wait in busy loops for a while after their work.
+PAUSE_S = 0.25
+
+RateOf = Callable[[Callable[[int], None], int, float], float]
+"""Requests answered in a second: of ``send``, callers, and seconds."""
+
+
+@dataclass
+class Row:
+    """What was seen of one rival.
+
+    Attributes:
+        entry: who.
+        versions: installed, by package.
+        refusal: why it is absent, or None.
+        likeness: how alike its answers are; None if it gave none.
+        rates: by point (``image 16``), its items in a second.
+        ratios: by own entry's name and point, cliprt's items in a second over the rival's.
+    """
+
+    entry: Entry
+    versions: dict[str, str] = field(default_factory=dict)
+    refusal: Refusal | None = None
+    likeness: Likeness | None = None
+    rates: dict[str, Figure] = field(default_factory=dict)
+    ratios: dict[str, dict[str, Figure]] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """The row for machines."""
+        like, refusal = self.likeness, self.refusal
+        return {
+            "rival": self.entry.name,
+            "remark": self.entry.remark,
+            "versions": self.versions,
+            "absent": None if refusal is None else {"step": refusal.step, "reason": refusal.reason},
+            "cosines": None if like is None else like.least,
+            "bar": self.entry.bar,
+            "same_answers": like is not None and like.same,
+            "items_per_s": msgspec.to_builtins(self.rates),
+            "ratios": msgspec.to_builtins(self.ratios),
+        }
+
+
+@contextmanager
+def started(
+    entry: Entry, environment: Environment, folders: Mapping[str, Path]
+) -> Iterator[Worker]:
+    """The worker of an entry.
+
+    Raises:
+        NotStarted: it could not be loaded.
+    """
+    with TemporaryDirectory(prefix="rival-") as folder:
+        settings = entry.filled(folders)
+        with Worker(environment.python, entry.adapter, settings, Path(folder)) as worker:
+            yield worker
+
+
+def answers_of(worker: Worker, inputs: Inputs) -> Answers:
+    """A worker's answers to the items that are compared."""
+    return {kind: worker.ask(kind, inputs.compared(kind)) for kind in inputs.items}
+
+
+def look_at(
+    row: Row,
+    environment: Environment,
+    inputs: Inputs,
+    reference: Answers,
+    own: Mapping[str, Worker],
+    *,
+    rounds: int,
+    callers: int,
+    seconds: float,
+    rate_of: RateOf | None = None,
+) -> None:
+    """Compares a rival's answers and, if they are the same, its speed. Fills the row.
+
+    Args:
+        row: of the rival.
+        environment: where it runs.
+        inputs: the folders and items.
+        reference: the reference's answers.
+        own: cliprt's workers, by the name of their entry.
+        rounds: in each of them everybody is measured once.
+        callers: requests under way at a time.
+        seconds: of one measurement.
+        rate_of: measures; None means `requests_per_s`.
+    """
+    try:
+        with started(row.entry, environment, inputs.folders) as worker:
+            row.versions = worker.versions
+            row.likeness = likeness(answers_of(worker, inputs), reference, row.entry.bar)
+            if row.likeness.same and rounds:
+                _measure(row, worker, inputs, own, rounds, callers, seconds, rate_of)
+    except NotStarted as error:
+        row.refusal = error.refusal
+    except (RivalError, ProtocolError, ValueError, OSError) as error:
+        row.refusal = Refusal("ask", reason_of(error))
+
+
+def _measure(
+    row: Row,
+    worker: Worker,
+    inputs: Inputs,
+    own: Mapping[str, Worker],
+    rounds: int,
+    callers: int,
+    seconds: float,
+    rate_of: RateOf | None,
+) -> None:
+    workers = {**own, row.entry.name: worker}
+    seen: dict[str, dict[str, list[float]]] = {name: {} for name in workers}
+    for number in range(rounds):
+        # Every other round goes backwards: whoever is first finds the machine warmer or colder.
+        order = list(workers) if number % 2 == 0 else list(workers)[::-1]
+        for kind, size in POINTS:
+            for name in order:
+                send = sender(workers[name], kind, inputs.items[kind], size)
+                rate = (rate_of or requests_per_s)(send, callers, seconds) * size
+                seen[name].setdefault(f"{kind} {size}", []).append(rate)
+                time.sleep(PAUSE_S)
+    mine = seen.pop(row.entry.name)
+    row.rates = {point: figure(rates) for point, rates in mine.items()}
+    row.ratios = {
+        name: {
+            point: figure([a / b for a, b in zip(rates, mine[point], strict=True)])
+            for point, rates in points.items()
+        }
+        for name, points in seen.items()
+    }
+
+
+def sender(
+    worker: Worker, kind: str, items: list[bytes] | list[str], size: int
+) -> Callable[[int], None]:
+    """Sends the n-th request: ``size`` items from the n-th place on, packed beforehand."""
+    requests = [
+        pack_request(kind, items[at : at + size]) for at in range(0, len(items) - size + 1, size)
+    ]
+
+    def send(number: int) -> None:
+        answer = unpack_answer(worker.exchange(requests[number % len(requests)]))
+        if len(answer) != size:
+            raise ProtocolError(f"{size} items were sent, {len(answer)} came back")
+
+    return send
+
+
+def requests_per_s(send: Callable[[int], None], callers: int, seconds: float) -> float:
+    """Requests answered in a second by a closed loop, after one request that does not count.
+
+    To be replaced by ``cliprt_bench._load.closed_loop``; then this is its rate.
+    """
+    numbers, lock = itertools.count(1), threading.Lock()
+
+    def take() -> int:
+        with lock:
+            return next(numbers)
+
+    def call(_: int) -> int:
+        done = 0
+        while time.perf_counter() - begun < seconds:
+            send(take())
+            done += 1
+        return done
+
+    send(0)
+    with ThreadPoolExecutor(callers) as pool:
+        begun = time.perf_counter()
+        done = sum(pool.map(call, range(callers)))
+        return done / (time.perf_counter() - begun)
+
+
+@contextmanager
+def own_workers(
+    entries: tuple[Entry, ...], environment: Environment, inputs: Inputs, reference: Answers
+) -> Iterator[dict[str, Worker]]:
+    """Cliprt's workers, whose answers are compared too.
+
+    Raises:
+        NotStarted: one did not start, or answers otherwise than the reference.
+    """
+    with ExitStack() as stack:
+        workers = {}
+        for entry in entries:
+            worker = stack.enter_context(started(entry, environment, inputs.folders))
+            like = likeness(answers_of(worker, inputs), reference, entry.bar)
+            if not like.same:
+                raise NotStarted(Refusal("ask", f"{entry.name} {like.told()}"))
+            workers[entry.name] = worker
+        yield workers
