@@ -52,8 +52,8 @@ def prepare(folder: Path, *, small: bool = False) -> Inputs:
     from checkpoints import SMALL, VIT_B_32, write_checkpoint
     from safetensors.numpy import load_file, save_file
 
+    from cliprt_bench import photo
     from folders import write_calibration
-    from photos import photo
 
     folders = {name: folder / name for name in ("checkpoint", "bundle", "graphs")}
     weights = folders["checkpoint"] / "model.safetensors"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +13,7 @@ from typing import Any
 import msgspec
 
 from cliprt_bench._figures import Figure, figure
+from cliprt_bench._load import closed_loop
 from rivals.asking import NotStarted, Worker
 from rivals.comparing import Answers, Likeness, likeness
 from rivals.entries import Entry
@@ -178,43 +176,12 @@ def sender(
 def requests_per_s(send: Callable[[int], None], callers: int, seconds: float) -> float:
     """Requests answered in a second by a closed loop, after one request that does not count.
 
-    To be replaced by ``cliprt_bench._load.closed_loop``; then this is its rate.
-    """
-    numbers, lock = itertools.count(1), threading.Lock()
-
-    def take() -> int:
-        with lock:
-            return next(numbers)
-
-    def call(_: int) -> int:
-        done = 0
-        while time.perf_counter() - begun < seconds:
-            send(take())
-            done += 1
-        return done
-
-    send(0)
-    with ThreadPoolExecutor(callers) as pool:
-        begun = time.perf_counter()
-        done = sum(pool.map(call, range(callers)))
-        return done / (time.perf_counter() - begun)
-
-
-@contextmanager
-def own_workers(
-    entries: tuple[Entry, ...], environment: Environment, inputs: Inputs, reference: Answers
-) -> Iterator[dict[str, Worker]]:
-    """Cliprt's workers, whose answers are compared too.
-
     Raises:
-        NotStarted: one did not start, or answers otherwise than the reference.
+        RivalError: a request failed: no rate of the others stands for it.
     """
-    with ExitStack() as stack:
-        workers = {}
-        for entry in entries:
-            worker = stack.enter_context(started(entry, environment, inputs.folders))
-            like = likeness(answers_of(worker, inputs), reference, entry.bar)
-            if not like.same:
-                raise NotStarted(Refusal("ask", f"{entry.name} {like.told()}"))
-            workers[entry.name] = worker
-        yield workers
+    send(0)
+    trace = closed_loop(send, callers=callers, seconds=seconds)
+    if trace.errors:
+        kind = next(iter(trace.errors))
+        raise RivalError(f"{kind}: {trace.messages.get(kind, '')}")
+    return trace.answered_s
