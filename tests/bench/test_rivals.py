@@ -425,13 +425,6 @@ def test_one_item_below_the_bar_is_another_answer() -> None:
         likeness({"text": found[:, :2]}, {"text": reference}, EXACT)
 
 
-def test_the_loop_counts_what_all_callers_sent() -> None:
-    sent: list[int] = []
-    rate = measuring.requests_per_s(sent.append, 2, 0.05)
-    assert sorted(sent) == list(range(len(sent)))
-    assert rate > 0
-
-
 def test_a_failure_ends_the_loop() -> None:
     def send(number: int) -> None:
         if number == 3:
