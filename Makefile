@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check golden examples lock clean rivals
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check golden examples lock clean rivals
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,8 +39,11 @@ check: $(VENV)/ready ## Lint and check types
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
-bench: $(VENV)/ready ## Time the hot paths
-	@$(VENV)/bin/python -m pytest -q bench/hot_paths.py --benchmark-columns=min,median,iqr,rounds
+bench: $(VENV)/ready ## Measure cards of this machine, and write a report that compares them (15 minutes)
+	@$(VENV)/bin/python -W ignore bench/cards.py $(ARGS)
+
+hot-paths: $(VENV)/ready ## Time the hot paths, as multiples of loops of their kind
+	@PYTHONPATH=bench $(VENV)/bin/python -m pytest -q -p multiples bench/hot_paths.py --benchmark-columns=min,median,iqr,rounds $(ARGS)
 
 cpu-check: $(ORACLE)/ready ## Compare the speed of LocalClip with transformers on this CPU
 	@PYTHONPATH=tests:demo $(ORACLE)/bin/python -W ignore bench/cpu_check.py $(ARGS)

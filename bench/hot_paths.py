@@ -1,12 +1,22 @@
-"""Times the hot paths with pytest-benchmark: ``make bench``.
+"""Times the hot paths with pytest-benchmark, each as a multiple of a loop of its own kind.
 
-Served calls stand beside the same computation in process, so that the price of serving is a ratio
-within one run.
+Beside every path, in the same seconds, a loop runs that does the same kind of work with other
+people's code: Pillow alone for pictures, Python alone for texts, one matrix product for towers, a
+round trip of gRPC for requests. How many times the loop a path takes hardly depends on what else
+happens on the machine, so a regression shows there as well. The multiples of an earlier day are in
+``hot_paths.json``, with the processor they were measured on; on another one they are told and not
+held against anything.
+
+``make hot-paths`` compares, ``make hot-paths ARGS=--keep-baseline`` writes the file again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
@@ -18,12 +28,25 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from cliprt import Bundle, Client, Limits
 from cliprt._images import preprocess
 from cliprt._texts import TextTokenizer
+from cliprt_bench import photo
+from cliprt_bench._echo import METHOD, EchoServer
+from cliprt_bench._machine import cpu_fields
 from cliprt_engines import OnnxTower
 from cliprt_export import export_checkpoint
 from cliprt_triton import TritonServer, write_repository
+from multiples import BASELINE, SEEN
 
 CHECKPOINT = Path(__file__).resolve().parent.parent / "demo" / "checkpoint"
 TEXT = "a picture of three red striped circles"
+PHOTO = photo(640, 480, seed=0)
+
+# A path that takes this many times what it took is a regression; less is the machine.
+REGRESSION = 1.5
+
+# Turns of the loop before and behind a path.
+TURNS, TURN_S = 5, 0.05
+
+Beside = Callable[[str, Callable[[], object]], None]
 
 
 @pytest.fixture(scope="module")
@@ -44,41 +67,111 @@ def tokenizer(bundle: Bundle) -> TextTokenizer:
     return TextTokenizer(content, bundle.card.text, Limits())
 
 
-def photo() -> bytes:
-    """A JPEG of 640 x 480 with the detail of a photograph."""
-    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    buffer = BytesIO()
-    Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(buffer, "JPEG")
-    return buffer.getvalue()
+@pytest.fixture(scope="module")
+def loops() -> Iterator[dict[str, Callable[[], object]]]:
+    """The loops, by the kind of their work."""
+    random = np.random.default_rng(0)
+    left = random.standard_normal((512, 768), np.float32)
+    right = random.standard_normal((768, 768), np.float32)
+    message = bytes(20_000)
+    with (
+        closing(EchoServer(answer_bytes=1000, callers=1)) as server,
+        server.channel() as channel,
+    ):
+        echo = channel.unary_unary(METHOD)
+        yield {
+            "python": lambda: [number * 31 & 0xFFFF for number in range(20_000)],
+            "pillow": plain_pillow,
+            "product": lambda: left @ right,
+            "round trip": lambda: echo(message, timeout=10),
+        }
 
 
-def test_preprocess_jpeg(benchmark: BenchmarkFixture, bundle: Bundle) -> None:
-    benchmark(preprocess, photo(), bundle.card.image, Limits())
+def plain_pillow() -> object:
+    with Image.open(BytesIO(PHOTO)) as image:
+        return image.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)
 
 
-def test_tokenize(benchmark: BenchmarkFixture, tokenizer: TextTokenizer) -> None:
-    benchmark(lambda: tokenizer.pad(tokenizer([TEXT] * 64)))
+@pytest.fixture
+def beside(
+    request: pytest.FixtureRequest,
+    benchmark: BenchmarkFixture,
+    loops: dict[str, Callable[[], object]],
+    baselines: dict[str, float],
+) -> Beside:
+    """Times a path beside a loop, and holds the multiple against that of an earlier day."""
+
+    def measure(kind: str, path: Callable[[], object]) -> None:
+        before = seconds_of(loops[kind])
+        benchmark(path)
+        loop_s = statistics.median([*before, *seconds_of(loops[kind])])
+        multiple = benchmark.stats.stats.median / loop_s
+        name = request.node.name
+        was = baselines.get(name)
+        benchmark.extra_info.update(loop=kind, multiple=multiple, baseline=was)
+        request.config.stash[SEEN][name] = (kind, multiple, was)
+        if was is not None and not request.config.getoption("--keep-baseline"):
+            assert multiple < REGRESSION * was, (
+                f"{name} takes {multiple:.3g} times the loop '{kind}', it took {was:.3g}"
+            )
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def baselines() -> dict[str, float]:
+    """By path, the multiple of an earlier day; none on another processor."""
+    if not BASELINE.exists():
+        return {}
+    kept = json.loads(BASELINE.read_text())
+    return dict(kept["multiples"]) if kept["cpu"] == cpu_fields().get("model name") else {}
+
+
+def seconds_of(loop: Callable[[], object]) -> list[float]:
+    """Of one turn of a loop, several times."""
+    found = []
+    for _ in range(TURNS):
+        begun, turns = time.perf_counter(), 0
+        while time.perf_counter() - begun < TURN_S:
+            loop()
+            turns += 1
+        found.append((time.perf_counter() - begun) / turns)
+    return found
+
+
+def test_preprocess_jpeg(beside: Beside, bundle: Bundle) -> None:
+    beside("pillow", lambda: preprocess(PHOTO, bundle.card.image, Limits()))
+
+
+def test_tokenise(beside: Beside, tokenizer: TextTokenizer) -> None:
+    beside("python", lambda: tokenizer([TEXT] * 64))
+
+
+def test_pack(beside: Beside, tokenizer: TextTokenizer) -> None:
+    ids = tokenizer([TEXT] * 64)
+    beside("python", lambda: tokenizer.pad(ids))
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-def test_image_in_process(benchmark: BenchmarkFixture, bundle: Bundle, batch: int) -> None:
+def test_image_tower(beside: Beside, bundle: Bundle, batch: int) -> None:
     tower = OnnxTower(bundle.file("image.fp32.onnx"))
-    benchmark(tower.run, np.zeros((batch, 64, 64, 3), np.uint8))
+    pixels = np.zeros((batch, 64, 64, 3), np.uint8)
+    beside("product", lambda: tower.run(pixels))
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-def test_image_served(benchmark: BenchmarkFixture, client: Client, batch: int) -> None:
-    benchmark(client.encode_image, np.zeros((batch, 64, 64, 3), np.uint8))
-
-
-@pytest.mark.parametrize("batch", [1, 64])
-def test_text_in_process(
-    benchmark: BenchmarkFixture, bundle: Bundle, tokenizer: TextTokenizer, batch: int
-) -> None:
+def test_text_tower(beside: Beside, bundle: Bundle, tokenizer: TextTokenizer, batch: int) -> None:
     tower = OnnxTower(bundle.file("text.fp32.onnx"))
-    benchmark(tower.run, tokenizer.pad(tokenizer([TEXT] * batch)))
+    tokens = tokenizer.pad(tokenizer([TEXT] * batch))
+    beside("product", lambda: tower.run(tokens))
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-def test_text_served(benchmark: BenchmarkFixture, client: Client, batch: int) -> None:
-    benchmark(client.encode_text, [TEXT] * batch)
+def test_image_request(beside: Beside, client: Client, batch: int) -> None:
+    pixels = np.zeros((batch, 64, 64, 3), np.uint8)
+    beside("round trip", lambda: client.encode_image(pixels))
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_text_request(beside: Beside, client: Client, batch: int) -> None:
+    beside("round trip", lambda: client.encode_text([TEXT] * batch))

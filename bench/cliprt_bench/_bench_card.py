@@ -170,7 +170,10 @@ class Workload(_Record, frozen=True):
         concurrency: callers of a closed loop, each of which asks again when it is answered; the
             most requests under way in an open one.
         loop: ``closed``, or ``open``: requests come when they come (Poisson), answered or not.
-        rate: of an open loop, requests per second that are sent on average.
+        rate: of an open loop, requests per second that come on average; None where a share was
+            asked for.
+        share: of an open loop, the rate as a part of what a closed loop of 16 callers reached on
+            the machine; then the figure ``offered_s`` tells the items that came in a second.
         text_length: tokens of each text; None for pictures, and for captions as they come.
     """
 
@@ -179,7 +182,23 @@ class Workload(_Record, frozen=True):
     concurrency: int
     loop: Loop
     rate: float | None = None
+    share: float | None = None
     text_length: int | None = None
+
+    def in_words(self) -> str:
+        """The point as tables call it."""
+        parts = [self.tower, f"batch {self.batch:,}"]
+        if self.loop == "closed":
+            callers = "caller" if self.concurrency == 1 else "callers"
+            parts.append(f"{self.concurrency:,} {callers}")
+        else:
+            rate = "unknown rate" if self.rate is None else f"{self.rate:g}/s"
+            if self.share is not None:
+                rate = f"{self.share:g} of capacity"
+            parts.append(f"open loop, {rate}, at most {self.concurrency:,} under way")
+        if self.text_length is not None:
+            parts.append(f"{self.text_length:,} tokens")
+        return ", ".join(parts)
 
 
 class Point(_Record, frozen=True):

@@ -68,20 +68,6 @@ def printable(text: str, longest: int = _LONGEST) -> str:
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
-def workload_in_words(workload: Workload) -> str:
-    """A point of the matrix as tables call it."""
-    parts = [workload.tower, f"batch {workload.batch:,}"]
-    if workload.loop == "closed":
-        callers = "caller" if workload.concurrency == 1 else "callers"
-        parts.append(f"{workload.concurrency:,} {callers}")
-    else:
-        rate = "unknown rate" if workload.rate is None else f"{workload.rate:g}/s"
-        parts.append(f"open loop, {rate}, at most {workload.concurrency:,} under way")
-    if workload.text_length is not None:
-        parts.append(f"{workload.text_length:,} tokens")
-    return ", ".join(parts)
-
-
 def check_comparable(cards: Sequence[LabelledCard]) -> tuple[str, ...]:
     """Refuses cards that do not answer the same question.
 
@@ -125,7 +111,7 @@ def _check_points(each: LabelledCard) -> None:
     for point in card.points:
         if point.workload in seen:
             raise BenchCardError(
-                f"{_named(each)} has the point '{workload_in_words(point.workload)}' twice, so no "
+                f"{_named(each)} has the point '{point.workload.in_words()}' twice, so no "
                 "table can say which holds; measure it again"
             )
         seen.add(point.workload)
@@ -168,7 +154,7 @@ def _shared_stages(one: BenchCard, two: BenchCard) -> bool:
 
 def _example(card: BenchCard) -> str:
     if card.points:
-        return workload_in_words(card.points[0].workload)
+        return card.points[0].workload.in_words()
     return printable(f"stages of {next(iter(card.stages))}")
 
 
@@ -232,7 +218,7 @@ def _warnings(each: LabelledCard) -> list[str]:
     if noisy:
         notes.append(f"{each.label} has noisy figures in {noisy} of its {len(card.points)} points.")
     for point in card.points:
-        words = workload_in_words(point.workload)
+        words = point.workload.in_words()
         notes += [f"{each.label}, {words}: {printable(mark)}" for mark in point.marks]
         failed = sum(point.errors.values())
         if failed:

@@ -233,9 +233,16 @@ def ceilings_of(card: BenchCard, tower: str) -> tuple[Ceiling, ...]:
 
 def _order(workload: Workload) -> tuple[str, int, str, int, int, float]:
     length = -1 if workload.text_length is None else workload.text_length
-    rate = -1.0 if workload.rate is None else workload.rate
+    rate = workload.rate or workload.share or -1.0
     tower, loop = workload.tower, workload.loop
-    return (tower, length, loop, workload.batch, workload.concurrency, rate)
+    return (
+        tower,
+        length,
+        loop,
+        workload.batch,
+        workload.concurrency,
+        rate,
+    )
 
 
 def _cell(each: LabelledCard, point: Point | None, baseline: Point | None) -> Cell | None:

@@ -14,7 +14,6 @@ from cliprt_bench._comparable import (
     LabelledCard,
     machine_in_words,
     printable,
-    workload_in_words,
 )
 from cliprt_bench._compare import Cell, Comparison, Ratio, Share
 from cliprt_bench._figures import Figure
@@ -147,7 +146,7 @@ def to_csv(comparison: Comparison) -> str:
         }
     )
     fixed = ["card", "source", "target", "precision", "cpu", "tower", "batch", "concurrency"]
-    fixed += ["loop", "rate", "text_length", "samples", "errors", "p01_cosine", "ceiling"]
+    fixed += ["loop", "rate", "share", "text_length", "samples", "errors", "p01_cosine", "ceiling"]
     fixed += ["share_of_ceiling", "per_million"]
     suffixes = ("", "_low", "_high", "_noisy", "_ratio", "_ratio_low", "_ratio_high")
     file = io.StringIO()
@@ -162,6 +161,7 @@ def to_csv(comparison: Comparison) -> str:
             line: list[Any] = [each.label, _csv(each.source), _csv(card.target.name)]
             line += [_csv(card.target.precision or ""), _csv(card.machine.cpu)]
             line += [point.tower, point.batch, point.concurrency, point.loop, point.rate]
+            line += [point.share]
             line += [point.text_length, cell.samples, cell.errors, cell.p01_cosine]
             share = cell.share
             line += [None, None] if share is None else [_csv(share.of), share.value]
@@ -268,7 +268,7 @@ def _figures(comparison: Comparison, name: str, title: str, more: bool) -> Table
             for cell in row.cells
         ]
         if any(cell.main != NONE for cell in cells):
-            rows.append((Text(workload_in_words(row.workload)), *cells))
+            rows.append((Text(row.workload.in_words()), *cells))
     return Table(title, _columns(comparison, "point"), tuple(rows))
 
 
@@ -282,7 +282,7 @@ def _per_point(comparison: Comparison, title: str, show: Callable[[Cell], Text |
         cells = [None if cell is None else show(cell) for cell in row.cells]
         if any(cells):
             texts = (cell or Text(NONE) for cell in cells)
-            rows.append((Text(workload_in_words(row.workload)), *texts))
+            rows.append((Text(row.workload.in_words()), *texts))
     return Table(title, _columns(comparison, "point"), tuple(rows))
 
 
@@ -296,7 +296,7 @@ def _best(comparison: Comparison) -> Table:
                 cells.append(Text("no point holds it"))
                 continue
             text = _figure_text(cell.items_s, cell.ratio, more_is_better=True)
-            point = workload_in_words(cell.workload).removeprefix(f"{row.tower}, ")
+            point = cell.workload.in_words().removeprefix(f"{row.tower}, ")
             where = f"at {point}, p99 {number(cell.p99_ms.value)} ms"
             cells.append(Text(text.main, f"{text.detail}  {where}".lstrip(), text.tone))
         rows.append((Text(f"{row.tower}{length}"), *cells))

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import msgspec
 
 from cliprt_bench._bench_card import BenchCardError
-from cliprt_bench._comparable import workload_in_words
 from cliprt_bench._compare import Comparison, Row
 
 GRAMMAR = (
@@ -131,7 +130,7 @@ def judge(
             checked = 0
             label = comparison.cards[index].label
             for row in comparison.rows:
-                where = f"{label}, {workload_in_words(row.workload)}"
+                where = f"{label}, {row.workload.in_words()}"
                 found = _check(condition, row, index)
                 if found is None:
                     if _expected(row, index, condition):

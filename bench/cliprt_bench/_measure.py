@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,14 +49,20 @@ class Measurement:
         self._subject, self._inputs, self._method = subject, inputs, method
         self._seen: dict[Workload, _Seen] = {}
         self._senders: dict[Workload, Callable[[int], None]] = {}
+        self._rates: dict[Workload, float] = {}
 
     def run(
-        self, workloads: Sequence[Workload], advance: Callable[[str], None] = lambda what: None
+        self,
+        workloads: Sequence[Workload],
+        advance: Callable[[str], None] = lambda what: None,
+        *,
+        capacities: Mapping[Workload, float] | None = None,
     ) -> None:
         """Measures workloads, each as often as the method says, in turns.
 
         Args:
             workloads: those of earlier calls are kept.
+            capacities: requests per second at most, of those whose rate is a share of it.
             advance: is told of what was measured.
 
         Raises:
@@ -64,14 +70,18 @@ class Measurement:
             CliprtError: the first request failed. Later failures are counted.
         """
         for workload in workloads:
+            if workload.share is not None:
+                self._rates[workload] = workload.share * (capacities or {})[workload]
+            elif workload.rate is not None:
+                self._rates[workload] = workload.rate
             self._senders[workload] = self._sender(workload)
             self._warm_up(workload)
-            advance(f"warm-up: {titled(workload)}")
+            advance(f"warm-up: {workload.in_words()}")
         for number in range(self._method.repeats):
             # Every other round goes backwards: what drifts meets all alike.
             for workload in reversed(workloads) if number % 2 else workloads:
                 self._once(workload, number)
-                advance(titled(workload))
+                advance(workload.in_words())
 
     def points(self) -> tuple[Point, ...]:
         """What was measured so far."""
@@ -99,10 +109,8 @@ class Measurement:
         send = self._senders[workload]
         if workload.loop == "closed":
             return closed_loop(send, callers=workload.concurrency, seconds=seconds)
-        assert workload.rate is not None
-        return open_loop(
-            send, rate=workload.rate, seconds=seconds, most=workload.concurrency, seed=seed
-        )
+        rate = self._rates[workload]
+        return open_loop(send, rate=rate, seconds=seconds, most=workload.concurrency, seed=seed)
 
     def _warm_up(self, workload: Workload) -> None:
         # One by one first: a failure here is the target's, and worth its own words.
@@ -145,6 +153,9 @@ class Measurement:
 
     def _point(self, workload: Workload, seen: _Seen) -> Point:
         figures = figures_of(seen.traces, workload.batch)
+        if workload in self._rates:
+            offered = self._rates[workload] * workload.batch
+            figures["offered_s"] = Figure(offered, offered, offered, (offered,), noisy=False)
         for name in ("cpu_cores", "rss_mb", "gpu_percent", "gpu_mb", "gpu_power_w"):
             add(figures, name, [getattr(each, name) for each in seen.watched])
         add(figures, "sent_bytes", seen.sent)
@@ -164,16 +175,3 @@ def add(figures: dict[str, Figure], name: str, repeats: Sequence[float | None]) 
     known = [value for value in repeats if value is not None]
     if known and len(known) == len(repeats):
         figures[name] = figure(known)
-
-
-def titled(workload: Workload) -> str:
-    """A workload in words."""
-    words = [workload.tower, f"batch {workload.batch}"]
-    if workload.text_length is not None:
-        words.append(f"{workload.text_length} tokens")
-    if workload.loop == "open":
-        words.append(f"{workload.rate:.4g} requests/s")
-    else:
-        callers = workload.concurrency
-        words.append(f"{callers} caller{'s' if callers > 1 else ''}")
-    return ", ".join(words)

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from cliprt_bench._figures import Figure, enough_for, figure
-from cliprt_bench._trace import PERCENTILES, Trace
+import numpy as np
 
-# What the generator tells of itself is no result, so its noise does not mark a point.
-_RESULTS = (*(f"p{percentile}_ms" for percentile in PERCENTILES), "max_ms", "items_s")
+from cliprt_bench._figures import Figure, enough_for, figure
+from cliprt_bench._trace import PERCENTILES, Trace, percentile_of
+
+# What the generator tells of itself is no result, and the longest request is but one: their noise
+# does not mark a point.
+_RESULTS = (*(f"p{percentile}_ms" for percentile in PERCENTILES), "items_s")
 
 # A loop in which a greater part of the requests had not even begun at its end was overloaded.
 _BACKLOG = 0.05
@@ -25,9 +28,11 @@ def figures_of(traces: Sequence[Trace], items_per_request: int) -> dict[str, Fig
 
     Returns:
         By name: ``p50_ms``, ``p90_ms``, ``p95_ms``, ``p99_ms``, of those for which each repeat has
-        enough samples; ``max_ms``; ``items_s``, items answered in a second; ``lag_p99_ms``, how
-        late the generator itself was; ``generator_cores``, processors that its own code kept busy;
-        ``process_cores``, those that its process did, with the client and whatever target is in it.
+        enough samples; where only all repeats together have enough, one value of them all, whose
+        spread is not known; ``max_ms``; ``items_s``, items answered in a second; ``lag_p99_ms``,
+        how late the generator itself was; ``generator_cores``, processors that its own code kept
+        busy; ``process_cores``, those that its process did, with the client and whatever target is
+        in it.
         Empty if no repeat has a request.
     """
     told: dict[str, Callable[[Trace], float | None]] = {
@@ -40,11 +45,21 @@ def figures_of(traces: Sequence[Trace], items_per_request: int) -> dict[str, Fig
     }
     used = [trace for trace in traces if trace.samples]
     values = {name: [of(trace) for trace in used] for name, of in told.items()}
-    return {
+    found = {
         name: figure([value for value in repeats if value is not None])
         for name, repeats in values.items()
         if repeats and None not in repeats
     }
+    return {**_of_all(used), **found}
+
+
+def _of_all(traces: Sequence[Trace]) -> dict[str, Figure]:
+    """Percentiles of the samples of all repeats together."""
+    if not traces:
+        return {}
+    ascending = np.sort(np.concatenate([trace.latencies_ms for trace in traces]))
+    values = {p: percentile_of(ascending, p) for p in PERCENTILES}
+    return {f"p{p}_ms": figure([value]) for p, value in values.items() if value is not None}
 
 
 def samples_of(traces: Iterable[Trace]) -> int:
@@ -74,11 +89,11 @@ def marks_of(
         Sentences; none if nothing is wrong.
     """
     marks = [*_bottleneck(traces, apart), *_errors(traces), *_backlog(traces)]
-    few = min((trace.samples for trace in traces), default=0)
-    missing = [percentile for percentile in PERCENTILES if few < enough_for(percentile)]
+    number = samples_of(traces)
+    missing = [percentile for percentile in PERCENTILES if number < enough_for(percentile)]
     if missing:
         marks.append(
-            f"Too few requests for p{' and p'.join(map(str, missing))}: {few} in a repeat, "
+            f"Too few requests for p{' and p'.join(map(str, missing))}: {number} in all, "
             f"p{missing[0]} needs {enough_for(missing[0])}."
         )
     noisy = {name: figures[name] for name in _RESULTS if name in figures and figures[name].noisy}

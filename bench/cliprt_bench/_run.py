@@ -109,18 +109,18 @@ def open_card(
         measurement = Measurement(subject, inputs, method)
 
         def work() -> None:
-            workloads = []
+            workloads: list[Workload] = []
+            capacities: dict[Workload, float] = {}
             for tower, batch in product(towers_of(subject, asked.towers), batches):
-                found = rates
+                point = Workload(tower=tower, batch=batch, concurrency=most, loop="open")
+                workloads += [msgspec.structs.replace(point, rate=rate) for rate in rates]
                 if not rates:
                     capacity = _capacity(subject, inputs, method, tower, batch)
                     tell(f"{tower}, batch {batch}: {capacity:.4g} requests/s at most")
-                    found = tuple(share * capacity for share in shares)
-                workloads += [
-                    Workload(tower=tower, batch=batch, concurrency=most, loop="open", rate=rate)
-                    for rate in found
-                ]
-            measurement.run(workloads, tell)
+                    parts = [msgspec.structs.replace(point, share=share) for share in shares]
+                    capacities |= dict.fromkeys(parts, capacity)
+                    workloads += parts
+            measurement.run(workloads, tell, capacities=capacities)
 
         complete = _until_interrupted(work)
         return _card(asked, "load", subject, inputs, measurement.points(), complete, begun, tell)

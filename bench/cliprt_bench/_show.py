@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from cliprt._console import out, print_table
 from cliprt_bench._bench_card import BenchCard, Point
 from cliprt_bench._figures import Figure
-from cliprt_bench._measure import titled
 
 _LATENCIES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms")
 
@@ -49,13 +48,13 @@ def show(card: BenchCard, *, at_p99_ms: float | None = None) -> None:
     for tower, point in best_within(card.points, at_p99_ms):
         console.print(
             f"{tower}: {point.figures['items_s'].value:,.1f} items/s with p99 within "
-            f"{at_p99_ms:g} ms ({titled(point.workload)})"
+            f"{at_p99_ms:g} ms ({point.workload.in_words()})"
         )
     if any("~" in _mark(found) for point in card.points for found in point.figures.values()):
         console.print("~ too noisy for differences of some per cent; more --repeats help")
     for point in card.points:
         for mark in point.marks:
-            console.print(f"! {titled(point.workload)}: {mark}")
+            console.print(f"! {point.workload.in_words()}: {mark}")
     if not card.complete:
         console.print("! interrupted: this is what was measured until then")
 
@@ -85,7 +84,7 @@ def _show_points(card: BenchCard) -> None:
     rows = []
     for point in card.points:
         figures = point.figures
-        row = [titled(point.workload), *(_number(figures.get(name)) for name in _LATENCIES)]
+        row = [point.workload.in_words(), *(_number(figures.get(name)) for name in _LATENCIES)]
         row += [_number(figures.get("items_s")), f"{point.samples:,}"]
         row += [_number(figures.get("cpu_cores")), _bytes(point)]
         if card.price_per_hour is not None:

@@ -101,9 +101,7 @@ class Trace:
         Returns:
             None if there are too few samples for it, or so many failed that it does not exist.
         """
-        if self.samples < enough_for(percentile):
-            return None
-        return _percentile(self.latencies_ms, percentile)
+        return percentile_of(self.latencies_ms, percentile)
 
     @property
     def max_ms(self) -> float | None:
@@ -200,8 +198,19 @@ class Trace:
         return None
 
 
-def _percentile(ascending: NDArray[np.float64], percentile: float) -> float | None:
-    """Linear interpolation of sorted values; None where it would need an infinite one."""
+def percentile_of(ascending: NDArray[np.float64], percentile: float) -> float | None:
+    """A percentile of latencies.
+
+    Args:
+        ascending: float64 [samples], sorted; infinite where there was no answer.
+        percentile: between 0 and 100.
+
+    Returns:
+        Interpolated between neighbours; None if there are too few samples for it, or if it would
+        lie among those without an answer.
+    """
+    if len(ascending) < enough_for(percentile):
+        return None
     place = (len(ascending) - 1) * percentile / 100
     low, high = ascending[math.floor(place)], ascending[math.ceil(place)]
     if math.isinf(high):

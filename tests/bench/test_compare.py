@@ -23,7 +23,6 @@ from cliprt_bench._comparable import (
     check_comparable,
     letters,
     printable,
-    workload_in_words,
 )
 from cliprt_bench._compare import Comparison, ceilings_of, compare_bench_cards, ratio_of
 from cliprt_bench._figures import figure
@@ -139,7 +138,7 @@ def test_there_is_a_row_for_each_point_that_any_card_has() -> None:
     one = card([point(workload(batch=8)), point(workload(batch=1))])
     two = card([point(workload("text", text_length=8)), point(workload(batch=1))])
     rows = compared(one, two).rows
-    words = [workload_in_words(row.workload) for row in rows]
+    words = [row.workload.in_words() for row in rows]
     assert words == [
         "image, batch 1, 1 caller",
         "image, batch 8, 1 caller",
@@ -150,7 +149,7 @@ def test_there_is_a_row_for_each_point_that_any_card_has() -> None:
 
 
 def test_an_open_loop_is_named_by_its_rate() -> None:
-    words = workload_in_words(workload(callers=32, loop="open", rate=12.5))
+    words = workload(callers=32, loop="open", rate=12.5).in_words()
     assert words == "image, batch 1, open loop, 12.5/s, at most 32 under way"
 
 

@@ -2,63 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Sequence
-
-import numpy as np
 import pytest
-from bench_cards import target
-from numpy.typing import NDArray
+from bench_subjects import DIM, Counted
 
 from cliprt import InvalidInput, Overloaded, ServerError
-from cliprt._texts import TextTokenizer
-from cliprt_bench._bench_card import Method, Model, Target, Tower, Workload
+from cliprt_bench._bench_card import Method, Model, Tower, Workload
 from cliprt_bench._inputs import drawn_inputs
-from cliprt_bench._measure import Measurement, titled
+from cliprt_bench._measure import Measurement
 
-DIM = 4
 INPUTS = drawn_inputs(3, 5)
 METHOD = Method(warmup_s=0.02, repeat_s=0.1, repeats=2, seed=0, command="cliprt bench latency")
-
-
-class Counted:
-    """A stand-in for a model: answers zeros after a moment, and keeps what it was asked."""
-
-    model = Model(name="zeros", space="0" * 16, dim=DIM)
-    towers: tuple[Tower, ...] = ("image", "text")
-    process_ids: tuple[int, ...] = ()
-
-    def __init__(self, pause_s: float = 0.002) -> None:
-        self.target: Target = target()
-        self.asked: list[Sequence[object]] = []
-        self.at_once = self.most = 0
-        self.error: Exception | None = None
-        self._pause_s, self._lock = pause_s, threading.Lock()
-
-    def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
-        return self._answer(files)
-
-    def texts(self, strings: Sequence[str]) -> NDArray[np.float32]:
-        return self._answer(strings)
-
-    def tokenizer(self) -> TextTokenizer | None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-    def _answer(self, items: Sequence[object]) -> NDArray[np.float32]:
-        with self._lock:
-            self.asked.append(items)
-            self.at_once += 1
-            self.most = max(self.most, self.at_once)
-        time.sleep(self._pause_s)
-        with self._lock:
-            self.at_once -= 1
-        if self.error is not None and len(self.asked) > 3:
-            raise self.error
-        return np.zeros((len(items), DIM), np.float32)
 
 
 def closed(tower: Tower = "image", batch: int = 1, callers: int = 1) -> Workload:
@@ -77,7 +30,7 @@ def test_every_workload_is_measured_as_often_as_asked() -> None:
     assert one.errors == {}
     assert {len(items) for items in subject.asked} == {2, 3}
     # Both warm up; the second round goes backwards.
-    a, b = map(titled, workloads)
+    a, b = (workload.in_words() for workload in workloads)
     assert told == [f"warm-up: {a}", f"warm-up: {b}", a, b, b, a]
 
 
@@ -101,6 +54,17 @@ def test_an_open_loop_keeps_its_rate() -> None:
     (point,) = measurement.points()
     assert point.workload == workload
     assert 0 < point.samples < 60
+    assert point.figures["offered_s"].value == 60
+
+
+def test_a_rate_may_be_a_share_of_what_was_reached() -> None:
+    subject = Counted()
+    workload = Workload(tower="image", batch=2, concurrency=8, loop="open", share=0.5)
+    measurement = Measurement(subject, INPUTS, METHOD)
+    measurement.run([workload], capacities={workload: 80})
+    (point,) = measurement.points()
+    assert point.figures["offered_s"].value == 80
+    assert workload.in_words().startswith("image, batch 2, open loop, 0.5 of capacity")
 
 
 def test_errors_are_counted_by_kind() -> None:
@@ -132,7 +96,7 @@ def test_what_was_measured_before_an_interrupt_stays() -> None:
     measurement = Measurement(subject, INPUTS, METHOD)
 
     def interrupt(what: str) -> None:
-        if what == titled(closed()):
+        if what == closed().in_words():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -150,9 +114,9 @@ def test_what_was_measured_before_an_interrupt_stays() -> None:
             Workload(
                 tower="text", batch=1, concurrency=9, loop="open", rate=12.345, text_length=16
             ),
-            "text, batch 1, 16 tokens, 12.35 requests/s",
+            "text, batch 1, open loop, 12.345/s, at most 9 under way, 16 tokens",
         ),
     ],
 )
 def test_workloads_in_words(workload: Workload, words: str) -> None:
-    assert titled(workload) == words
+    assert workload.in_words() == words

@@ -1,0 +1,98 @@
+"""Cards of this machine and a report that puts them side by side: ``make bench``.
+
+ViT-B/32 with drawn weights in float32 and in int8, in this process and served by a Triton beside
+it. Everything is measured by the commands that anybody can give, ``cliprt bench ...``; this program
+only gives them one after the other and keeps what they write: cards and ``report.html``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cliprt import Bundle, open_bundle
+from cliprt_export import export_random
+from cliprt_triton import TritonServer, write_repository
+
+ARCHITECTURE = "ViT-B-32"
+PRECISIONS = ("fp32", "int8-cpu")
+HOME = Path(os.environ.get("CLIPRT_HOME") or Path.home() / ".cache" / "cliprt")
+
+QUICK = ("--seconds", "2", "--repeats", "3", "--warmup", "0.5")
+
+
+def main() -> None:
+    """Measures, compares, and says where the report lies."""
+    parser = argparse.ArgumentParser(description="Cards of this machine, and a report.")
+    parser.add_argument("--out", type=Path, default=HOME / "bench" / "cards", help="of cards")
+    parser.add_argument("--bundle", type=Path, help="measure this one [default: a drawn ViT-B/32]")
+    arguments = parser.parse_args()
+    out: Path = arguments.out.absolute()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    bundle = drawn_bundle() if arguments.bundle is None else open_bundle(arguments.bundle)
+    begun = time.monotonic()
+    for precision in PRECISIONS:
+        local = ("--bundle", str(bundle.path), "--precision", precision)
+        measure_all(out, f"local-{precision}", local)
+        card("startup", out / f"local-{precision}-startup.json", *local, "--repeats", "3")
+        with TemporaryDirectory() as folder:
+            repository = write_repository(bundle, Path(folder) / "models", precision=precision)
+            with TritonServer(repository) as server:
+                address = ("--url", server.address, "--server-pid", str(server.pid))
+                served = (*address, "--bundle", str(bundle.path))
+                measure_all(out, f"served-{precision}", served)
+    for kind in ("throughput", "latency", "load", "stages", "startup"):
+        compare(out, kind)
+    minutes = (time.monotonic() - begun) / 60
+    print(f"measured in {minutes:.1f} minutes; reports: {out}/*.html")
+
+
+def measure_all(out: Path, name: str, target: Sequence[str]) -> None:
+    """The cards of one way of asking."""
+    card(
+        "throughput", out / f"{name}-throughput.json", *target, *QUICK,
+        "--batch", "1,16", "--concurrency", "1,4,16", "--text-length", "16",
+    )  # fmt: skip
+    once = (*target, "--no-ceilings")
+    card("latency", out / f"{name}-latency.json", *once, *QUICK, "--batch", "1", "--seconds", "4")
+    card(
+        "load", out / f"{name}-load.json", *once, *QUICK,
+        "--share", "0.5,0.9", "--seconds", "4",
+    )  # fmt: skip
+    card("stages", out / f"{name}-stages.json", *once, *QUICK)
+
+
+def card(kind: str, path: Path, *words: str) -> None:
+    """Measures a card with the command line."""
+    print(f"\n{path.stem}", flush=True)
+    command = [sys.executable, "-m", "cliprt", "bench", kind, *words, "--out", str(path)]
+    subprocess.run(command, check=True)
+
+
+def compare(out: Path, kind: str) -> None:
+    """Puts the cards of a kind side by side."""
+    cards = sorted(map(str, out.glob(f"*-{kind}.json")))
+    html = out / f"{kind}.html"
+    command = [sys.executable, "-m", "cliprt", "bench", "compare", *cards, "--html", str(html)]
+    subprocess.run(command, check=True)
+
+
+def drawn_bundle() -> Bundle:
+    """ViT-B/32 of drawn weights, made once."""
+    folder = HOME / "bench" / ARCHITECTURE
+    if not folder.exists():
+        print(f"export {ARCHITECTURE} with drawn weights")
+        export_random(ARCHITECTURE, folder, precisions=PRECISIONS)
+    return open_bundle(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""`cliprt bench` as people give it: what is printed, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bench_cards import card
+from click.testing import CliRunner, Result
+
+from cliprt import Bundle
+from cliprt._cli import main
+from cliprt_bench import _run
+from cliprt_bench._bench_card import read_bench_card
+from cliprt_triton import TritonServer
+
+SHORT = ("--seconds", "0.2", "--repeats", "2", "--warmup", "0", "--no-ceilings")
+
+
+def bench(*words: object) -> Result:
+    return CliRunner().invoke(main, ["bench", *map(str, words)])
+
+
+def test_latency_in_process(demo_bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    done = bench("latency", "--bundle", demo_bundle.path, "--batch", "1,2", "--out", path, *SHORT)
+    assert done.exit_code == 0, done.output
+    found = read_bench_card(path)
+    assert found.kind == "latency"
+    assert found.complete
+    assert found.model.space == demo_bundle.card.space
+    assert found.target.process == "own"
+    assert set(found.fidelity) == {"image", "text"}
+    assert [point.workload.in_words() for point in found.points] == [
+        "image, batch 1, 1 caller",
+        "image, batch 2, 1 caller",
+        "text, batch 1, 1 caller",
+        "text, batch 2, 1 caller",
+    ]
+    assert all(point.figures["items_s"].value > 0 for point in found.points)
+    assert "image, batch 1, 1 caller" in done.output
+    assert "cliprt LocalClip" in done.output
+
+
+def test_throughput_of_a_server(
+    demo_server: TritonServer, demo_bundle: Bundle, tmp_path: Path
+) -> None:
+    path = tmp_path / "card.json"
+    done = bench(
+        "throughput", "--url", demo_server.address, "--bundle", demo_bundle.path, "--tower", "text",
+        "--batch", 1, "--concurrency", "1,4", "--text-length", 7, "--at-p99", 10_000,
+        "--server-pid", demo_server.pid, "--price", 3.6, "--out", path, *SHORT,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = read_bench_card(path)
+    (one, other) = found.points
+    assert (one.workload.concurrency, other.workload.concurrency) == (1, 4)
+    assert one.workload.text_length == 7
+    # 7 tokens of 4 bytes, and what the protocol takes.
+    assert 28 < one.figures["sent_bytes"].value < 2_000
+    assert one.figures["received_bytes"].value > 4 * found.model.dim
+    assert one.figures["rss_mb"].value > 10
+    assert "cost of a million" in done.output
+    assert found.target.runtime is not None
+    assert found.target.runtime.startswith("Triton")
+
+
+def test_a_load_of_ensembles(demo_server: TritonServer) -> None:
+    done = bench(
+        "load", "--url", demo_server.address, "--ensemble", "--tower", "image", "--rate", "20",
+        "--json", *SHORT,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["kind"] == "load"
+    (point,) = found["points"]
+    assert point["workload"]["rate"] == 20
+    assert point["figures"]["offered_s"]["value"] == 20
+
+
+def test_a_load_as_a_share_of_what_is_reached(
+    demo_server: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_run, "_CAPACITY_S", 0.2)
+    done = bench(
+        "load", "--url", demo_server.address, "--tower", "text", "--share", "0.5", "--json", *SHORT
+    )
+    assert done.exit_code == 0, done.output
+    (point,) = json.loads(done.stdout)["points"]
+    assert point["workload"]["share"] == 0.5
+    assert point["figures"]["offered_s"]["value"] > 0
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_stages(demo_server: TritonServer, demo_bundle: Bundle, served: bool) -> None:
+    target = ("--url", demo_server.address) if served else ("--bundle", demo_bundle.path)
+    done = bench("stages", *target, "--json", *SHORT)
+    assert done.exit_code == 0, done.output
+    stages = json.loads(done.stdout)["stages"]
+    own = {"image": ["decode", "resize", "tower"], "text": ["tokenise", "fill up", "tower"]}
+    for tower, found in stages.items():
+        assert list(found) == (["prepare", "wire", "queue", "tower"] if served else own[tower])
+    assert set(stages) == {"image", "text"}
+    assert all(stages[tower]["tower"]["value"] > 0 for tower in stages)
+
+
+def test_startup(demo_bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    done = bench("startup", "--bundle", demo_bundle.path, "--repeats", 1, "--out", path)
+    assert done.exit_code == 0, done.output
+    steps = read_bench_card(path).stages["startup"]
+    assert list(steps) == ["import", "open", "first text", "first picture"]
+    assert all(found.value > 0 for found in steps.values())
+
+
+def test_what_is_kept_can_be_compared_with_a_recorded_card(
+    demo_bundle: Bundle, tmp_path: Path
+) -> None:
+    recorded = Path(__file__).parent / "golden" / "recorded_card.json"
+    fresh = tmp_path / "fresh.json"
+    done = bench(
+        "latency", "--bundle", demo_bundle.path, "--tower", "image", "--batch", 1, "--out", fresh,
+        *SHORT,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    done = bench("compare", recorded, fresh, "--html", tmp_path / "report.html")
+    assert done.exit_code == 0, done.output
+    assert read_bench_card(recorded).machine.cpu in done.output
+    assert "image, batch 1, 1 caller" in done.output
+    assert (tmp_path / "report.html").read_bytes().startswith(b"<!doctype html>")
+    other = tmp_path / "other.json"
+    card().write(other)
+    refused = bench("compare", fresh, other)
+    assert refused.exit_code == 1
+    assert "space" in refused.output
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    path, mark = tmp_path / "card.json", tmp_path / "asked"
+    command = [
+        *(sys.executable, "-m", "cliprt", "bench", "latency", "--python", "bench_subjects:Marking"),
+        *("--tower", "image", "--batch", "1,2", "--seconds", "60", "--warmup", "0"),
+        *("--no-ceilings", "--out", str(path)),
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "CLIPRT_TEST_MARK": str(mark),
+    }
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not mark.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    printed, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert "interrupted: this is what was measured until then" in printed
+    found = read_bench_card(path)
+    assert not found.complete
+    (point,) = found.points
+    assert point.samples > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["latency"], "name what to measure: --bundle, --url, --openai or --python"),
+        (["latency", "--url", "a:1", "--openai", "b"], "name one thing to measure"),
+        (["latency", "--ensemble"], "name one thing to measure"),
+        (["latency", "--bundle", "nowhere"], "nowhere"),
+        (["latency", "--batch", "1,x", "--url", "a:1"], "is not a list of numbers such as 1,8,64"),
+        (["latency", "--batch", "0", "--url", "a:1"], "has a number that is not positive"),
+        (["latency", "--python", "no.such:thing"], "--python no.such:thing: No module named"),
+        (["throughput", "--url", "127.0.0.1:1"], "127.0.0.1:1"),
+        (["startup"], "Missing option '--bundle'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(words: list[str], said: str) -> None:
+    done = bench(*words)
+    assert done.exit_code in (1, 2)
+    assert said in done.output
+    assert "Traceback" not in done.output
+
+
+def test_the_kept_command_names_no_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["cliprt", "bench", "latency", "--bundle", "/home/me/b", "--url=host:1", "--batch", "1"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert _run._command() == "cliprt bench latency --bundle … --url=… --batch 1"
