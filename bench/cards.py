@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cliprt import Bundle, open_bundle
+from cliprt_engines import chosen_settings
 from cliprt_export import export_random
 from cliprt_triton import TritonServer, write_repository
 
@@ -44,7 +45,12 @@ def main() -> None:
         measure_all(out, f"local-{precision}", local)
         card("startup", out / f"local-{precision}-startup.json", *local, "--repeats", "3")
         with TemporaryDirectory() as folder:
-            repository = write_repository(bundle, Path(folder) / "models", precision=precision)
+            settings = {
+                tower: chosen_settings(bundle, tower, precision) for tower in ("image", "text")
+            }
+            repository = write_repository(
+                bundle, Path(folder) / "models", precision=precision, settings=settings, link=True
+            )
             with TritonServer(repository) as server:
                 address = ("--url", server.address, "--server-pid", str(server.pid))
                 served = (*address, "--bundle", str(bundle.path))

@@ -6,5 +6,15 @@ from cliprt_triton._repository import write_repository
 from cliprt_triton._server import TritonServer
 from cliprt_triton._server_flags import ServerTls
 from cliprt_triton._supervision import Restarts
+from cliprt_triton._tuned import Tuned, read_tuned
 
-__all__ = ["Policy", "Restarts", "ServerTls", "TritonServer", "openai_app", "write_repository"]
+__all__ = [
+    "Policy",
+    "Restarts",
+    "ServerTls",
+    "TritonServer",
+    "Tuned",
+    "openai_app",
+    "read_tuned",
+    "write_repository",
+]

@@ -21,6 +21,7 @@ from cliprt_triton._runtime import Runtime
 from cliprt_triton._server import TritonServer
 from cliprt_triton._server_flags import ServerTls
 from cliprt_triton._supervision import Restarts
+from cliprt_triton._tuned import Tuned
 
 # Ctrl-C, a supervisor, a closed terminal.
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,9 +38,7 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--precision",
     type=click.Choice(Runtime().precisions),
-    default=Runtime().precisions[0],
-    show_default=True,
-    help="Of the towers; int8-cpu must be in the bundle.",
+    help="Of the towers; int8-cpu must be in the bundle.  [default: that of --policy, else fp32]",
 )
 @policy_options
 @limits_options
@@ -101,8 +100,9 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 def serve(
     bundle: Path,
     name: str,
-    precision: str,
+    precision: str | None,
     policy: Policy,
+    tuned: Tuned | None,
     limits: Limits,
     host: str,
     grpc_port: int,
@@ -128,6 +128,9 @@ def serve(
             "with a Connection that has TLS in a process of its own"
         )
     opened = open_bundle(bundle)
+    if tuned is not None:
+        tuned.check(opened.card)
+    precision = precision or (Runtime().precisions[0] if tuned is None else tuned.precision)
     # From here on a signal must run the context managers, also while models load.
     for number in _STOPPING:
         signal.signal(number, _stop)
@@ -142,7 +145,11 @@ def serve(
                 name=name,
                 policy=policy,
                 limits=limits,
-                settings=measured_settings(opened, precision),
+                settings=(
+                    tuned.settings
+                    if tuned is not None and tuned.precision == precision
+                    else measured_settings(opened, precision)
+                ),
                 link=True,
             )
             with TritonServer(

@@ -12,6 +12,7 @@ from cliprt_triton._options import limits_options, name_option, policy_options
 from cliprt_triton._policy import Policy
 from cliprt_triton._repository import write_repository
 from cliprt_triton._runtime import PROVIDERS, RUNTIMES, Provider, RuntimeName
+from cliprt_triton._tuned import Tuned
 
 
 @click.command()
@@ -86,6 +87,7 @@ def repository(
     gpus: int | None,
     name: str,
     policy: Policy,
+    tuned: Tuned | None,
     limits: Limits,
     checked: Path | None,
     as_json: bool,
@@ -105,9 +107,18 @@ def repository(
         raise click.UsageError("give BUNDLE and --out, or --check DIR")
     if as_json or tritonserver is not None:
         raise click.UsageError("--json and --tritonserver belong to --check")
+    opened = open_bundle(bundle)
+    settings = None
+    if tuned is not None:
+        if runtime != "python":
+            raise click.UsageError("--policy was measured with the runtime python")
+        tuned.check(opened.card)
+        precision = precision or tuned.precision
+        settings = tuned.settings if precision == tuned.precision else None
     write_repository(
-        open_bundle(bundle),
+        opened,
         target,
+        settings=settings,
         runtime=runtime,
         engines=engines,
         precision=precision,

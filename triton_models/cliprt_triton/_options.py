@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -11,6 +13,7 @@ import click
 from cliprt._limits import PILLOW_MAX_PIXELS, Limits
 from cliprt._names import ModelNames
 from cliprt_triton._policy import PRESETS, Policy, PresetName
+from cliprt_triton._tuned import read_tuned
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -36,13 +39,20 @@ name_option = click.option(
 
 _POLICY_OPTIONS = (
     click.option(
+        "--policy",
+        "tuned",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="What cliprt tune wrote: precision, threads, batches and delays that were measured on "
+        "this machine. The options below change it.",
+    ),
+    click.option(
         "--preset",
         type=click.Choice(PRESETS),
-        default="balanced",
-        show_default=True,
-        help="latency: no request waits for company, batches and queues are short. balanced: half "
-        "a millisecond for company, queues hold a burst. throughput: five milliseconds for "
-        "company, queues hold what a fleet of workers sends. The options below change it.",
+        help="latency: no request waits for company, batches and queues are short. balanced, the "
+        "default: half a millisecond for company, queues hold a burst. throughput: five "
+        "milliseconds for company, queues hold what a fleet of workers sends. The options below "
+        "change it.",
     ),
     click.option(
         "--max-batch-size",
@@ -94,12 +104,13 @@ _POLICY_OPTIONS = (
 
 
 def policy_options(command: _Command) -> _Command:
-    """Adds the options of a policy to a command, which gets them as its argument ``policy``."""
+    """Adds the options of a policy to a command, which gets ``policy``, and ``tuned`` or None."""
 
     @functools.wraps(command)
     def with_policy(
         *args: Any,
-        preset: PresetName,
+        tuned: Path | None,
+        preset: PresetName | None,
         max_batch_size: int | None,
         max_queue_delay_us: int | None,
         max_queue_size: int | None,
@@ -110,18 +121,22 @@ def policy_options(command: _Command) -> _Command:
         instances: int | None,
         **others: Any,
     ) -> Any:
-        policy = Policy.preset(
-            preset,
-            max_batch_size=max_batch_size,
-            max_queue_delay_us=max_queue_delay_us,
-            max_queue_size=max_queue_size,
-            max_bulk_queue_size=max_bulk_queue_size,
-            queue_timeout_us=_microseconds(queue_timeout_s),
-            bulk_queue_timeout_us=_microseconds(bulk_queue_timeout_s),
-            cache_texts=cache_texts,
-            instances=instances,
-        )
-        return command(*args, policy=policy, **others)
+        if tuned is not None and preset is not None:
+            raise click.UsageError("--policy and --preset: one of them")
+        read = None if tuned is None else read_tuned(tuned)
+        base = Policy.preset(preset or "balanced") if read is None else read.policy
+        changes = {
+            "max_batch_size": max_batch_size,
+            "max_queue_delay_us": max_queue_delay_us,
+            "max_queue_size": max_queue_size,
+            "max_bulk_queue_size": max_bulk_queue_size,
+            "queue_timeout_us": _microseconds(queue_timeout_s),
+            "bulk_queue_timeout_us": _microseconds(bulk_queue_timeout_s),
+            "cache_texts": cache_texts or None,
+            "instances": instances,
+        }
+        given = {name: value for name, value in changes.items() if value is not None}
+        return command(*args, policy=replace(base, **given), tuned=read, **others)
 
     for option in reversed(_POLICY_OPTIONS):
         with_policy = option(with_policy)
