@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from cliprt_bench._bench_card import Point
 from cliprt_triton import Policy
@@ -50,7 +50,7 @@ class Candidate:
     """
 
     precision: str
-    cpu_goal: str = "throughput"
+    cpu_goal: Literal["throughput", "latency"] = "throughput"
     policy: Policy = field(default_factory=Policy)
 
     def in_words(self) -> str:

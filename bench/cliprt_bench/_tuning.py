@@ -86,9 +86,8 @@ class Tuner:
     def settings(self, candidate: Candidate) -> dict[str, CpuSettings]:
         """By tower, how it is computed."""
         card = self._bundle.card
-        goal = "latency" if candidate.cpu_goal == "latency" else "throughput"
         return {
-            tower: chosen_settings(self._bundle, tower, candidate.precision, goal)
+            tower: chosen_settings(self._bundle, tower, candidate.precision, candidate.cpu_goal)
             for tower in ("image", "text")
             if getattr(card, tower) is not None
         }

@@ -125,7 +125,7 @@ def policy_options(command: _Command) -> _Command:
             raise click.UsageError("--policy and --preset: one of them")
         read = None if tuned is None else read_tuned(tuned)
         base = Policy.preset(preset or "balanced") if read is None else read.policy
-        changes = {
+        changes: dict[str, Any] = {
             "max_batch_size": max_batch_size,
             "max_queue_delay_us": max_queue_delay_us,
             "max_queue_size": max_queue_size,
