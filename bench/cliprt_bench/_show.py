@@ -63,13 +63,13 @@ def best_within(points: Sequence[Point], limit_ms: float | None) -> list[tuple[s
     """By tower, the point of the highest throughput whose 99th percentile holds a limit.
 
     Args:
-        points: of a card; those without a 99th percentile hold no limit.
+        points: of a card; those without a 99th percentile, or with errors, hold no limit.
         limit_ms: in milliseconds; None asks for nothing.
     """
     found: dict[str, Point] = {}
     for point in points:
         p99 = point.figures.get("p99_ms")
-        if limit_ms is None or p99 is None or p99.value > limit_ms:
+        if limit_ms is None or p99 is None or p99.value > limit_ms or point.errors:
             continue
         best = found.get(point.workload.tower)
         if best is None or point.figures["items_s"].value > best.figures["items_s"].value:
@@ -84,11 +84,13 @@ def _show_points(card: BenchCard) -> None:
     rows = []
     for point in card.points:
         figures = point.figures
-        row = [point.workload.in_words(), *(_number(figures.get(name)) for name in _LATENCIES)]
+        latencies = (_number(figures.get(name), "too few") for name in _LATENCIES)
+        row = [point.workload.in_words(), *latencies]
         row += [_number(figures.get("items_s")), f"{point.samples:,}"]
         row += [_number(figures.get("cpu_cores")), _bytes(point)]
         if card.price_per_hour is not None:
-            row.append(f"{card.price_per_hour / 3600 / figures['items_s'].value * 1e6:.3g}")
+            rate = figures["items_s"].value if "items_s" in figures else 0.0
+            row.append(f"{card.price_per_hour / 3600 / rate * 1e6:.3g}" if rate else "")
         rows.append(row)
     print_table(columns, rows)
 
@@ -98,8 +100,8 @@ def _bytes(point: Point) -> str:
     return "" if sent is None else f"{sent.value:,.0f}"
 
 
-def _number(found: Figure | None) -> str:
-    return "too few" if found is None else f"{found.value:,.2f}{_mark(found)}"
+def _number(found: Figure | None, none: str = "") -> str:
+    return none if found is None else f"{found.value:,.2f}{_mark(found)}"
 
 
 def _mark(found: Figure) -> str:
