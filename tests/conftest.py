@@ -12,12 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import SMALL, VIT_B_32, write_checkpoint
+from hypothesis import settings
 from numpy.typing import NDArray
 from wire_models import write_wire_repository
 
 from cliprt import Bundle, Client, open_bundle
 from cliprt_export import export_checkpoint
 from cliprt_triton import TritonServer, write_repository
+
+# How long an example takes is the machine's affair.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"

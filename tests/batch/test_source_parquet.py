@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from batch_sources import content, items_of, keys_of, parquet, planned, put
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -189,7 +189,6 @@ def test_files_of_a_folder_are_cut_each_for_itself(root: str, tmp_path: Path) ->
     assert "".join(item.caption or "" for item in items_of(plan)) == "abcdefg"
 
 
-@settings(deadline=None)
 @given(rows=st.integers(1, 200), group=st.integers(1, 90), size=st.integers(1, 150), data=st.data())
 def test_reading_from_any_row_on_gives_the_rest(
     tmp_path_factory: pytest.TempPathFactory, rows: int, group: int, size: int, data: st.DataObject

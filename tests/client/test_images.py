@@ -71,7 +71,7 @@ def test_the_callers_image_is_left_alone() -> None:
 
 
 @given(width=st.integers(1, 300), height=st.integers(1, 300), side=st.integers(1, 80))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_shape_is_always_the_towers(width: int, height: int, side: int) -> None:
     limits = Limits(max_image_aspect_ratio=300)
     assert preprocess(pixels(width, height), spec(side), limits).shape == (side, side, 3)
@@ -197,7 +197,7 @@ def test_a_large_file_is_refused_by_its_size_alone(tmp_path: Path) -> None:
 
 
 @given(data=st.binary(max_size=400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_bytes_crash_the_decoder(data: bytes) -> None:
     for prefix in (b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"BM"):
         with contextlib.suppress(InvalidInput):
@@ -237,7 +237,7 @@ def plain_pixels(image: Image.Image, card: ImageSpec, size: tuple[int, int]) -> 
 @example(300, 600, (60, 60), (60, 60), "bicubic", "RGB", "first", "floor", "shortest")
 @example(300, 601, (60, 60), (60, 60), "bicubic", "RGB", "first", "floor", "shortest")
 @example(40, 700, (60, 60), (50, 60), "lanczos", "RGB", "first", "round", "squash")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_only_what_the_crop_keeps_is_computed_and_nothing_else_changes(
     width: int, height: int, target: tuple[int, int], crop: tuple[int, int], resample: str,
     mode: str, convert: str, corner: str, way: str,

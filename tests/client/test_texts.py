@@ -44,7 +44,7 @@ def test_ids_do_not_depend_on_the_batch(openai: TextTokenizer) -> None:
 
 
 @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_text_has_a_start_and_an_end(openai: TextTokenizer, texts: list[str]) -> None:
     spec = openai._spec
     for ids in openai(texts):

@@ -277,7 +277,7 @@ BODY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary() | JSON.map(json.dumps).map(str.encode) | BODY.map(json.dumps).map(str.encode))
 def test_any_body_is_a_request_or_a_refusal(body: bytes) -> None:
     try:
@@ -291,7 +291,7 @@ def test_any_body_is_a_request_or_a_refusal(body: bytes) -> None:
     assert set(json.loads(told.body())["error"]) == {"message", "type", "param", "code"}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.binary(min_size=1) | st.text().map("x{}".format), min_size=1, max_size=30))
 def test_items_keep_their_places(items: list[bytes | str]) -> None:
     sent = [data_uri(item) if isinstance(item, bytes) else item for item in items]
