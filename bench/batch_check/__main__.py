@@ -305,7 +305,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Batch jobs beside their ceilings on this CPU.")
     parser.add_argument("--folder", type=Path, default=KEPT, help="of files and models, kept")
     parser.add_argument("--files", type=int, default=20_000, help="pictures, made if need be")
-    parser.add_argument("--rounds", type=int, default=4, help="each with its part of the files")
+    parser.add_argument("--rounds", type=int, default=2, help="each with its part of the files")
     parser.add_argument(
         "--rival-files", type=int, default=1000, help="of a round; enough for a rate"
     )

@@ -135,7 +135,7 @@ def test_what_is_kept_can_be_compared_with_a_recorded_card(
     assert "image, batch 1, 1 caller" in done.output
     assert (tmp_path / "report.html").read_bytes().startswith(b"<!doctype html>")
     other = tmp_path / "other.json"
-    card().write(other)
+    card(kind="latency").write(other)
     refused = bench("compare", fresh, other)
     assert refused.exit_code == 1
     assert "space" in refused.output
