@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check golden examples lock clean rivals
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check rivals golden examples lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

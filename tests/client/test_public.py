@@ -25,7 +25,7 @@ PUBLIC = {
         "ServedEncoder", "Source", "SourceChanged", "Summary", "embed", "embed_on_ray", "merge",
         "near_duplicates", "read_manifest", "search",
     },
-    "cliprt_bench": {"Latency", "measure_latency"},
+    "cliprt_bench": {"Latency", "drawn", "jpeg", "measure_latency", "photo"},
     "cliprt_engines": {
         "BuildProgress", "BuilderOptions", "CpuSettings", "Device", "Engine", "LocalClip",
         "Manifest", "OnnxTower", "OpenVinoTower", "OpenedEngine", "Profile", "Span",
@@ -38,7 +38,8 @@ PUBLIC = {
         "read_certificate", "read_engine_certificate", "verify_bundle", "verify_engines",
     },
     "cliprt_triton": {
-        "Policy", "Restarts", "ServerTls", "TritonServer", "openai_app", "write_repository",
+        "Policy", "Restarts", "ServerTls", "TritonServer", "Tuned", "openai_app", "read_tuned",
+        "write_repository",
     },
 }  # fmt: skip
 
