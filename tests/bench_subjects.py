@@ -12,6 +12,7 @@ import numpy as np
 from bench_cards import target
 from numpy.typing import NDArray
 
+from cliprt import Bundle
 from cliprt._texts import TextTokenizer
 from cliprt_bench._bench_card import Model, Target, Tower
 
@@ -24,6 +25,7 @@ class Counted:
     model = Model(name="zeros", space="0" * 16, dim=DIM)
     towers: tuple[Tower, ...] = ("image", "text")
     process_ids: tuple[int, ...] = ()
+    bundle: Bundle | None = None
 
     def __init__(self, pause_s: float = 0.002) -> None:
         self.target: Target = target()

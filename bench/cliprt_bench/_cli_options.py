@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
+from cliprt import open_bundle
 from cliprt._connection_options import ConnectionOptions, connection_options
 from cliprt._names import ModelNames
 from cliprt_bench._bench_card import Tower
-from cliprt_bench._targets import Ensembles, InProcess, OpenAiFront, Served, Subject, opened
+from cliprt_bench._targets import Ensembles, InProcess, OpenAiFront, Served, Subject
 
 _PATH = click.Path(path_type=Path)
 
@@ -102,7 +103,7 @@ class Asked:
                 "--openai or --python"
             )
         process_ids = () if self.server_pid is None else (self.server_pid,)
-        bundle = opened(self.bundle)
+        bundle = None if self.bundle is None else open_bundle(self.bundle)
         if self.openai is not None:
             return OpenAiFront(self.openai, bundle=bundle, process_ids=process_ids)
         if self.url is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 import cliprt
-from cliprt import Bundle, open_bundle
+from cliprt import open_bundle
 from cliprt_bench._bench_card import (
     SCHEMA,
     BenchCard,
@@ -33,7 +33,7 @@ from cliprt_bench._measure import Measurement
 from cliprt_bench._operations import Operations, count_operations
 from cliprt_bench._stages import stages_of
 from cliprt_bench._startup import startup_of
-from cliprt_bench._targets import Subject, certified, opened
+from cliprt_bench._targets import Subject, certified
 
 Tell = Callable[[str], None]
 
@@ -136,9 +136,8 @@ def stages_card(asked: Asked, *, tell: Tell) -> BenchCard:
     begun = _now()
     with closing(asked.open()) as subject:
         inputs = given_inputs(asked.pictures, asked.captions)
-        bundle = opened(asked.bundle)
         stages = stages_of(
-            subject, bundle, inputs, repeats=asked.repeats, repeat_s=asked.seconds, advance=tell
+            subject, inputs, repeats=asked.repeats, repeat_s=asked.seconds, advance=tell
         )
         card = _card(asked, "stages", subject, inputs, (), True, begun, tell)
         return msgspec.structs.replace(card, stages=stages)
@@ -209,7 +208,6 @@ def _method(asked: Asked) -> Method:
 
 
 def _ceilings(
-    bundle: Bundle | None,
     subject: Subject,
     inputs: InputSet,
     points: Sequence[Point],
@@ -222,6 +220,7 @@ def _ceilings(
         if "sent_bytes" in point.figures
     }
     request = (round(max(sizes.values())), 4 * subject.model.dim) if sizes else None
+    bundle = subject.bundle
     spec = None if bundle is None else bundle.card.image
     rates: list[Rate] = []
     for rate in measure(inputs.pictures, spec, request=request):
@@ -291,10 +290,9 @@ def _card(
     begun: str,
     tell: Tell,
 ) -> BenchCard:
-    bundle = opened(asked.bundle)
     ceilings: tuple[Ceiling, ...] = ()
     if asked.ceilings and complete:
-        ceilings = _ceilings(bundle, subject, inputs, points, tell)
+        ceilings = _ceilings(subject, inputs, points, tell)
     return BenchCard(
         schema=SCHEMA,
         kind=kind,
@@ -303,7 +301,7 @@ def _card(
         machine=machine(warn=tell),
         target=subject.target,
         model=subject.model,
-        fidelity=certified(bundle, subject.target.precision),
+        fidelity=certified(subject.bundle, subject.target.precision),
         inputs=inputs.record,
         method=_method(asked),
         points=points,

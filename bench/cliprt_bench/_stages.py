@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from cliprt import Bundle, Client
+from cliprt import Client
 from cliprt._images import preprocess
 from cliprt._limits import Limits
 from cliprt_bench._figures import Figure, figure
@@ -29,7 +29,6 @@ BATCH = 16
 
 def stages_of(
     subject: Subject,
-    bundle: Bundle | None,
     inputs: InputSet,
     *,
     repeats: int,
@@ -44,7 +43,6 @@ def stages_of(
 
     Args:
         subject: LocalClip or Client.
-        bundle: of LocalClip.
         inputs: what is embedded.
         repeats: how often each stage is measured.
         repeat_s: seconds of each.
@@ -54,8 +52,7 @@ def stages_of(
         TypeError: neither LocalClip nor Client; others do not tell their stages.
     """
     if isinstance(subject, InProcess):
-        assert bundle is not None
-        return _own_stages(subject, bundle, inputs, repeats, repeat_s, advance)
+        return _own_stages(subject, inputs, repeats, repeat_s, advance)
     if isinstance(subject, Served):
         return _served_stages(subject, inputs, repeats, repeat_s, advance)
     raise TypeError(f"{subject.target.name} does not tell its stages; measure LocalClip or Client")
@@ -63,7 +60,6 @@ def stages_of(
 
 def _own_stages(
     subject: InProcess,
-    bundle: Bundle,
     inputs: InputSet,
     repeats: int,
     repeat_s: float,
@@ -72,7 +68,7 @@ def _own_stages(
     works: dict[str, dict[str, tuple[Callable[[], object], int]]] = {}
     clip: LocalClip = subject.clip
     if "image" in subject.towers:
-        spec, files = bundle.card.image, inputs.pictures[:BATCH]
+        spec, files = clip.card.image, inputs.pictures[:BATCH]
         assert spec is not None
         pixels = [preprocess(file, spec, Limits()) for file in files]
         works["image"] = {

@@ -12,7 +12,6 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cliprt
-from cliprt import Bundle, Client, open_bundle
+from cliprt import Bundle, Client
 from cliprt._bundle import CERTIFICATE, TOKENIZER
 from cliprt._connection import Connection
 from cliprt._errors import CliprtError, DeploymentError, InvalidInput, ServerError
@@ -50,6 +49,10 @@ class Subject(Protocol):
     model: Model
     towers: tuple[Tower, ...]
     process_ids: tuple[int, ...]
+
+    @property
+    def bundle(self) -> Bundle | None:
+        """What the towers are from, where it is at hand."""
 
     def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
         """Embeddings of encoded pictures, float32 [n, dim]; raises a ``CliprtError``."""
@@ -208,7 +211,7 @@ class OpenAiFront:
         self._path = parts.path.rstrip("/").removesuffix("/v1")
         self._own = threading.local()
         self._connections: list[http.client.HTTPConnection] = []
-        self._bundle, self.process_ids = bundle, process_ids
+        self.bundle, self.process_ids = bundle, process_ids
         served = self._ask("GET", "/v1/models", None)["data"][0]
         self._id = served["id"]
         _check_bundle(bundle, served["space"])
@@ -233,7 +236,7 @@ class OpenAiFront:
         return self._embed(list(strings))
 
     def tokenizer(self) -> TextTokenizer | None:
-        return None if self._bundle is None else _tokenizer(self._bundle)
+        return None if self.bundle is None else _tokenizer(self.bundle)
 
     def close(self) -> None:
         """Closes the connections, which no thread may be using."""
@@ -293,11 +296,6 @@ def certified(bundle: Bundle | None, precision: str | None) -> dict[str, Fidelit
         }
     except (CliprtError, OSError, ValueError, KeyError):
         return {}
-
-
-def opened(bundle: Path | None) -> Bundle | None:
-    """The bundle of a folder, if there is one; raises ``BundleError``."""
-    return None if bundle is None else open_bundle(bundle)
 
 
 def _check_bundle(bundle: Bundle | None, space: str) -> None:

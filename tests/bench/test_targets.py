@@ -21,7 +21,6 @@ from cliprt_bench._targets import (
     Served,
     Subject,
     certified,
-    opened,
 )
 from cliprt_triton import TritonServer
 
@@ -103,7 +102,7 @@ def test_what_a_certificate_says(demo_bundle: Bundle) -> None:
     assert 0.9999 < found["image"].p01_cosine <= 1.0001
     assert certified(demo_bundle, "fp8") == {}
     assert certified(None, "fp32") == {}
-    assert certified(opened(demo_bundle.path), None) == {}
+    assert certified(demo_bundle, None) == {}
 
 
 def test_a_front_that_is_not_there() -> None:
