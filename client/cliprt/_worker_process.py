@@ -35,13 +35,14 @@ class WorkerProcess:
     socket does, so also with a parent that is killed.
     """
 
-    def __init__(self, serve: str, *shared: int) -> None:
+    def __init__(self, serve: str, *shared: int, patience_s: float | None = _PATIENCE_S) -> None:
         """Starts it.
 
         Args:
             serve: ``module:function``; called with the descriptor of the other end of the socket,
                 and with those that are shared.
             shared: file descriptors that it gets.
+            patience_s: to answer, in seconds; None means without end.
 
         Raises:
             OSError: it cannot be started.
@@ -67,6 +68,7 @@ class WorkerProcess:
         finally:
             theirs.close()
         self._socket = Connection(mine.detach())
+        self._patience_s = patience_s
         self._ending = threading.Lock()
 
     def ask(self, data: bytes) -> bytes:
@@ -74,7 +76,7 @@ class WorkerProcess:
 
         Raises:
             EOFError: the process ended.
-            OSError: likewise, or it did not answer for two minutes.
+            OSError: likewise, or it did not answer in time.
         """
         self.tell(data)
         return self.answer()
@@ -85,16 +87,22 @@ class WorkerProcess:
 
     def answer(self) -> bytes:
         """Waits for an answer; raises as ``ask`` does."""
-        if not self._socket.poll(_PATIENCE_S):
+        if not self._socket.poll(self._patience_s):
             raise TimeoutError
         return self._socket.recv_bytes()
 
-    def end(self) -> str:
+    def dismiss(self, patience_s: float) -> str:
+        """Lets the process end by itself, which it sees at its socket; says how it ended."""
+        with self._ending:
+            self._socket.close()
+        return self.end(patience_s)
+
+    def end(self, patience_s: float = 0.1) -> str:
         """Ends the process and says how it had ended."""
         with self._ending:
             # One that died by itself may take a moment to be seen as dead.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.1)
+                self.process.wait(patience_s)
             self.process.kill()
             code = self.process.wait()
             if not self._socket.closed:

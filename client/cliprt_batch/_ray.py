@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
-import cliprt
-from cliprt._errors import CliprtError, DeploymentError
 from cliprt._extras import require
 from cliprt_batch._job import Job, carry_out, config_of
 from cliprt_batch._models import Local, Served
 from cliprt_batch._monitor import Monitor
 from cliprt_batch._options import JobOptions
 from cliprt_batch._output_errors import OutputError
-from cliprt_batch._ray_cluster import Nodes, cluster
-from cliprt_batch._ray_worker import Order, Outcome, RayWorker, RemoteTraceback
+from cliprt_batch._ray_driver import Task, outcomes
+from cliprt_batch._ray_worker import Order, Outcome
 from cliprt_batch._records import PART_ITEMS
 from cliprt_batch._source import Source
 from cliprt_batch._summary import Summary
@@ -87,87 +83,14 @@ def embed_on_ray(
             order = Order(
                 out, config, token, model, options, job.settings, workers, retry_failed, keep_going
             )
+            task = Task(address, units, pickle.dumps(order))
             results = _Results(job, monitor)
-            with (
-                cluster(address) as nodes,
-                _told(results),
-                # Closed whatever happens: its threads must end before Ray does.
-                closing(_outcomes(units, order, nodes)) as outcomes,
-            ):
-                for outcome in outcomes:
+            with _told(results), outcomes(task) as arriving:
+                for outcome in arriving:
                     results.take(outcome)
             return results.computed
 
         return carry_out(source, out, config, encoder, options, run=run, monitor=monitor)
-
-
-def _outcomes(units: list[int], order: Order, nodes: Nodes) -> Generator[Outcome, None, None]:
-    """Lets actors do units; their outcomes in the order in which they end.
-
-    Raises:
-        CliprtError: what an actor met.
-    """
-    import ray
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    size = min(nodes.count, len(units))
-    bars, context.enable_progress_bars = context.enable_progress_bars, False
-    try:
-        # One block, and so one task, for each unit.
-        rows = ray.data.from_items(
-            [{"unit": unit} for unit in units], override_num_blocks=len(units)
-        ).map_batches(
-            RayWorker,
-            fn_constructor_args=(cliprt.__version__, pickle.dumps(order)),
-            batch_size=1,
-            batch_format="numpy",
-            # No unit waits for a busy actor while another has nothing to do.
-            compute=ray.data.ActorPoolStrategy(
-                # Those with nothing to do end: one whose node is lost may need their place.
-                min_size=1,
-                max_size=size,
-                initial_size=size,
-                max_tasks_in_flight_per_actor=1,
-            ),
-            # One on each node. Ray starts those anew that die, and gives them their unit again.
-            num_cpus=nodes.cores,
-        )
-        for row in rows.iter_rows():
-            outcome = msgspec.msgpack.decode(row["outcome"], type=Outcome)
-            if outcome.error is not None:
-                raise _error_of(outcome, nodes)
-            yield outcome
-    except (ray.exceptions.RayError, SystemError) as error:
-        raise DeploymentError(_words(error)) from None
-    finally:
-        context.enable_progress_bars = bars
-
-
-def _error_of(outcome: Outcome, nodes: Nodes) -> CliprtError:
-    assert outcome.error is not None
-    error: CliprtError
-    error, trace = pickle.loads(outcome.error)
-    if nodes.count > 1:
-        error.args = (f"{error} (shard {outcome.unit}, on the node {outcome.node})",)
-    error.__cause__ = RemoteTraceback(trace)
-    return error
-
-
-def _words(error: Exception) -> str:
-    """An error of Ray's in one line."""
-    text = str(error)
-    if "No module named 'cliprt" in text:
-        return (
-            "a node of the Ray cluster has no cliprt; install cliprt "
-            f"{cliprt.__version__} on every node: pip install 'cliprt[ray]=={cliprt.__version__}'"
-        )
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    why = lines[-1] if lines else type(error).__name__
-    return (
-        f"Ray failed ({type(error).__name__}: {why}); what is done is kept, run the same command "
-        "again"
-    )
 
 
 class _Results:

@@ -6,18 +6,15 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import tempfile
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from cliprt._errors import DeploymentError
-from cliprt._extras import require
 
 # Loggers of Ray, and from which level on they are heard: what says that something is as it was
 # asked for is no warning, and errors of Ray Data are raised as well.
@@ -26,6 +23,8 @@ _LEVELS = {
     "ray._private.authentication.authentication_token_setup": logging.ERROR,
     "ray.data": logging.WARNING,
     "ray.data._internal.progress": logging.ERROR,
+    # That a pool of one actor for each node does not grow is as it was asked for.
+    "ray.data._internal.actor_autoscaler": logging.ERROR,
 }
 
 _ENVIRONMENT = {
@@ -66,38 +65,33 @@ class Nodes:
 def cluster(address: str | None) -> Iterator[Nodes]:
     """Connects to a cluster, or starts one of this machine alone; ends that when the block does.
 
-    Where this process is connected already, that is used and kept.
+    Sets environment variables and levels of loggers for good: for a process that does nothing else.
 
     Args:
         address: of the cluster, ``host:port`` or ``auto``; None starts one.
 
     Raises:
-        MissingExtra: Ray is not installed.
         DeploymentError: there is no such cluster, or it has no processors.
     """
-    with _environment():
-        ray: Any = require("ray", extra="ray")
-        require("ray.data", extra="ray")  # it sets its levels when it is imported
-        levels = _levels()
-    with _environment(), levels:
-        if ray.is_initialized():
+    os.environ.update(
+        {name: _ENVIRONMENT[name] for name in _ENVIRONMENT.keys() - os.environ.keys()}
+    )
+    import ray
+    import ray.data  # it sets its levels when it is imported
+
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+    with _local_folder() if address is None else nullcontext() as folder:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if folder is None:
+                    _connect(ray, str(address))
+                else:
+                    _start(ray, folder)
             yield _nodes(ray)
-            return
-        with _local_folder() if address is None else _nothing() as folder:
-            handler = signal.getsignal(signal.SIGTERM)
-            try:
-                with warnings.catch_warnings(), _no_standard_error():
-                    warnings.simplefilter("ignore")
-                    if folder is None:
-                        _connect(ray, str(address))
-                    else:
-                        _start(ray, folder)
-                # Ray puts its own in place, which knows nothing of whoever called this.
-                if threading.current_thread() is threading.main_thread():
-                    signal.signal(signal.SIGTERM, handler)
-                yield _nodes(ray)
-            finally:
-                ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _start(ray: Any, folder: str) -> None:
@@ -155,25 +149,6 @@ def _nodes(ray: Any) -> Nodes:
 
 
 @contextmanager
-def _no_standard_error() -> Iterator[None]:
-    """Nobody sees what is written to it in the block; Ray's core logs there whatever it is told."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
-
-
-@contextmanager
 def _local_folder() -> Iterator[str]:
     """Where a Ray of this machine alone keeps its sockets and logs; it goes with it."""
     base = tempfile.gettempdir()
@@ -181,43 +156,9 @@ def _local_folder() -> Iterator[str]:
         prefix="cliprt-ray-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp"
     )
     # Nobody else on this machine may use it, and no token is left in the home folder.
-    token = {} if "RAY_AUTH_MODE" in os.environ else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
-        with _set(token, touched=["RAY_AUTH_MODE"]):
-            yield folder
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    with _set({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}):
-        yield
-
-
-@contextmanager
-def _set(variables: dict[str, str], touched: Sequence[str] = ()) -> Iterator[None]:
-    """Environment variables that hold within the block; others that it touches are put back."""
-    before = {name: os.environ.get(name) for name in (*variables, *touched)}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _levels() -> Iterator[None]:
-    """Levels of Ray's loggers that hold within the block."""
-    before = {name: logging.getLogger(name).level for name in _LEVELS}
-    for name, level in _LEVELS.items():
-        logging.getLogger(name).setLevel(level)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

@@ -116,7 +116,7 @@ class RayWorker:
         try:
             outcome = self._do(unit)
         except Exception as error:  # noqa: BLE001 - it is raised where the job was started
-            outcome = Outcome(unit, self._node, self._name, error=_pickled(error))
+            outcome = Outcome(unit, self._node, self._name, error=pickled(error))
         return {"outcome": np.array([msgspec.msgpack.encode(outcome)], dtype=object)}
 
     def _do(self, unit: int) -> Outcome:
@@ -168,7 +168,7 @@ class _Opened:
         return self.work.computed - before
 
 
-def _pickled(error: Exception) -> bytes:
+def pickled(error: Exception) -> bytes:
     text = "".join(traceback.format_exception(error))
     if not isinstance(error, CliprtError):
         error = CliprtError(f"{type(error).__name__}: {error}")

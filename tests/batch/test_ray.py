@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 from cases import demo_pictures
 
@@ -49,8 +50,6 @@ SHARD = 8
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of a cluster of two nodes on this machine."""
-    # Read by Ray's first import, which is otherwise `embed_on_ray`'s.
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="cliprt-test-", dir="/tmp")
@@ -62,14 +61,6 @@ def address() -> Iterator[str]:
         yield cluster.address
         cluster.shutdown()
     shutil.rmtree(folder)
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_connected() -> Iterator[None]:
-    yield
-    import ray
-
-    assert not ray.is_initialized()
 
 
 @dataclass(frozen=True)
@@ -235,6 +226,33 @@ def test_a_node_without_the_bundle_is_told_in_a_line(
     with pytest.raises(BundleError, match=r"bundle.*on the node") as caught:
         one.on_ray(tmp_path / "out", address, Removing(copy))
     assert "\n" not in str(caught.value)
+
+
+def drivers() -> list[psutil.Process]:
+    """Processes of this one that talk to Ray."""
+    children = psutil.Process().children()
+    return [child for child in children if "_ray_driver" in " ".join(child.cmdline())]
+
+
+class KillingTheDriver(Monitor):
+    """Kills the process that talks to Ray when the first part has appeared."""
+
+    def advance(self, items: int, failed: int) -> None:
+        super().advance(items, failed)
+        for process in drivers():
+            process.kill()
+
+
+def test_rays_end_is_told_and_loses_nothing(
+    job: Callable[..., Job], address: str, tmp_path: Path
+) -> None:
+    one, out = job(pictures=1500, shard_size=10_000), tmp_path / "out"
+    with pytest.raises(DeploymentError, match="talks to Ray ended by signal 9.*done is kept"):
+        one.on_ray(out, address, KillingTheDriver())
+    summary = one.on_ray(out, address)
+    assert output(out) == one.expected
+    assert summary.computed <= 1501 - 512
+    assert not drivers()
 
 
 def test_the_command_line_alone_and_ctrl_c(job: Callable[..., Job], tmp_path: Path) -> None:
