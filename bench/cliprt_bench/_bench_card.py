@@ -260,7 +260,7 @@ class BenchCard(_Record, frozen=True):
         method: how.
         points: the results.
         ceilings: what the machine could do.
-        stages: of ``stages``: milliseconds of an item, by tower and stage.
+        stages: of ``stages`` and ``throughput``: milliseconds of an item, by tower and stage.
         complete: whether all that was asked for was measured; false after Ctrl-C.
         price_per_hour: what the machine costs, if it was given, in whatever currency.
     """

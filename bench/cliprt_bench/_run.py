@@ -31,7 +31,7 @@ from cliprt_bench._inputs import InputSet, given_inputs
 from cliprt_bench._machine import machine
 from cliprt_bench._measure import Measurement
 from cliprt_bench._operations import Operations, count_operations
-from cliprt_bench._stages import stages_of
+from cliprt_bench._stages import STAGED, Stages, stages_of
 from cliprt_bench._startup import startup_of
 from cliprt_bench._targets import Subject, certified
 
@@ -55,7 +55,7 @@ def closed_card(
 
     Args:
         asked: what is measured, and how.
-        kind: ``latency`` or ``throughput``.
+        kind: ``latency`` or ``throughput``, whose card also has the stages of an item.
         batches: items of a request.
         concurrencies: callers.
         lengths: tokens of texts; empty for captions as they come.
@@ -76,8 +76,17 @@ def closed_card(
             for length in ((lengths or (None,)) if tower == "text" else (None,))
         ]
         measurement = Measurement(subject, inputs, _method(asked))
-        complete = _until_interrupted(lambda: measurement.run(workloads, tell))
-        return _card(asked, kind, subject, inputs, measurement.points(), complete, begun, tell)
+        stages: Stages = {}
+
+        def work() -> None:
+            measurement.run(workloads, tell)
+            # A report of these cards shows them beside the rates.
+            if kind == "throughput" and isinstance(subject, STAGED):
+                stages.update(_stages(asked, subject, inputs, tell))
+
+        complete = _until_interrupted(work)
+        points = measurement.points()
+        return _card(asked, kind, subject, inputs, points, complete, begun, tell, stages)
 
 
 def open_card(
@@ -136,11 +145,8 @@ def stages_card(asked: Asked, *, tell: Tell) -> BenchCard:
     begun = _now()
     with closing(asked.open()) as subject:
         inputs = given_inputs(asked.pictures, asked.captions)
-        stages = stages_of(
-            subject, inputs, repeats=asked.repeats, repeat_s=asked.seconds, advance=tell
-        )
-        card = _card(asked, "stages", subject, inputs, (), True, begun, tell)
-        return msgspec.structs.replace(card, stages=stages)
+        stages = _stages(asked, subject, inputs, tell)
+        return _card(asked, "stages", subject, inputs, (), True, begun, tell, stages)
 
 
 def startup_card(
@@ -183,6 +189,10 @@ def startup_card(
         points=(),
         stages=stages,
     )
+
+
+def _stages(asked: Asked, subject: Subject, inputs: InputSet, tell: Tell) -> Stages:
+    return stages_of(subject, inputs, repeats=asked.repeats, repeat_s=asked.seconds, advance=tell)
 
 
 def _capacity(
@@ -289,6 +299,7 @@ def _card(
     complete: bool,
     begun: str,
     tell: Tell,
+    stages: Stages | None = None,
 ) -> BenchCard:
     ceilings: tuple[Ceiling, ...] = ()
     if asked.ceilings and complete:
@@ -306,6 +317,7 @@ def _card(
         method=_method(asked),
         points=points,
         ceilings=ceilings,
+        stages=stages or {},
         complete=complete,
         price_per_hour=asked.price,
     )

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Stages = dict[str, dict[str, Figure]]
 
+STAGED = (InProcess, Served)
+"""Those that tell their stages."""
+
 # Items of a call of the tower; so many are prepared for it.
 BATCH = 16
 

@@ -9,8 +9,8 @@ second over the rival's in the same round.
 A rival that cannot be installed, imported or asked stands in the table with the reason.
 
 clip-retrieval answers no single requests: its loop is compared with `cliprt embed` on a folder
-(`rivals.batch_work`). perf_analyzer, a load generator, is looked at for whether it runs here
-(`rivals.perf_analyzer`).
+(`rivals.batch_work`). perf_analyzer is a load generator: it measures a served cliprt in turns with
+ours (`rivals.generators`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from rivals.asking import NotStarted
 from rivals.batch_work import compare_jobs, jobs
 from rivals.entries import OWN, OWN_ENTRIES, REFERENCE, RIVALS, Entry
 from rivals.environments import Environment, Refusal, make_environment
+from rivals.generators import OURS, THEIRS, compare_generators
 from rivals.inputs import prepare, write_graphs
 from rivals.measuring import POINTS, Row, answers_of, look_at, own_workers, started
 
@@ -113,6 +114,14 @@ def run(arguments: argparse.Namespace, folder: Path, notes: Console) -> dict[str
             pictures=16 if arguments.small else 512,
             rounds=min(arguments.rounds, 3),
         )
+    generators = None
+    if not arguments.only and apart["perf_analyzer"] is None and arguments.rounds:
+        way = _environment("perf-analyzer", arguments.python, notes)
+        assert isinstance(way, Environment)
+        notes.print("perf_analyzer")
+        generators = compare_generators(
+            way, inputs, rounds=min(arguments.rounds, 3), seconds=arguments.seconds
+        )
     return {
         "cliprt": __version__,
         "model": "small, drawn" if arguments.small else "ViT-B/32, drawn",
@@ -121,6 +130,7 @@ def run(arguments: argparse.Namespace, folder: Path, notes: Console) -> dict[str
         "rivals": [row.record() for row in rows],
         "apart": apart,
         "batch": batch,
+        "generators": generators,
     }
 
 
@@ -136,6 +146,25 @@ def show(seen: Mapping[str, Any]) -> None:
         out().print(f"{name} ({APART[name]}): {told}")
     if seen["batch"] is not None:
         out().print(f"cliprt embed beside clip-retrieval: {_told(seen['batch'])}")
+    if seen["generators"] is not None:
+        _show_generators(seen["generators"])
+
+
+def _show_generators(seen: Mapping[str, Any]) -> None:
+    out().print("\nOne server, two load generators: what ours sees over what the other one sees\n")
+    columns = ("items_s", "p50_ms", "p95_ms")
+    lines = [
+        [
+            name,
+            *(f"{point[who]['items_s']['value']:.4g}" for who in (OURS, THEIRS)),
+            *(_ratio(point["ratios"][column]) for column in columns),
+        ]
+        for name, point in seen["points"].items()
+    ]
+    titles = (f"items/s, {OURS}", f"items/s, {THEIRS}", "items/s", "p50", "p95")
+    print_table(("point", *titles), lines)
+    if seen["absent"] is not None:
+        out().print(f"measured no further: {seen['absent']}")
 
 
 def _line(row: Mapping[str, Any], entry: Entry, points: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rivals import batch_work, environments, measuring, perf_analyzer
+from rivals import batch_work, environments, generators, measuring, perf_analyzer
 from rivals.adapters import Adapter
 from rivals.asking import NotStarted, Worker
 from rivals.comparing import likeness
@@ -404,3 +404,14 @@ def test_inputs_of_perf_analyzer_are_serialised_strings(tmp_path: Path) -> None:
     raw = [base64.b64decode(item["text"]["b64"]) for item in data]
     assert raw == [b"\x05\0\0\0a cat", b"\x02\0\0\0" + "ü".encode()]
     assert [item["text"]["shape"] for item in data] == [[1], [1]]
+
+
+def test_the_table_of_perf_analyzer_is_read() -> None:
+    # Columns and a line of version 2.38.
+    text = (
+        "Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,"
+        "Server Compute Input,Server Compute Infer,Server Compute Output,Client Recv,"
+        "p50 latency,p90 latency,p95 latency,p99 latency\n"
+        "4,57.5,40,1500,310,25,62000,30,9,68123,75000,80456,90000\n"
+    )
+    assert generators.read_table(text) == generators.Seen(57.5, 68.123, 80.456)
