@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -38,8 +37,11 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="measure this one [default: a drawn ViT-B/32]")
     arguments = parser.parse_args()
     out: Path = arguments.out.absolute()
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for kind in KINDS:
+        # Of an earlier run; whatever else lies in the folder is not ours.
+        for old in (*out.glob(f"*-{kind}.json"), out / f"{kind}.html"):
+            old.unlink(missing_ok=True)
     bundle = drawn_bundle() if arguments.bundle is None else open_bundle(arguments.bundle)
     begun = time.monotonic()
     for precision in PRECISIONS:

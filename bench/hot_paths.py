@@ -13,7 +13,6 @@ told and not held against anything.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -33,11 +32,10 @@ from cliprt._images import preprocess
 from cliprt._texts import TextTokenizer
 from cliprt_bench import photo
 from cliprt_bench._echo import METHOD, EchoServer
-from cliprt_bench._machine import cpu_fields
 from cliprt_engines import OnnxTower
 from cliprt_export import export_checkpoint
 from cliprt_triton import TritonServer, write_repository
-from multiples import BASELINE, SEEN
+from multiples import SEEN, kept
 
 CHECKPOINT = Path(__file__).resolve().parent.parent / "demo" / "checkpoint"
 TEXT = "a picture of three red striped circles"
@@ -151,11 +149,9 @@ def beside(
 
 @pytest.fixture(scope="session")
 def baselines() -> dict[str, float]:
-    """By path, the multiple of an earlier day; none on another processor."""
-    if not BASELINE.exists():
-        return {}
-    kept = json.loads(BASELINE.read_text())
-    return dict(kept["multiples"]) if kept["cpu"] == cpu_fields().get("model name") else {}
+    """By path, the multiple of an earlier day; none on a machine unlike that one."""
+    found = kept()
+    return {} if found is None else found.multiples
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from cliprt_bench._machine import cpu_fields
+from cliprt._cores import usable_cores
+from cliprt_bench._machine import cpu_fields, features
 
 BASELINE = Path(__file__).with_name("hot_paths.json")
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """The multiples of an earlier day.
+
+    Attributes:
+        cpu: name of the processor they were measured on.
+        cores: that could be used.
+        features: of the processor, as in a card's machine.
+        multiples: by path.
+    """
+
+    cpu: str
+    cores: int
+    features: tuple[str, ...]
+    multiples: dict[str, float]
+
+    def of_here(self) -> bool:
+        """Whether this machine computes alike."""
+        return msgspec.structs.replace(here(), multiples=self.multiples) == self
+
+
+def here() -> Baseline:
+    """Of this machine, without multiples."""
+    fields = cpu_fields()
+    return Baseline(fields.get("model name", ""), usable_cores(), features(fields), multiples={})
+
+
+def kept() -> Baseline | None:
+    """That of an earlier day, if it is of a machine like this one."""
+    if not BASELINE.exists():
+        return None
+    found = msgspec.json.decode(BASELINE.read_bytes(), type=Baseline)
+    return found if found.of_here() else None
+
 
 SEEN: pytest.StashKey[dict[str, tuple[str, float, float | None]]] = pytest.StashKey()
 """By path: the kind of its loop, how many times that it took, and of an earlier day."""
@@ -30,7 +66,12 @@ def pytest_terminal_summary(
         before = "" if was is None else f", it took {was:.3g}"
         terminalreporter.write_line(f"{name}: {multiple:.3g} times the loop '{kind}'{before}")
     if config.getoption("--keep-baseline"):
-        multiples = {name: round(seen[1], 4) for name, seen in config.stash[SEEN].items()}
-        kept = {"cpu": cpu_fields().get("model name"), "multiples": multiples}
-        BASELINE.write_text(json.dumps(kept, indent=2) + "\n")
+        before = kept() or here()
+        seen = {name: round(seen[1], 4) for name, seen in config.stash[SEEN].items()}
+        now = msgspec.structs.replace(before, multiples={**before.multiples, **seen})
+        BASELINE.write_bytes(msgspec.json.format(msgspec.json.encode(now)) + b"\n")
         terminalreporter.write_line(f"kept in {BASELINE.name}")
+    elif kept() is None:
+        terminalreporter.write_line(
+            f"nothing was held against {BASELINE.name}, which is of another machine"
+        )

@@ -5,7 +5,6 @@ Both are whole commands: start, loading of the model, and writing count for both
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,9 +19,8 @@ from numpy.typing import NDArray
 from cliprt_bench._figures import figure
 from rivals.comparing import Answers, likeness
 from rivals.entries import EXACT
-from rivals.environments import Environment, Refusal, worker_environment
+from rivals.environments import Environment, attempt
 from rivals.inputs import Inputs
-from rivals.reasons import reason_in
 
 RIVAL, OWN = "clip-retrieval", "cliprt embed fp32"
 RUN_S = 3600
@@ -89,8 +87,7 @@ def compare_jobs(
                         rows = named[name](folder, Path(out))
                         seconds = time.perf_counter() - begun
                 except JobFailed as error:
-                    refusal = Refusal("ask", str(error))
-                    absent = {"who": name, "step": refusal.step, "reason": refusal.reason}
+                    absent = {"who": name, "step": "ask", "reason": str(error)}
                     return {**found, "absent": absent, "same_answers": False}
                 if number:
                     rates[name].append(pictures / seconds)
@@ -122,15 +119,5 @@ def _write(folder: Path, inputs: Inputs, count: int) -> None:
 
 
 def _run(command: list[str], *, clean: bool = False) -> None:
-    run = subprocess.run(
-        command,
-        env=worker_environment() if clean else None,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=RUN_S,
-        check=False,
-    )
-    if run.returncode:
-        output = run.stdout.decode(errors="replace")
-        raise JobFailed(reason_in(output, f"it ended with status {run.returncode}"))
+    if refusal := attempt("ask", command, RUN_S, clean=clean):
+        raise JobFailed(refusal.reason)

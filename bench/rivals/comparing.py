@@ -28,14 +28,6 @@ class Likeness:
         """Whether every item reaches the bar."""
         return all(value >= self.bar for value in self.least.values())
 
-    def told(self) -> str:
-        """In words, for the table."""
-        worst = min(self.least, key=lambda kind: self.least[kind])
-        return (
-            f"answers otherwise: cosine {self.least[worst]:.4f} on {worst}, at least {self.bar} "
-            "is asked"
-        )
-
 
 def likeness(answers: Answers, reference: Answers, bar: float) -> Likeness:
     """Compares answers to the same items.

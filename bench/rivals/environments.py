@@ -108,12 +108,19 @@ def worker_environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(BENCH), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
 
 
-def attempt(step: str, command: list[str], seconds: float) -> Refusal | None:
-    """Runs a program; what went wrong, or None."""
+def attempt(step: str, command: list[str], seconds: float, *, clean: bool = True) -> Refusal | None:
+    """Runs a program; what went wrong, or None.
+
+    Args:
+        step: of the refusal.
+        command: what is run.
+        seconds: until it is ended.
+        clean: in the environment variables of rivals, and not in those of this process.
+    """
     try:
         run = subprocess.run(
             command,
-            env=worker_environment(),
+            env=worker_environment() if clean else None,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

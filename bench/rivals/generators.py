@@ -8,7 +8,6 @@ shares with the server.
 from __future__ import annotations
 
 import csv
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,16 @@ from typing import Any
 
 import msgspec
 
-from cliprt import Connection, open_bundle
+from cliprt import CliprtError, Connection, open_bundle
 from cliprt._names import ModelNames
 from cliprt_bench._figures import figure
 from cliprt_bench._load import closed_loop
 from cliprt_bench._targets import Ensembles
 from cliprt_triton import TritonServer, write_repository
-from rivals.environments import Environment, worker_environment
+from rivals.environments import Environment, attempt
 from rivals.inputs import Inputs
 from rivals.perf_analyzer import write_inputs
-from rivals.reasons import reason_in
+from rivals.reasons import reason_of
 
 OURS, THEIRS = "cliprt bench", "perf_analyzer"
 CALLERS = (1, 4)
@@ -94,8 +93,8 @@ def compare_generators(
                             ),
                         }
                         points[f"{kind}, {callers} callers"] = _by_turns(both, rounds)
-            except GeneratorFailed as error:
-                return {"points": points, "absent": str(error)}
+            except (GeneratorFailed, CliprtError) as error:
+                return {"points": points, "absent": reason_of(error)}
             finally:
                 ensembles.close()
     return {"points": points, "absent": None}
@@ -135,20 +134,11 @@ def foreign(environment: Environment, address: str, kind: str, inputs: Path, cal
         *("--concurrency-range", str(callers), "--percentile", "95", "-f", str(table)),
         *("--measurement-interval", str(round(WINDOW_S * 1000))),
     ]
-    run = subprocess.run(
-        command,
-        env=worker_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=RUN_S,
-        check=False,
-    )
-    if run.returncode or not table.exists():
-        output = run.stdout.decode(errors="replace")
-        raise GeneratorFailed(
-            f"{THEIRS}: " + reason_in(output, f"it ended with status {run.returncode}")
-        )
+    table.unlink(missing_ok=True)
+    if refusal := attempt("ask", command, RUN_S):
+        raise GeneratorFailed(f"{THEIRS}: {refusal.reason}")
+    if not table.exists():
+        raise GeneratorFailed(f"{THEIRS}: its windows did not agree, it wrote nothing")
     return read_table(table.read_text())
 
 

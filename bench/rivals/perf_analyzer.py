@@ -40,26 +40,6 @@ def write_inputs(path: Path, name: str, items: Sequence[bytes] | Sequence[str]) 
     path.write_text(json.dumps({"data": data}))
 
 
-def command(
-    model: str, url: str, inputs: Path, *, batch: int, callers: int, seconds: float
-) -> list[str]:
-    """The command that measures a model served over gRPC with a closed loop.
-
-    Args:
-        model: the served model's name.
-        url: host and port of gRPC.
-        inputs: what `write_inputs` wrote.
-        batch: items in a request.
-        callers: requests under way at a time.
-        seconds: of each of its windows; it repeats them until three agree within 10 %.
-    """
-    return [
-        *(str(binary()), "-m", model, "-i", "grpc", "-u", url, "--input-data", str(inputs)),
-        *("-b", str(batch), "--concurrency-range", str(callers)),
-        *("--measurement-interval", str(round(seconds * 1000)), "--percentile", "99"),
-    ]
-
-
 def binary() -> Path:
     """The program, in the environment that this runs in."""
     return Path(sys.prefix) / "bin" / "perf_analyzer"
