@@ -14,6 +14,7 @@ import msgspec
 from cliprt._console import out, print_table
 from cliprt_batch._collection import Collection
 from cliprt_batch._dedup import MOST, Group, Member, near_duplicates, seconds_for
+from cliprt_batch._pictures import find_pictures
 from cliprt_batch._results import write_result
 from cliprt_batch._sheet import Card, Section, write_sheet
 from cliprt_batch._words import in_a_line
@@ -178,13 +179,15 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
 def _sheet(
     path: Path, shown: list[Group], count: int, threshold: float, collection: Collection
 ) -> None:
+    members = [member for group in shown for _, member in _members(group)]
+    pictures = iter(find_pictures(collection.folder, members))
     sections = [
         Section(
             f"group {number}: {len(group.duplicates) + 1} pictures",
             [
                 Card(
                     key=member.key,
-                    picture=member.image_path,
+                    picture=next(pictures),
                     badge="keep" if keep else "same bytes" if member.exact else _cosine(member),
                     text=member.caption,
                     note=_size(member),

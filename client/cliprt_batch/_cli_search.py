@@ -15,6 +15,7 @@ from cliprt._connection_options import ConnectionOptions, connection_options
 from cliprt._console import out, print_table
 from cliprt._space import Embeddings
 from cliprt_batch._collection import Among, Collection
+from cliprt_batch._pictures import find_pictures, place_of
 from cliprt_batch._search import Hit, check_space, joined
 from cliprt_batch._search import search as find
 from cliprt_batch._sheet import Card, Section, write_sheet
@@ -114,8 +115,8 @@ def _sheet(
     asked = [text] if text else []
     asked += [image.name] if image is not None else []
     cards = [
-        Card(key=hit.key, picture=hit.image_path, badge=f"{hit.score:.4f}", text=hit.caption)
-        for hit in hits
+        Card(key=hit.key, picture=picture, badge=f"{hit.score:.4f}", text=hit.caption)
+        for hit, picture in zip(hits, find_pictures(collection.folder, hits), strict=True)
     ]
     write_sheet(
         path,
@@ -123,5 +124,5 @@ def _sheet(
         subtitle=f"the nearest {len(hits)} of {collection.rows:,} items in {collection.folder}, "
         f"by the model {collection.manifest.model}",
         sections=[Section("", cards)],
-        picture=image,
+        picture=None if image is None else place_of(image),
     )

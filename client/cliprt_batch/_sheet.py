@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from cliprt_batch._items import Ref
 from cliprt_batch._results import write_result
 from cliprt_batch._thumbnails import thumbnail
 
@@ -64,8 +65,10 @@ figcaption {{ padding: .6rem .75rem .75rem; }}
 _LONGEST = 400
 """Characters of a key or caption that a card shows."""
 
-_NO_PLACE = "pictures in tars and in columns of bytes have no file of their own to show"
-_NOT_SHOWN = "the picture is not there any more, cannot be read, or exceeds the limits"
+_NOT_SHOWN = (
+    "the picture is not there any more, cannot be read, exceeds the limits, or lies within a file "
+    "of a store"
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Card:
 
     Attributes:
         key: the item's name, shown below, and in place of a picture that cannot be had.
-        picture: its absolute path or address, or None where it has no place of its own.
+        picture: the encoded picture, or where it lies; None where it cannot be had.
         badge: shown first, a score for instance.
         text: the caption, or None.
         note: one more line, or None.
@@ -82,7 +85,7 @@ class Card:
     """
 
     key: str
-    picture: str | None
+    picture: Ref | bytes | None
     badge: str
     text: str | None = None
     note: str | None = None
@@ -103,7 +106,7 @@ def write_sheet(
     title: str,
     subtitle: str,
     sections: Sequence[Section],
-    picture: Path | None = None,
+    picture: Ref | None = None,
 ) -> None:
     """Writes a contact sheet.
 
@@ -137,8 +140,7 @@ def _section(section: Section) -> str:
 def _card(card: Card) -> str:
     key, text, note = (escape(_cut(line or "")) for line in (card.key, card.text, card.note))
     small = thumbnail(card.picture)
-    why = _NO_PLACE if card.picture is None else _NOT_SHOWN
-    shown = f'<div class="none" title="{why}">{key}</div>'
+    shown = f'<div class="none" title="{_NOT_SHOWN}">{key}</div>'
     if small is not None:
         shown = f'<img src="{small}" alt="{text or key}">'
     lines = [f'<div class="badge">{escape(card.badge)}</div>']

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import warnings
-from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from cliprt._images import opened
 from cliprt._limits import Limits
-from cliprt_batch._addresses import address_of, local_path, read_bytes, scheme
+from cliprt_batch._addresses import read_bytes
 from cliprt_batch._items import Ref
 
 SIDE = 320
@@ -21,38 +19,30 @@ SIDE = 320
 _QUALITY = 82
 
 
-def thumbnail(place: str | Path | None, limits: Limits | None = None) -> str | None:
+def thumbnail(picture: Ref | bytes | None, limits: Limits | None = None) -> str | None:
     """A small JPEG of a picture.
 
-    Metadata name places that whoever made the source has chosen. They are read as the pictures of
-    a source are: nothing is fetched from the web, and only regular files are opened.
+    Pictures are read as those of a source are: nothing is fetched from the web, and only regular
+    files are opened.
 
     Args:
-        place: an absolute path or an address of metadata, of which relative ones are not opened;
-            a Path is the user's own and may be relative. None where there is none.
+        picture: the encoded picture, or where it lies; None where there is none.
         limits: bounds on the picture; None means the defaults.
 
     Returns:
         A ``data:`` address; None where the picture cannot be had or decoded.
     """
-    if place is None:
+    if picture is None:
         return None
     limits = limits or Limits()
     try:
-        data = read_bytes(Ref(_address(place)), limits.max_image_bytes)
+        data = picture
+        if isinstance(data, Ref):
+            data = read_bytes(data, limits.max_image_bytes)
         return _encoded(_small(data, limits))
     # File systems, fsspec's and Pillow's codecs raise many types; a page has a placeholder instead.
     except Exception:  # noqa: BLE001
         return None
-
-
-def _address(place: str | Path) -> str:
-    if isinstance(place, Path):
-        # Not abspath of a string: a path may have bytes that are not UTF-8.
-        return address_of(os.path.abspath(os.fsencode(place)))  # noqa: PTH100 - of bytes
-    if not scheme(place) and not local_path(place).startswith(b"/"):
-        raise ValueError("relative to nobody knows what")
-    return place
 
 
 def _small(data: bytes, limits: Limits) -> Image.Image:
