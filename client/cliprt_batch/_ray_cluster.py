@@ -155,6 +155,9 @@ def _local_folder() -> Iterator[str]:
     folder = tempfile.mkdtemp(
         prefix="cliprt-ray-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp"
     )
+    # It does nothing but the job, which is to have what a job without Ray has: Ray's 15 would leave
+    # the cores to whatever else runs here.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Nobody else on this machine may use it, and no token is left in the home folder.
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
