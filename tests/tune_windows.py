@@ -33,13 +33,16 @@ def trial(
 def by_formula(
     items_s: Callable[[Candidate], float],
     late_ms: Callable[[Candidate], float],
-    noise: tuple[float, ...] = NOISE,
+    requests: int = 1000,
 ) -> Measure:
     """Measures candidates by formulas, with noise that is known."""
 
     def measure(candidate: Candidate, numbers: range) -> list[Window]:
-        speeds = [1 + noise[number] for number in numbers]
-        return [window(items_s(candidate) * s, late_ms(candidate) / s) for s in speeds]
+        speeds = [1 + NOISE[number] for number in numbers]
+        return [
+            window(items_s(candidate) * s, late_ms(candidate) / s, requests=requests)
+            for s in speeds
+        ]
 
     return measure
 

@@ -206,18 +206,18 @@ def _tuned(bundle: Bundle, result: Result, settings: Mapping[str, Any], load: st
     from cliprt_bench._targets import certified
     from cliprt_bench._tune_words import in_words, why
     from cliprt_triton import Tuned
-    from cliprt_triton._tuned import this_machine
 
     goal = result.goal
     losses = {
         precision: in_words(certified(bundle, precision))
-        for precision in {rival.ours.candidate.precision for rival in result.rivals}
+        for precision in {trial.candidate.precision for trial in result.trials}
+        if precision != _PRECISIONS[0]
     }
     return Tuned(
         schema=1,
         model=bundle.card.name,
         space=bundle.card.space,
-        machine=this_machine(),
+        machine=Tuned.this_machine(),
         goal=f"{load}, {goal.in_words()}",
         why=why(result, losses),
         precision=result.best.candidate.precision,

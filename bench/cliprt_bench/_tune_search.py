@@ -51,7 +51,8 @@ class Result:
 
     Attributes:
         goal: what was wanted.
-        best: the best trial; what took turns is judged by them.
+        best: the best trial that holds the limit; where none does, the nearest. What took turns is
+            judged by them alone.
         default: where the search began.
         rivals: of the precisions that lose fidelity.
         trials: all of them, in their order.
@@ -222,14 +223,16 @@ class Search:
                         problems[candidate] = str(error)
                     self._tell(f"turn {turn + 1} of {repeats}: {candidate.in_words()}")
         finally:
-            whole = [len(windows) for each, windows in seen.items() if each not in problems]
-            turns = min(whole, default=0)
-            if turns >= min(_LEAST_TURNS, repeats):
-                self._turns = {
-                    each: Trial(each, tuple(windows[:turns]), in_turns=True)
-                    for each, windows in seen.items()
-                    if each not in problems
-                }
+            for each in problems:
+                del seen[each]
+            turns = min(map(len, seen.values()), default=0)
+            whole = {
+                each: Trial(each, tuple(windows[:turns]), in_turns=True)
+                for each, windows in seen.items()
+            }
+            # After Ctrl-C there may be too few requests, too.
+            if turns >= _LEAST_TURNS and not any(t.unknown(self._goal) for t in whole.values()):
+                self._turns = whole
             self._turns |= {each: Trial(each, (), problem=why) for each, why in problems.items()}
 
     def _result(self, complete: bool) -> Result:

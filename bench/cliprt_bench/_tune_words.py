@@ -23,6 +23,9 @@ def why(result: Result, losses: Mapping[str, str]) -> str:
         words.append(f"Interrupted: the best so far, of {measured}.")
     words.append(_best(result) if result.held else _nothing_held(result))
     words += [_about(rival, result, losses) for rival in result.rivals]
+    precision = result.best.candidate.precision
+    if not result.rivals and precision in losses:
+        words.append(f"What {precision} loses, {losses[precision]}.")
     return " ".join(words)
 
 
@@ -60,6 +63,8 @@ def _nothing_held(result: Result) -> str:
 def _best(result: Result) -> str:
     best, default, goal = result.best, result.default, result.goal
     words = f"Best: {best.in_words(goal)}."
+    if result.turns and not best.in_turns:
+        words += " It took no turns; what was best before did not hold the limit in them."
     if best.candidate == default.candidate:
         return f"{words} Nothing was clearly better than the defaults."
     if not default.holds(goal):

@@ -175,7 +175,7 @@ def foretold(search: Search, plan: Plan) -> str:
     seconds = candidates * (_START_S + plan.repeats * window) + turns * (_START_S + window)
     words = (
         f"At most {candidates} candidates, with {plan.repeats} windows of {plan.seconds:.3g} s "
-        f"each, and {turns} turns: about {seconds / 60:.0f} minutes or less."
+        f"each, and {turns} turns: about {seconds / 60:.0f} minutes."
     )
     if plan.longest > plan.seconds:
         words += (

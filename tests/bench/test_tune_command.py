@@ -7,19 +7,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from cases import arrays, texts
 from click.testing import CliRunner, Result
+from PIL import Image
 from tune_windows import batch, by_formula
 
 from cliprt import Bundle
 from cliprt._cli import main
-from cliprt_bench import _tune_search, _tuning
+from cliprt_bench import _inputs, _tune_search, _tuning
+from cliprt_bench._inputs import drawn_inputs
 from cliprt_bench._tune import Candidate, Window
+from cliprt_export import Bars, export_checkpoint
 from cliprt_triton import Tuned, read_tuned
-from cliprt_triton._tuned import this_machine
 
 
 def tune(bundle: Bundle, *words: str) -> Result:
     return CliRunner().invoke(main, ["tune", str(bundle.path), *words])
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small bundle that also has towers in int8-cpu."""
+    folder = tmp_path_factory.mktemp("int8")
+    calibrate = folder / "calibrate"
+    calibrate.mkdir()
+    for number, pixels in enumerate(arrays(24, 40)):
+        Image.fromarray(pixels).save(calibrate / f"{number}.png")
+    (calibrate / "captions.txt").write_text("\n".join(texts(24)[:24]) + "\n")
+    return export_checkpoint(
+        str(small_checkpoint),
+        folder / "bundle",
+        precisions=["int8-cpu"],
+        calibrate=calibrate,
+        bars=Bars(min_cosine={"fp32": 0.999, "int8-cpu": 0.5}),
+    )
 
 
 @pytest.fixture
@@ -33,6 +54,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Candidate]:
         found.append(candidate)
         return formula(candidate, numbers)
 
+    inputs = drawn_inputs(1, 1)
+    monkeypatch.setattr(_inputs, "given_inputs", lambda pictures, captions: inputs)
     monkeypatch.setattr(_tuning.Tuner, "measure", measure)
     monkeypatch.setattr(_tuning.Tuner, "settings", lambda self, candidate: {})
     return found
@@ -55,7 +78,7 @@ def test_with_a_real_triton(
     assert done.exit_code == 0, done.output
     found = read_tuned(path)
     assert (found.space, found.precision) == (demo_bundle.card.space, "fp32")
-    assert found.machine == this_machine()
+    assert found.machine == Tuned.this_machine()
     assert "p95 within 60000 ms" in found.goal
     assert found.why in done.output
     assert len(found.evidence) >= 2

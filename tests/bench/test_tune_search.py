@@ -190,9 +190,12 @@ def test_ctrl_c_keeps_what_was_measured(after: int) -> None:
     assert result.best.candidate.cpu_goal == ("latency" if after == 3 else "throughput")
 
 
-@pytest.mark.parametrize(("turns", "kept"), [(2, 0), (3, 3)])
-def test_ctrl_c_in_the_turns_keeps_whole_ones(turns: int, kept: int) -> None:
-    measured = by_formula(lambda c: 100.0 + 100 * (c.cpu_goal == "latency"), lambda c: 1.0)
+@pytest.mark.parametrize(("turns", "requests", "kept"), [(2, 1000, 0), (3, 1000, 3), (3, 220, 0)])
+def test_ctrl_c_in_the_turns_keeps_whole_ones(turns: int, requests: int, kept: int) -> None:
+    """From three on, and if they have enough requests for the percentile."""
+    measured = by_formula(
+        lambda c: 100.0 + 100 * (c.cpu_goal == "latency"), lambda c: 1.0, requests=requests
+    )
 
     def measure(candidate: Candidate, numbers: range) -> Sequence[Window]:
         if numbers == range(turns, turns + 1) and candidate != Candidate("fp32"):
@@ -201,6 +204,7 @@ def test_ctrl_c_in_the_turns_keeps_whole_ones(turns: int, kept: int) -> None:
 
     result = found(measure, Goal(50))
     assert not result.complete
+    assert result.held
     assert result.best.candidate.cpu_goal == "latency"
     assert {len(turn.windows) for turn in result.turns} == ({kept} if kept else set())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from tune_windows import batch, by_formula, found
+from tune_windows import NOISE, batch, by_formula, found, window
 
 from cliprt_bench._bench_card import Fidelity
 from cliprt_bench._tune import Candidate, Goal, Window
@@ -130,3 +130,22 @@ def test_what_the_certificate_says() -> None:
         "original 0.9000 at the 1st percentile"
     )
     assert in_words({}) == "the certificate does not say what it loses"
+
+
+def test_only_int8_may_be_used() -> None:
+    result = found(by_formula(lambda c: 50.0, lambda c: 9.0), Goal(10), "int8-cpu")
+    assert why(result, LOSSES).endswith("What int8-cpu loses, by the certificate: image, much.")
+
+
+def test_the_best_one_may_fail_in_the_turns() -> None:
+    def measure(candidate: Candidate, numbers: range) -> Sequence[Window]:
+        # Batches of 4 are the fastest and hold in the search only; those of 1 always hold.
+        late = {1: 20.0, 4: 49.0 if len(numbers) > 1 else 51.0}.get(batch(candidate), 60.0)
+        speed = {1: 100.0, 4: 200.0}.get(batch(candidate), 50.0)
+        return [window(speed * (1 + NOISE[n]), late) for n in numbers]
+
+    result = found(measure, Goal(50))
+    assert batch(result.best.candidate) == 1
+    assert "It took no turns; what was best before did not hold the limit in them." in why(
+        result, {}
+    )

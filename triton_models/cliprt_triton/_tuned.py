@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
+import re
 from pathlib import Path
 
 import msgspec
@@ -11,11 +14,12 @@ from cliprt._cores import usable_cores
 from cliprt._errors import InvalidInput
 from cliprt._folders import write_whole
 from cliprt_engines import CpuSettings
-from cliprt_engines._processor import processor
 from cliprt_triton._policy import Policy
 
 SCHEMA = 1
 """Version of the layout. A reader refuses any other."""
+
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,7 +29,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         schema: version of the layout.
         model: name of the model that it was measured with.
         space: of its embeddings, hexadecimal.
-        machine: that it was measured on, as :func:`this_machine` tells it.
+        machine: that it was measured on, as :meth:`this_machine` tells it.
         goal: the load and the limit, in words.
         why: what was found, in words.
         precision: of the towers.
@@ -67,18 +71,21 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def warning(self) -> str | None:
         """Says that this is another machine than the one that it was measured on, if it is."""
-        if (here := this_machine()) == self.machine:
+        if (here := self.this_machine()) == self.machine:
             return None
         return (
             f"the policy was measured on {self.machine}, this is {here}; run cliprt tune where the "
             "bundle is served"
         )
 
-
-def this_machine() -> str:
-    """The processor at hand, and the cores of it that this process may use."""
-    name = processor().rpartition(" ")[0]
-    return f"{name}, {usable_cores()} cores"
+    @staticmethod
+    def this_machine() -> str:
+        """The processor at hand, and the cores of it that this process may use."""
+        name = platform.processor() or platform.machine()
+        with contextlib.suppress(OSError):
+            found = re.search(r"(?m)^model name\s*: (.+)$", _CPUINFO.read_text())
+            name = found[1] if found else name
+        return f"{name}, {usable_cores()} cores"
 
 
 def read_tuned(path: Path) -> Tuned:
