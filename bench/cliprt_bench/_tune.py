@@ -23,10 +23,13 @@ LONGEST_S = 60.0
 """Seconds to which a window is lengthened for its requests, if no longer one was asked for."""
 
 # A candidate whose percentile lies that far beyond the limit in one window is not measured again.
-_FAR = 1.5
+_FAR = 2.0
 
 # A closed loop that holds its limit has its requests in half of this time.
 _SLACK = 2.0
+
+# Beyond it exp() overflows.
+_WIDEST = 700.0
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ class Candidate:
         policy = self.policy
         return (
             f"{self.precision}, threads for {self.cpu_goal}, batches of {policy.batch_size()}, "
-            f"delay {policy.max_queue_delay_us} us, {policy.instances} instances"
+            f"delay {policy.max_queue_delay_us} us, {policy.instances} "
+            + ("instance" if policy.instances == 1 else "instances")
         )
 
 
@@ -310,8 +314,12 @@ def gain(new: Trial, old: Trial, goal: Goal) -> Gain | None:
     if min(*ours, *theirs) <= 0:
         return None
     if new.in_turns and old.in_turns and len(ours) > 1:
-        pairs = figure([a / b for a, b in zip(ours, theirs, strict=True)])
-        return Gain(pairs.value, pairs.low, pairs.high, by)
+        # Of logarithms: twice and half as much are equally far from as much.
+        pairs = figure([math.log(a / b) for a, b in zip(ours, theirs, strict=True)])
+        low, high = pairs.low, pairs.high
+        assert low is not None
+        assert high is not None
+        return Gain(math.exp(pairs.value), math.exp(low), math.exp(min(high, _WIDEST)), by)
     ratio = ratio_of(figure(ours), figure(theirs))
     return None if ratio is None else Gain(ratio.value, ratio.low, ratio.high, by)
 

@@ -67,8 +67,8 @@ def test_a_closed_loop_may_be_lengthened_as_far_as_its_limit_needs() -> None:
     ("seen", "settled"),
     [
         (window(10, 49, requests=250), False),
-        (window(10, 70, requests=250), False),
-        (window(10, 80, requests=250), True),
+        (window(10, 90, requests=250), False),
+        (window(10, 110, requests=250), True),
         (window(10, 49, requests=100), True),
         (window(10, 49, requests=250, failed=250), True),
     ],
@@ -140,6 +140,20 @@ def test_turns_are_pairs() -> None:
     assert alone is not None
     assert alone.low is not None
     assert alone.low < 1
+
+
+def test_the_interval_of_turns_far_apart_is_of_ratios() -> None:
+    old, new = (
+        Trial(Candidate("fp32"), tuple(window(v, 10) for v in values), in_turns=True)
+        for values in ((100, 100, 100), (1e-300, 200, 900))
+    )
+    found = gain(new, old, Goal(50))
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 <= found.low < found.value == pytest.approx(2)
+    assert math.isfinite(found.high)
+    assert not found.clear(0.0)
 
 
 @pytest.mark.parametrize(("requests", "by"), [(1000, 99), (999, 95), (150, 90), (30, 50)])
