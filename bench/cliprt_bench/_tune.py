@@ -1,28 +1,35 @@
-"""The search for settings: one thing is changed at a time, and what is better is kept.
+"""What `cliprt tune` looks for, what it may change, and what a candidate reached.
 
-What a candidate is worth is measured; which one to try next does not depend on who measures, so the
-search is tested with functions whose best is known.
+Nothing here depends on who measures, so the search is tested with functions whose best is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from cliprt_bench._bench_card import Point
+import numpy as np
+from numpy.typing import NDArray
+
+from cliprt._errors import InvalidInput
+from cliprt_bench._compare import ratio_of
+from cliprt_bench._figures import Figure, enough_for, figure
+from cliprt_bench._trace import PERCENTILES, percentile_of
 from cliprt_triton import Policy
 
-# A candidate must be better by this part to be taken: less is noise, and the plain one is simpler.
-MARGIN = 0.03
+LONGEST_S = 60.0
+"""Seconds to which a window is lengthened for its requests, if no longer one was asked for."""
 
-# From this part on a precision that loses fidelity is worth it.
-WORTH = 0.1
+# A candidate whose percentile lies that far beyond the limit in one window is not measured again.
+_FAR = 2.0
 
-BATCHES = (1, 4, 16, 64)
-DELAYS_US = (0, 500, 2_000, 5_000)
-INSTANCES = (1, 2)
-GOALS = ("throughput", "latency")
+# A closed loop that holds its limit has its requests in half of this time.
+_SLACK = 2.0
+
+# Beyond it exp() overflows.
+_WIDEST = 700.0
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,91 @@ class Goal:
     """What is wanted.
 
     Attributes:
-        p99_ms: the 99th percentile must hold this limit, in milliseconds.
+        limit_ms: the percentile must hold this limit, in milliseconds.
         rate: requests per second that come at random times; None asks for the highest throughput.
+        percentile: of latency.
     """
 
-    p99_ms: float
-    rate: float | None
+    limit_ms: float
+    rate: float | None = None
+    percentile: int = 99
+
+    def in_words(self) -> str:
+        """The limit."""
+        return f"p{self.percentile} within {self.limit_ms:g} ms"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a candidate is measured.
+
+    Attributes:
+        repeats: windows of a candidate.
+        seconds: of a window.
+        longest: seconds to which a window of a closed loop is lengthened for its requests.
+        requests: of a window. All windows together have enough for the percentile.
+    """
+
+    repeats: int
+    seconds: float
+    longest: float
+    requests: int
+
+
+def plan(goal: Goal, *, callers: int, seconds: float, repeats: int) -> Plan:
+    """Windows that are long enough for the percentile.
+
+    Args:
+        goal: what is wanted.
+        callers: of the closed loop, where no rate is asked for.
+        seconds: of a window, at least.
+        repeats: windows of a candidate.
+
+    Raises:
+        InvalidInput: at this rate a minute, or ``seconds`` where that is more, brings too few.
+    """
+    needed = _surely(enough_for(goal.percentile))
+    requests = math.ceil(needed / repeats)
+    bound = max(seconds, LONGEST_S)
+    if goal.rate is None:
+        # With every answer within the limit a caller asks again after that time, at the latest.
+        within = _SLACK * requests * goal.limit_ms / 1e3 / callers
+        return Plan(repeats, seconds, min(bound, max(seconds, within)), requests)
+    if goal.rate * bound < requests:
+        raise InvalidInput(too_few(goal, int(goal.rate * bound * repeats), bound * repeats))
+    # Candidates are compared window by window, by a percentile that each window has.
+    requests = max(requests, _surely(enough_for(95 if goal.percentile > 95 else 50)))
+    window = min(bound, max(seconds, requests / goal.rate))
+    return Plan(repeats, window, window, requests)
+
+
+def too_few(goal: Goal, requests: int, seconds: float) -> str:
+    """Says that a percentile cannot be told, and the ways out.
+
+    Args:
+        goal: its percentile.
+        requests: that there are, in all windows of a candidate.
+        seconds: of all these windows.
+    """
+    needed = enough_for(goal.percentile)
+    ways = [
+        f"limit a lower percentile (--p{lower})"
+        for lower in (95, 90)
+        if lower < goal.percentile and requests >= _surely(enough_for(lower))
+    ][:1]
+    if requests:
+        times = math.ceil(_surely(needed) / requests * 10) / 10
+        ways.append(f"measure {times:g} times as long (--seconds, --repeats)")
+    return (
+        f"p{goal.percentile} needs {needed:,} requests, and {seconds:g} s bring {requests:,}; "
+        + " or ".join(ways or ["measure longer (--seconds, --repeats)"])
+    )
+
+
+def _surely(requests: int) -> int:
+    """How many to expect where at least ``requests`` shall come, at random times."""
+    # Three standard deviations above: x - 3 sqrt(x) = requests.
+    return math.ceil(((3 + math.sqrt(9 + 4 * requests)) / 2) ** 2)
 
 
 @dataclass(frozen=True)
@@ -46,195 +132,230 @@ class Candidate:
         precision: of the towers.
         cpu_goal: for what the runtime's threads and batches were chosen, ``throughput`` or
             ``latency``.
-        policy: batches and queues.
+        policy: batches and queues. What stands for a number is written as that number, so that no
+            way has two names.
     """
 
     precision: str
     cpu_goal: Literal["throughput", "latency"] = "throughput"
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy = field(default_factory=lambda: Policy(max_batch_size=Policy().batch_size()))
 
     def in_words(self) -> str:
         """What sets it apart."""
         policy = self.policy
         return (
             f"{self.precision}, threads for {self.cpu_goal}, batches of {policy.batch_size()}, "
-            f"delay {policy.max_queue_delay_us} us, {policy.instances} instances"
+            f"delay {policy.max_queue_delay_us} us, {policy.instances} "
+            + ("instance" if policy.instances == 1 else "instances")
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Window:
+    """What was seen of a candidate in one window.
+
+    Attributes:
+        items_s: items answered in a second.
+        latencies_ms: float64 [requests], ascending, milliseconds; infinite of those that failed.
+        seconds: of the window.
+        bottleneck: whether the load generator was.
+    """
+
+    items_s: float
+    latencies_ms: NDArray[np.float64]
+    seconds: float
+    bottleneck: bool = False
+
+    def settles(self, goal: Goal, plan: Plan) -> bool:
+        """Whether more windows like this one cannot change that the limit is not held."""
+        if len(self.latencies_ms) * plan.repeats < 0.8 * enough_for(goal.percentile):
+            return True
+        late = [percentile_of(self.latencies_ms, p) for p in PERCENTILES if p <= goal.percentile]
+        known = [value for value in late if value is not None]
+        return not known or known[-1] > _FAR * goal.limit_ms
+
+
+@dataclass(frozen=True, eq=False)
 class Trial:
     """What a candidate reached.
 
     Attributes:
         candidate: that was measured.
-        p50_ms: median latency of a request.
-        p99_ms: 99th percentile; None if there were too few requests, or it does not exist because
-            requests failed.
-        items_s: items answered in a second.
-        failed: requests that failed.
+        windows: in which it was.
+        problem: why there are none: it could not be served.
+        in_turns: whether the candidates of the last comparison took turns with it.
     """
 
     candidate: Candidate
-    p50_ms: float | None
-    p99_ms: float | None
-    items_s: float
-    failed: int
+    windows: tuple[Window, ...]
+    problem: str = ""
+    in_turns: bool = False
 
-    @classmethod
-    def of(cls, candidate: Candidate, point: Point) -> Trial:
-        """From a point of a card."""
+    @property
+    def items_s(self) -> Figure | None:
+        """Items answered in a second; None if it could not be served."""
+        return figure([window.items_s for window in self.windows]) if self.windows else None
 
-        def value(name: str) -> float | None:
-            found = point.figures.get(name)
-            return None if found is None else found.value
+    @property
+    def samples(self) -> int:
+        """Requests in all windows."""
+        return sum(len(window.latencies_ms) for window in self.windows)
 
-        return cls(
-            candidate=candidate,
-            p50_ms=value("p50_ms"),
-            p99_ms=value("p99_ms"),
-            items_s=value("items_s") or 0.0,
-            failed=sum(point.errors.values()),
-        )
+    @property
+    def failed(self) -> int:
+        """Requests that failed."""
+        return sum(int(np.isinf(window.latencies_ms).sum()) for window in self.windows)
+
+    def late_ms(self, percentile: int) -> float | None:
+        """A percentile of all windows together; None with too few requests, or if they failed."""
+        if not self.windows:
+            return None
+        every = np.concatenate([window.latencies_ms for window in self.windows])
+        return percentile_of(np.sort(every), percentile)
 
     def holds(self, goal: Goal) -> bool:
-        """Whether the limit was held and nothing failed."""
-        return not self.failed and self.p99_ms is not None and self.p99_ms <= goal.p99_ms
+        """Whether it is known that the limit was held and nothing failed."""
+        late = self.late_ms(goal.percentile)
+        return not self.failed and late is not None and late <= goal.limit_ms
 
-    def score(self, goal: Goal) -> float:
-        """The greater, the better: items in a second, or at a given rate the inverse of p99.
+    def unknown(self, goal: Goal) -> bool:
+        """Whether there were too few requests to say that the limit was held, or was not."""
+        if not self.windows or self.failed or self.late_ms(goal.percentile) is not None:
+            return False
+        nearness = self.nearness_ms(goal)
+        return math.isinf(nearness) or nearness <= goal.limit_ms
 
-        What does not hold the limit is worse than whatever does, and better the nearer it comes.
+    def nearness_ms(self, goal: Goal) -> float:
+        """What there is of the goal's percentile: it, or the highest below it that is known.
+
+        Returns:
+            Milliseconds, infinite if the candidate could not be served, if requests failed, or
+            with too few for any.
         """
-        if not self.holds(goal):
-            late = self.p99_ms if self.p99_ms is not None else self.p50_ms
-            return -1.0 if late is None or self.failed else -(1 - 1 / (1 + late / goal.p99_ms))
-        if goal.rate is None:
-            return self.items_s
-        assert self.p99_ms is not None
-        return 1e3 / self.p99_ms
+        if not self.windows or self.failed:
+            return math.inf
+        late = [self.late_ms(p) for p in PERCENTILES if p <= goal.percentile]
+        return max((value for value in late if value is not None), default=math.inf)
 
-    def in_words(self) -> str:
+    def in_words(self, goal: Goal) -> str:
         """What was reached."""
-        p99 = "unknown" if self.p99_ms is None else f"{self.p99_ms:.1f} ms"
-        failed = f", {self.failed} requests failed" if self.failed else ""
-        return f"{self.candidate.in_words()}: {self.items_s:.1f} items/s, p99 {p99}{failed}"
+        return f"{self.candidate.in_words()}: {self.reached(goal)}"
+
+    def reached(self, goal: Goal) -> str:
+        """What was reached, without the candidate."""
+        if self.items_s is None:
+            return f"cannot be served ({self.problem})"
+        late = self.late_ms(goal.percentile)
+        told = "unknown" if late is None else f"{late:.1f} ms"
+        if late is None and not self.failed:
+            needed = enough_for(goal.percentile)
+            told = f"unknown with {self.samples:,} requests of {needed:,}"
+            if not self.unknown(goal):
+                nearness = self.nearness_ms(goal)
+                told = f"beyond {nearness:.1f} ms"
+        words = [f"{spread(self.items_s)} items/s", f"p{goal.percentile} {told}"]
+        if self.failed:
+            words.append(f"{self.failed:,} of {self.samples:,} requests failed")
+        if any(window.bottleneck for window in self.windows):
+            words.append("the load generator was the bottleneck")
+        return ", ".join(words)
+
+
+def spread(found: Figure) -> str:
+    """A figure and half its interval: ``20.1 ± 0.4``."""
+    if found.low is None or found.high is None:
+        return f"{found.value:.1f}"
+    return f"{found.value:.1f} ± {(found.high - found.low) / 2:.1f}"
 
 
 @dataclass(frozen=True)
-class Result:
-    """What the search came to.
+class Gain:
+    """How many times better one trial is than another.
 
     Attributes:
-        best: the best trial.
-        trials: all of them, in their order; the first is where the search began.
-        goal: what was wanted.
+        value: above 1 it is better.
+        low: lower end of the 95 % confidence interval; None if it is not known.
+        high: upper end.
+        by: what was compared, in words.
     """
 
-    best: Trial
-    trials: tuple[Trial, ...]
-    goal: Goal
+    value: float
+    low: float | None
+    high: float | None
+    by: str
 
-    @property
-    def held(self) -> bool:
-        """Whether any candidate held the limit."""
-        return self.best.holds(self.goal)
+    def clear(self, margin: float) -> bool:
+        """Whether it is more than noise, and at least so much."""
+        return self.low is not None and self.low > 1 and self.value >= 1 + margin
 
-    def why(self) -> str:
-        """The outcome in sentences."""
-        first, best = self.trials[0], self.best
-        if not self.held:
-            return (
-                f"Nothing held p99 within {self.goal.p99_ms:g} ms: the nearest was "
-                f"{best.in_words()}. Raise the limit, lower the load, or add machines."
-            )
-        words = [f"Best: {best.in_words()}."]
-        if best is first:
-            words.append("Nothing was better than the defaults.")
-        elif first.holds(self.goal):
-            gain = best.score(self.goal) / first.score(self.goal)
-            words.append(f"That is {gain:.2f} times what the defaults reach ({self._measure()}).")
-        else:
-            words.append("The defaults do not hold the limit.")
-        words.append(self._about_int8())
-        return " ".join(filter(None, words))
-
-    def _measure(self) -> str:
-        return "items in a second" if self.goal.rate is None else "by the inverse of p99"
-
-    def _about_int8(self) -> str:
-        """Whether int8 is worth what it loses."""
-        best = {
-            quantised: max(found, key=lambda trial: trial.score(self.goal), default=None)
-            for quantised, found in (
-                (True, [t for t in self.trials if "int8" in t.candidate.precision]),
-                (False, [t for t in self.trials if "int8" not in t.candidate.precision]),
-            )
-        }
-        ours, plain = best[True], best[False]
-        if ours is None or plain is None or not ours.holds(self.goal):
-            return ""
-        if not plain.holds(self.goal):
-            return f"Only {ours.candidate.precision} holds the limit."
-        gain = ours.score(self.goal) / plain.score(self.goal)
-        verdict = "is worth it here" if gain >= 1 + WORTH else "is not worth it here"
-        return (
-            f"{ours.candidate.precision} {verdict}: {gain:.2f} times {plain.candidate.precision}."
-        )
+    def in_words(self) -> str:
+        """``1.25 times (1.21 to 1.29)``."""
+        if self.low is None or self.high is None:
+            return f"{self.value:.2f} times"
+        return f"{self.value:.2f} times ({self.low:.2f} to {self.high:.2f})"
 
 
-def search(
-    evaluate: Callable[[Candidate], Trial],
-    goal: Goal,
-    precisions: Sequence[str],
-    *,
-    most_items: int | None = None,
-) -> Result:
-    """Changes one thing after the other and keeps what is better.
+def gain(new: Trial, old: Trial, goal: Goal) -> Gain | None:
+    """How many times more items in a second; at a given rate, how many times earlier the answers.
 
-    Args:
-        evaluate: measures a candidate.
-        goal: what is wanted.
-        precisions: that may be used, the plainest first.
-        most_items: items that requests bring at once, callers times batch; larger batches than
-            that are not tried. None tries all.
+    Answers are compared by the highest percentile that every window of both has enough requests
+    for, up to the goal's. Of trials that took turns each turn is a pair, and what drifts meets
+    both alike.
 
     Returns:
-        The best trial and all others. In a tie the one that is nearer to the defaults.
+        None if there is nothing to compare.
     """
-    trials = [evaluate(Candidate(precisions[0]))]
-    best = trials[0]
-    for alternatives in _moves(precisions, most_items):
-        for changes in alternatives:
-            candidate = _changed(best.candidate, changes)
-            if any(trial.candidate == candidate for trial in trials):
-                continue
-            trial = evaluate(candidate)
-            trials.append(trial)
-            if _is_better(trial, best, goal):
-                best = trial
-    return Result(best, tuple(trials), goal)
+    if not new.windows or not old.windows:
+        return None
+    found, by = _by_goal(new, old, goal)
+    if found is None:
+        return None
+    ours, theirs = found
+    if min(*ours, *theirs) <= 0:
+        return None
+    if new.in_turns and old.in_turns and len(ours) > 1:
+        # Of logarithms: twice and half as much are equally far from as much.
+        pairs = figure([math.log(a / b) for a, b in zip(ours, theirs, strict=True)])
+        low, high = pairs.low, pairs.high
+        assert low is not None
+        assert high is not None
+        return Gain(math.exp(pairs.value), math.exp(low), math.exp(min(high, _WIDEST)), by)
+    ratio = ratio_of(figure(ours), figure(theirs))
+    return None if ratio is None else Gain(ratio.value, ratio.low, ratio.high, by)
 
 
-def _moves(precisions: Sequence[str], most_items: int | None) -> Iterator[list[dict[str, Any]]]:
-    """What is tried, one thing after the other: what changes most first."""
-    yield [{"precision": precision} for precision in precisions]
-    yield [{"cpu_goal": goal} for goal in GOALS]
-    yield [
-        {"max_batch_size": size}
-        for size in BATCHES
-        if most_items is None or size <= max(most_items, BATCHES[0])
-    ]
-    yield [{"max_queue_delay_us": delay} for delay in DELAYS_US]
-    yield [{"instances": count} for count in INSTANCES]
+def _by_goal(
+    new: Trial, old: Trial, goal: Goal
+) -> tuple[tuple[Sequence[float], Sequence[float]] | None, str]:
+    """What is compared, window by window, the greater the better; and its name."""
+    if goal.rate is None:
+        both = [[window.items_s for window in trial.windows] for trial in (new, old)]
+        return (both[0], both[1]), "in items per second"
+    for percentile in sorted((p for p in PERCENTILES if p <= goal.percentile), reverse=True):
+        late = [
+            [percentile_of(window.latencies_ms, percentile) for window in trial.windows]
+            for trial in (new, old)
+        ]
+        known = [[1e3 / value for value in values if value] for values in late]
+        if all(len(values) == len(each) for values, each in zip(known, late, strict=True)):
+            return (known[0], known[1]), f"by the inverse of p{percentile}"
+    return None, ""
 
 
-def _changed(candidate: Candidate, changes: dict[str, Any]) -> Candidate:
-    own = {name: value for name, value in changes.items() if name in ("precision", "cpu_goal")}
-    rest = {name: value for name, value in changes.items() if name not in own}
-    return replace(candidate, **own, policy=replace(candidate.policy, **rest))
+def is_better(new: Trial, old: Trial, goal: Goal, margin: float) -> bool:
+    """Whether a trial is better, and that is more than noise.
 
+    What holds the limit is better than what does not. Where neither does, what is nearer to it is.
 
-def _is_better(trial: Trial, best: Trial, goal: Goal) -> bool:
-    new, old = trial.score(goal), best.score(goal)
-    return new > old + MARGIN * abs(old)
+    Args:
+        new: may be better.
+        old: than this one.
+        goal: what is wanted.
+        margin: part by which it has to be.
+    """
+    if new.holds(goal) != old.holds(goal):
+        return new.holds(goal)
+    if not new.holds(goal):
+        return new.nearness_ms(goal) * (1 + margin) < old.nearness_ms(goal)
+    found = gain(new, old, goal)
+    return found is not None and found.clear(margin)

@@ -1,160 +1,185 @@
-"""The search for settings finds what is best where that is known, and says what it found."""
+"""What a candidate is measured with, and when one is better than another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import math
 
+import numpy as np
 import pytest
-from click.testing import CliRunner
+from tune_windows import PLAN, trial, window
 
-from cliprt import Bundle
-from cliprt._cli import main
-from cliprt_bench._tune import BATCHES, DELAYS_US, Candidate, Goal, Result, Trial, search
-from cliprt_triton import Policy, read_tuned
-
-Measure = Callable[[Candidate], Trial]
+from cliprt import InvalidInput
+from cliprt_bench._figures import enough_for
+from cliprt_bench._tune import Candidate, Goal, Plan, Trial, Window, gain, is_better, plan
+from cliprt_triton import Policy
 
 
-def model(items_s: Callable[[Candidate], float], p99_ms: Callable[[Candidate], float]) -> Measure:
-    """Measures candidates by formulas."""
-
-    def evaluate(candidate: Candidate) -> Trial:
-        p99 = p99_ms(candidate)
-        return Trial(candidate, p99 / 2, p99, items_s(candidate), failed=0)
-
-    return evaluate
-
-
-def batch(candidate: Candidate) -> int:
-    return candidate.policy.batch_size()
+@pytest.mark.parametrize("rate", [4, 20, 200, 5000])
+def test_a_rate_brings_enough_for_the_percentile(rate: float) -> None:
+    # Even if fewer come than are expected, by three standard deviations.
+    windows = plan(Goal(50, rate), callers=16, seconds=3, repeats=5)
+    expected = rate * windows.seconds * windows.repeats
+    assert expected - 3 * math.sqrt(expected) >= enough_for(99)
+    assert windows.seconds <= 60
 
 
-def test_the_highest_throughput_within_the_limit_is_found() -> None:
-    # Larger batches are faster and later: 16 is the greatest that holds.
-    found = search(
-        model(lambda c: 100 + batch(c), lambda c: 2.0 * batch(c)), Goal(50, None), ["fp32"]
+def test_a_window_is_no_shorter_than_asked_for() -> None:
+    assert plan(Goal(50, 5000), callers=16, seconds=7, repeats=5).seconds == 7
+    assert plan(Goal(50), callers=16, seconds=7, repeats=5) == Plan(5, 7, 7, 220)
+
+
+def test_each_window_at_a_rate_has_a_percentile_to_compare() -> None:
+    windows = plan(Goal(50, 20), callers=16, seconds=3, repeats=5)
+    expected = 20 * windows.seconds
+    assert expected - 3 * math.sqrt(expected) >= enough_for(95)
+
+
+@pytest.mark.parametrize(
+    ("rate", "percentile", "said"),
+    [
+        (2, 99, r"p99 needs 1,000 requests, and 300 s bring 600; limit a lower percentile \(--p95"),
+        (2, 99, r"or measure 1.9 times as long \(--seconds, --repeats\)"),
+        (0.3, 95, r"p95 needs 200 requests, and 300 s bring 90; measure 2.8 times as long"),
+        (0.001, 90, r"p90 needs 100 requests, and 300 s bring 0; measure longer"),
+    ],
+)
+def test_a_rate_that_brings_too_few_is_refused(rate: float, percentile: int, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        plan(Goal(50, rate, percentile), callers=16, seconds=3, repeats=5)
+
+
+def test_the_ways_out_lead_out() -> None:
+    plan(Goal(50, 2, 95), callers=16, seconds=3, repeats=5)
+    plan(Goal(50, 2), callers=16, seconds=60 * 1.9, repeats=5)
+
+
+def test_a_closed_loop_may_be_lengthened_as_far_as_its_limit_needs() -> None:
+    def longest(limit_ms: float, callers: int) -> float:
+        return plan(Goal(limit_ms), callers=callers, seconds=3, repeats=5).longest
+
+    assert longest(50, 16) == 3
+    # 220 requests of a tenth of a second, one after the other, and as long again.
+    assert longest(100, 1) == pytest.approx(44)
+    assert longest(60_000, 8) == 60
+
+
+@pytest.mark.parametrize(
+    ("seen", "settled"),
+    [
+        (window(10, 49, requests=250), False),
+        (window(10, 90, requests=250), False),
+        (window(10, 110, requests=250), True),
+        (window(10, 49, requests=100), True),
+        (window(10, 49, requests=250, failed=250), True),
+    ],
+)
+def test_what_cannot_hold_is_not_measured_again(seen: Window, settled: bool) -> None:
+    assert seen.settles(Goal(50), PLAN) is settled
+
+
+def test_windows_together_have_the_percentile() -> None:
+    few = trial(10, 49, requests=219)
+    assert few.samples == 1095
+    assert few.holds(Goal(50))
+    assert not few.unknown(Goal(50))
+
+
+def test_too_few_requests_are_not_late_ones() -> None:
+    few = trial(10, 40, requests=50)
+    assert not few.holds(Goal(50))
+    assert few.unknown(Goal(50))
+    assert "p99 unknown with 250 requests of 1,000" in few.in_words(Goal(50))
+    # What is beyond the limit at p95 is so at p99.
+    assert not few.unknown(Goal(30))
+    assert "p99 beyond 40.2 ms" in few.in_words(Goal(30))
+    none = trial(10, 40, requests=2)
+    assert none.unknown(Goal(50))
+    assert math.isinf(none.nearness_ms(Goal(50)))
+
+
+def test_what_fails_does_not_hold() -> None:
+    failing = Trial(Candidate("fp32"), (window(10, 1, failed=1),) * 5)
+    assert not failing.holds(Goal(50))
+    assert not failing.unknown(Goal(50))
+    assert "5 of 5,000 requests failed" in failing.in_words(Goal(50))
+
+
+def test_a_gain_has_an_interval() -> None:
+    goal = Goal(50)
+    more = gain(trial(150, 10), trial(100, 10), goal)
+    assert more is not None
+    assert more.low is not None
+    assert more.high is not None
+    assert more.low < more.value < more.high
+    assert more.value == pytest.approx(1.5)
+    assert more.by == "in items per second"
+    assert more.clear(0.03)
+    assert not more.clear(0.6)
+
+
+def test_a_difference_within_the_noise_is_no_gain() -> None:
+    noisy = [Trial(Candidate("fp32"), tuple(window(v, 10) for v in values)) for values in (
+        (100, 130, 90, 120, 95), (101, 98, 102, 99, 100),
+    )]  # fmt: skip
+    found = gain(*noisy, Goal(50))
+    assert found is not None
+    assert found.low is not None
+    assert found.low < 1
+    assert not is_better(noisy[0], noisy[1], Goal(50), 0.0)
+
+
+def test_turns_are_pairs() -> None:
+    # The machine drifts by half; each turn shows the same fifth.
+    drift = (100, 110, 120, 135, 150)
+    old = Trial(Candidate("fp32"), tuple(window(v, 10) for v in drift), in_turns=True)
+    new = Trial(Candidate("int8-cpu"), tuple(window(v * 1.2, 10) for v in drift), in_turns=True)
+    found = gain(new, old, Goal(50))
+    assert found is not None
+    assert found.low == pytest.approx(1.2)
+    alone = gain(Trial(new.candidate, new.windows), Trial(old.candidate, old.windows), Goal(50))
+    assert alone is not None
+    assert alone.low is not None
+    assert alone.low < 1
+
+
+def test_the_interval_of_turns_far_apart_is_of_ratios() -> None:
+    old, new = (
+        Trial(Candidate("fp32"), tuple(window(v, 10) for v in values), in_turns=True)
+        for values in ((100, 100, 100), (1e-300, 200, 900))
     )
-    assert found.held
-    assert batch(found.best.candidate) == 16
-    assert "The defaults do not hold the limit." in found.why()
+    found = gain(new, old, Goal(50))
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 <= found.low < found.value == pytest.approx(2)
+    assert math.isfinite(found.high)
+    assert not found.clear(0.0)
 
 
-def test_at_a_given_rate_the_lowest_latency_is_found() -> None:
-    def late(candidate: Candidate) -> float:
-        return 10 + abs(candidate.policy.max_queue_delay_us - 2_000) / 100
-
-    found = search(model(lambda c: 20.0, late), Goal(100, 20), ["fp32"])
-    assert found.best.candidate.policy.max_queue_delay_us == 2_000
-    assert "times what the defaults reach (by the inverse of p99)" in found.why()
-
-
-def test_where_nothing_is_better_the_defaults_stay() -> None:
-    found = search(model(lambda c: 50.0, lambda c: 9.0), Goal(10, None), ["fp32", "int8-cpu"])
-    assert found.best is found.trials[0]
-    assert found.best.candidate == Candidate("fp32")
-    assert "Nothing was better than the defaults." in found.why()
-    assert "int8-cpu is not worth it here: 1.00 times fp32." in found.why()
+@pytest.mark.parametrize(("requests", "by"), [(1000, 99), (999, 95), (150, 90), (30, 50)])
+def test_at_a_rate_what_every_window_has_is_compared(requests: int, by: int) -> None:
+    found = gain(trial(20, 10, requests=requests), trial(20, 20), Goal(50, 20))
+    assert found is not None
+    assert found.by == f"by the inverse of p{by}"
+    assert found.value == pytest.approx(2)
 
 
-def test_a_gain_within_the_noise_is_none() -> None:
-    speed = {"fp32": 100.0, "int8-cpu": 102.0}
-    found = search(
-        model(lambda c: speed[c.precision], lambda c: 1.0), Goal(10, None), ["fp32", "int8-cpu"]
-    )
-    assert found.best.candidate.precision == "fp32"
-    assert "int8-cpu is not worth it here: 1.02 times fp32." in found.why()
+def test_without_a_percentile_nothing_is_compared() -> None:
+    assert gain(trial(20, 10, requests=10), trial(20, 20), Goal(50, 20)) is None
+    assert gain(Trial(Candidate("fp32"), ()), trial(20, 20), Goal(50)) is None
 
 
-def test_int8_that_is_faster_is_taken() -> None:
-    speed = {"fp32": 100.0, "int8-cpu": 250.0}
-    found = search(
-        model(lambda c: speed[c.precision], lambda c: 1.0), Goal(10, None), ["fp32", "int8-cpu"]
-    )
-    assert found.best.candidate.precision == "int8-cpu"
-    assert "int8-cpu is worth it here: 2.50 times fp32." in found.why()
+def test_where_nothing_holds_the_nearer_one_is_better() -> None:
+    assert is_better(trial(1, 60), trial(10, 80), Goal(50), 0.03)
+    assert not is_better(trial(1, 79), trial(10, 80), Goal(50), 0.03)
+    assert is_better(trial(1, 49), trial(10, 60), Goal(50), 0.03)
+    assert not is_better(trial(10, 60), trial(1, 49), Goal(50), 0.03)
 
 
-def test_int8_may_be_the_only_one_that_holds() -> None:
-    late = {"fp32": 100.0, "int8-cpu": 30.0}
-    found = search(
-        model(lambda c: 10.0, lambda c: late[c.precision]), Goal(50, None), ["fp32", "int8-cpu"]
-    )
-    assert "Only int8-cpu holds the limit." in found.why()
-
-
-def test_a_limit_that_nothing_holds_is_said() -> None:
-    found = search(model(lambda c: 10.0, lambda c: 100.0), Goal(50, None), ["fp32"])
-    assert not found.held
-    assert found.why().startswith("Nothing held p99 within 50 ms: the nearest was fp32")
-
-
-def test_what_fails_is_never_best() -> None:
-    def evaluate(candidate: Candidate) -> Trial:
-        fast = batch(candidate) == 4
-        return Trial(candidate, 1.0, 1.0, 1000.0 if fast else 10.0, failed=int(fast))
-
-    assert batch(search(evaluate, Goal(50, None), ["fp32"]).best.candidate) != 4
-
-
-def test_no_candidate_is_measured_twice() -> None:
-    found = search(
-        model(lambda c: 100 + batch(c), lambda c: 1.0), Goal(50, None), ["fp32", "int8-cpu"]
-    )
-    candidates = [trial.candidate for trial in found.trials]
-    assert len(candidates) == len(set(candidates))
-    assert {batch(each) for each in candidates} >= set(BATCHES)
-    assert {each.policy.max_queue_delay_us for each in candidates} >= set(DELAYS_US)
-
-
-def test_batches_that_requests_cannot_fill_are_not_tried() -> None:
-    found = search(model(lambda c: 1.0, lambda c: 1.0), Goal(50, None), ["fp32"], most_items=4)
-    assert {batch(trial.candidate) for trial in found.trials} == {1, 4, 64}
-
-
-def test_a_trial_without_percentiles_does_not_hold() -> None:
-    trial = Trial(Candidate("fp32"), None, None, 10.0, failed=0)
-    assert not trial.holds(Goal(50, None))
-    assert not Result(trial, (trial,), Goal(50, None)).held
-
-
-@pytest.mark.parametrize("rate", [None, "200"])
-def test_the_command_writes_what_serve_takes(
-    demo_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: str | None
-) -> None:
-    """With a real Triton for each of a few candidates."""
-    from cliprt_bench import _tune
-
-    monkeypatch.setattr(_tune, "BATCHES", (16,))
-    monkeypatch.setattr(_tune, "DELAYS_US", (0,))
-    monkeypatch.setattr(_tune, "INSTANCES", (1,))
-    monkeypatch.setattr(_tune, "GOALS", ("throughput",))
-    path = tmp_path / "policy.json"
-    words = ["tune", str(demo_bundle.path), "--p99", "60000", "--tower", "text", "--out", str(path)]
-    words += ["--seconds", "4", "--repeats", "2", "--precision", "fp32", "--concurrency", "8"]
-    words += [] if rate is None else ["--rate", rate]
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code == 0, done.output
-    found = read_tuned(path)
-    assert (found.space, found.precision) == (demo_bundle.card.space, "fp32")
-    assert found.why in done.output
-    assert len(found.evidence) >= 2
-    assert set(found.settings) == {"image", "text"}
-    done = CliRunner().invoke(
-        main,
-        ["repository", str(demo_bundle.path), "--out", str(tmp_path / "r"), "--policy", str(path)],
-    )
-    assert done.exit_code == 0, done.output
-    config = (tmp_path / "r" / "clip_text" / "config.pbtxt").read_text()
-    assert f"max_batch_size: {found.policy.batch_size()}" in config
-
-
-def test_a_tower_that_is_not_there(demo_bundle: Bundle) -> None:
-    done = CliRunner().invoke(
-        main, ["tune", str(demo_bundle.path), "--p99", "5", "--precision", "int8-cpu"]
-    )
-    assert done.exit_code == 2
-    assert "has no image tower in int8-cpu" in done.output
+def test_a_generator_that_was_the_bottleneck_is_told() -> None:
+    slow = Window(10, np.full(1000, 1.0), seconds=3, bottleneck=True)
+    words = Trial(Candidate("fp32"), (slow,)).in_words(Goal(50))
+    assert "the load generator was the bottleneck" in words
 
 
 def test_candidates_say_what_sets_them_apart() -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from cliprt import Bundle, InvalidInput
 from cliprt._cli import main
 from cliprt_engines import CpuSettings
-from cliprt_triton import Policy, Tuned, read_tuned
+from cliprt_triton import Policy, Tuned, _cli, _tuned, read_tuned
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def tuned(demo_bundle: Bundle) -> Tuned:
         schema=1,
         model=card.name,
         space=card.space,
-        machine="Example CPU, 2 cores",
+        machine=Tuned.this_machine(),
         goal="image, 16 callers of 1, p99 within 50 ms",
         why="Best.",
         precision="fp32",
@@ -34,6 +34,14 @@ def tuned(demo_bundle: Bundle) -> Tuned:
 def repository(bundle: Bundle, out: Path, *words: str) -> tuple[int, str]:
     done = CliRunner().invoke(main, ["repository", str(bundle.path), "--out", str(out), *words])
     return done.exit_code, done.output
+
+
+class _Written(Exception):
+    """As far as `cliprt serve` is followed."""
+
+
+def written(*args: object, **others: object) -> None:
+    raise _Written
 
 
 def test_it_is_read_as_it_was_written(tuned: Tuned, tmp_path: Path) -> None:
@@ -112,3 +120,48 @@ def test_another_model_is_refused(tuned: Tuned, demo_bundle: Bundle, tmp_path: P
     assert code == 1
     assert "run cliprt tune on this bundle" in output
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(("machine", "told"), [("Example CPU, 64 cores", True), (None, False)])
+def test_another_machine_is_told(
+    tuned: Tuned,
+    demo_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str | None,
+    told: bool,
+) -> None:
+    path = tmp_path / "policy.json"
+    msgspec.structs.replace(tuned, machine=machine or tuned.machine).write(path)
+    warning = (
+        f"Warning: the policy was measured on {machine}, this is {tuned.machine}; run cliprt tune "
+        "where the bundle is served\n"
+    )
+    words = ["repository", str(demo_bundle.path), "--out", str(tmp_path / "r")]
+    done = CliRunner().invoke(main, [*words, "--policy", str(path)])
+    assert done.exit_code == 0, done.output
+    assert done.stderr == (warning if told else "")
+    monkeypatch.setattr(_cli, "write_repository", written)
+    done = CliRunner().invoke(main, ["serve", str(demo_bundle.path), "--policy", str(path)])
+    assert isinstance(done.exception, _Written)
+    assert done.stderr == (warning if told else "")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("processor : 0\nmodel name\t: Example CPU @ 3 GHz\nflags : a\n\nmodel name : 2\n", True),
+        ("processor : 0\n", False),
+        (None, False),
+    ],
+)
+def test_a_machine_is_its_processor_and_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, named: bool
+) -> None:
+    if content is not None:
+        (tmp_path / "cpuinfo").write_text(content)
+    monkeypatch.setattr(_tuned, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(_tuned, "usable_cores", lambda: 3)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert Tuned.this_machine() == f"{'Example CPU @ 3 GHz' if named else 'aarch64'}, 3 cores"

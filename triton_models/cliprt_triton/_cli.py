@@ -13,7 +13,7 @@ from cliprt import Limits, open_bundle
 from cliprt._console import out
 from cliprt_triton._front._cli import FrontOptions, front_options
 from cliprt_triton._front._process import FrontServer
-from cliprt_triton._options import limits_options, name_option, policy_options
+from cliprt_triton._options import limits_options, name_option, policy_options, take
 from cliprt_triton._policy import Policy
 from cliprt_triton._python_tower import measured_settings
 from cliprt_triton._repository import write_repository
@@ -129,7 +129,7 @@ def serve(
         )
     opened = open_bundle(bundle)
     if tuned is not None:
-        tuned.check(opened.card)
+        take(tuned, opened.card)
     precision = precision or (Runtime().precisions[0] if tuned is None else tuned.precision)
     # From here on a signal must run the context managers, also while models load.
     for number in _STOPPING:

@@ -8,7 +8,7 @@ import click
 
 from cliprt import Limits, open_bundle
 from cliprt._console import out, print_table
-from cliprt_triton._options import limits_options, name_option, policy_options
+from cliprt_triton._options import limits_options, name_option, policy_options, take
 from cliprt_triton._policy import Policy
 from cliprt_triton._repository import write_repository
 from cliprt_triton._runtime import PROVIDERS, RUNTIMES, Provider, RuntimeName
@@ -112,7 +112,7 @@ def repository(
     if tuned is not None:
         if runtime != "python":
             raise click.UsageError("--policy was measured with the runtime python")
-        tuned.check(opened.card)
+        take(tuned, opened.card)
         precision = precision or tuned.precision
         settings = tuned.settings if precision == tuned.precision else None
     write_repository(

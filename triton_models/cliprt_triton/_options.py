@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
+from cliprt._card import Card
 from cliprt._limits import PILLOW_MAX_PIXELS, Limits
 from cliprt._names import ModelNames
 from cliprt_triton._policy import PRESETS, Policy, PresetName
-from cliprt_triton._tuned import read_tuned
+from cliprt_triton._tuned import Tuned, read_tuned
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -141,6 +142,17 @@ def policy_options(command: _Command) -> _Command:
     for option in reversed(_POLICY_OPTIONS):
         with_policy = option(with_policy)
     return with_policy  # type: ignore[return-value]
+
+
+def take(tuned: Tuned, card: Card) -> None:
+    """Refuses a policy of another model, and tells of one from another machine.
+
+    Raises:
+        InvalidInput: the card is of another space.
+    """
+    tuned.check(card)
+    if warning := tuned.warning():
+        click.echo(f"Warning: {warning}", err=True)
 
 
 # The options that bound one picture or text, by the attribute of Limits that they set.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
+import re
 from pathlib import Path
 
 import msgspec
 
 from cliprt._card import Card
+from cliprt._cores import usable_cores
 from cliprt._errors import InvalidInput
 from cliprt._folders import write_whole
 from cliprt_engines import CpuSettings
@@ -14,6 +18,8 @@ from cliprt_triton._policy import Policy
 
 SCHEMA = 1
 """Version of the layout. A reader refuses any other."""
+
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,7 +29,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         schema: version of the layout.
         model: name of the model that it was measured with.
         space: of its embeddings, hexadecimal.
-        machine: processor that it was measured on, and its cores.
+        machine: that it was measured on, as :meth:`this_machine` tells it.
         goal: the load and the limit, in words.
         why: what was found, in words.
         precision: of the towers.
@@ -62,6 +68,24 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 f"the policy was measured with {self.model} (space {self.space}), not with "
                 f"{card.name} (space {card.space}); run cliprt tune on this bundle"
             )
+
+    def warning(self) -> str | None:
+        """Says that this is another machine than the one that it was measured on, if it is."""
+        if (here := self.this_machine()) == self.machine:
+            return None
+        return (
+            f"the policy was measured on {self.machine}, this is {here}; run cliprt tune where the "
+            "bundle is served"
+        )
+
+    @staticmethod
+    def this_machine() -> str:
+        """The processor at hand, and the cores of it that this process may use."""
+        name = platform.processor() or platform.machine()
+        with contextlib.suppress(OSError):
+            found = re.search(r"(?m)^model name\s*: (.+)$", _CPUINFO.read_text())
+            name = found[1] if found else name
+        return f"{name}, {usable_cores()} cores"
 
 
 def read_tuned(path: Path) -> Tuned:
