@@ -146,9 +146,8 @@ def open_card(
             for point in asked_for:
                 workloads += [msgspec.structs.replace(point, rate=rate) for rate in rates]
                 if not rates:
-                    tower, batch, length = point.tower, point.batch, point.text_length
-                    capacity = _capacity(subject, inputs, method, tower, batch, length)
-                    tell(f"{tower}, batch {batch}: {capacity.value:.4g} items/s at most")
+                    capacity = _capacity(subject, inputs, method, point)
+                    tell(f"{point.tower}, batch {point.batch}: {capacity.value:.4g} items/s")
                     parts = [msgspec.structs.replace(point, share=share) for share in shares]
                     capacities |= dict.fromkeys(parts, capacity)
                     workloads += parts
@@ -281,27 +280,23 @@ def _lengths_of(tower: Tower, lengths: tuple[int, ...]) -> tuple[int | None, ...
     return (lengths or (None,)) if tower == "text" else (None,)
 
 
-def _capacity(
-    subject: Subject, inputs: InputSet, method: Method, tower: Tower, batch: int, length: int | None
-) -> Figure:
-    """Items per second of a closed loop.
+def _capacity(subject: Subject, inputs: InputSet, method: Method, point: Workload) -> Figure:
+    """Items per second of a closed loop with the requests of a point.
 
     Raises:
         ServerError: nothing was answered.
         KeyboardInterrupt: it was interrupted.
     """
-    workload = Workload(
-        tower=tower, batch=batch, concurrency=_CALLERS, loop="closed", text_length=length
-    )
+    workload = msgspec.structs.replace(point, concurrency=_CALLERS, loop="closed")
     short = msgspec.structs.replace(method, repeats=_CAPACITY_REPEATS, repeat_s=_CAPACITY_S)
     measurement = Measurement(subject, inputs, short)
     measurement.run([workload])
-    (point,) = measurement.points()
-    found = point.figures.get("items_s")
+    (reached,) = measurement.points()
+    found = reached.figures.get("items_s")
     if found is None or not found.value > 0:
         raise ServerError(
             f"no share of what {workload.in_words()} reach: nothing was answered. "
-            + " ".join(point.marks)
+            + " ".join(reached.marks)
         )
     return found
 

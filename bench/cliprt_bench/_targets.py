@@ -93,7 +93,7 @@ class InProcess:
         self.towers = towers_in(card)
         chosen = {tower: self.clip.settings(tower) for tower in self.towers}
         # Not what was asked for: "fastest" is one of the others.
-        precisions = {tower: self.clip.precision(tower) for tower in self.towers}
+        precisions: dict[str, str] = {tower: self.clip.precision(tower) for tower in self.towers}
         self.target = Target(
             kind="local",
             name="cliprt LocalClip",
@@ -101,7 +101,7 @@ class InProcess:
             precision=_joined(precisions.values()),
             settings={tower: str(each) for tower, each in chosen.items()},
             process="own",
-            precisions={**precisions},
+            precisions=precisions,
             device="cpu",
         )
         self.images, self.texts = self.clip.encode_image, self.clip.encode_text
@@ -279,7 +279,7 @@ def _served_target(
     finally:
         channel.close()
     runtimes = (config.backend or config.platform for config in configs.values())
-    precisions = {
+    precisions: dict[str, str] = {
         tower: config.parameters[PRECISION_PARAMETER].string_value
         for tower, config in configs.items()
         if PRECISION_PARAMETER in config.parameters
