@@ -38,7 +38,8 @@ class Gpu(_Record, frozen=True):
         name: as its driver tells it.
         memory_mb: in mebibytes.
         driver: its version.
-        clock_mhz: of the multiprocessors under load, if it was read.
+        clock_mhz: of the multiprocessors while points were measured, the highest average of them;
+            None if it was not read.
         power_limit_w: if it was read.
     """
 
@@ -51,6 +52,9 @@ class Gpu(_Record, frozen=True):
 
 class Machine(_Record, frozen=True):
     """Where it was measured. Nothing in it names the machine or its user.
+
+    Of a target elsewhere (``remote``) this is the machine of the load generator. ``cpu`` then says
+    so, and what would be taken for the target's is left out: ``features``, ``clock_mhz``, ``gpus``.
 
     Attributes:
         cpu: model name.
@@ -86,10 +90,12 @@ class Target(_Record, frozen=True):
             (encoded pictures and strings over gRPC), ``openai`` (the HTTP front), or ``rival``.
         name: of the software, with its version where it is not cliprt's.
         runtime: what computes the towers, if it is known.
-        precision: of the towers.
+        precision: of the towers, those that differ with a + between them; None if it is not known.
         settings: of the runtime, in words.
         process: whether it was in the process of the load generator (``own``), in another one on
             the same machine, or elsewhere (``remote``).
+        precisions: by tower, where they are known.
+        device: what computes the towers; None if it is not known.
     """
 
     kind: Literal["local", "served", "ensemble", "openai", "rival"]
@@ -98,6 +104,8 @@ class Target(_Record, frozen=True):
     precision: str | None
     settings: dict[str, str]
     process: Literal["own", "other", "remote"]
+    precisions: dict[str, str] = msgspec.field(default_factory=dict)
+    device: Literal["cpu", "gpu"] | None = None
 
 
 class Model(_Record, frozen=True):
@@ -146,7 +154,8 @@ class Method(_Record, frozen=True):
     """How it was measured.
 
     Attributes:
-        warmup_s: seconds before the first repeat that were thrown away.
+        warmup_s: seconds before the first repeat that were thrown away; of an open loop before
+            each one, and more of them at low rates, so that queues fill.
         repeat_s: seconds of a repeat, at least.
         repeats: how often each point was measured. Points take turns, so that what else happens
             on the machine meets all alike.
@@ -173,7 +182,7 @@ class Workload(_Record, frozen=True):
         rate: of an open loop, requests per second that come on average; None where a share was
             asked for.
         share: of an open loop, the rate as a part of what a closed loop of 16 callers reached on
-            the machine; then the figure ``offered_s`` tells the items that came in a second.
+            the machine; then the figure ``capacity_s`` tells the items of that in a second.
         text_length: tokens of each text; None for pictures, and for captions as they come.
     """
 
@@ -208,11 +217,14 @@ class Point(_Record, frozen=True):
         workload: the point.
         figures: by name. Latencies end in ``_ms`` (``p50_ms``, ``p90_ms``, ``p95_ms``, ``p99_ms``,
             ``max_ms``), of requests, from the moment a request was due; ``items_s`` are items
-            answered in a second; ``lag_p99_ms`` is how late the load generator itself was; cores
-            that were busy are ``cpu_cores`` of the machine, ``process_cores`` of the load
-            generator's process, ``generator_cores`` of its own code; ``sent_bytes`` and
-            ``received_bytes`` of an item; ``rss_mb`` of the target; ``gpu_percent``, ``gpu_mb``,
-            ``gpu_power_w``. Percentiles for which there were too few samples are left out.
+            answered in a second; of an open loop ``offered_s`` are those that came in a second;
+            ``lag_p99_ms`` is how late the load generator itself was; cores that were busy are
+            ``cpu_cores`` of the machine, ``process_cores`` of the load generator's process,
+            ``generator_cores`` of its own code, ``target_cores`` of the target's processes;
+            ``sent_bytes`` and ``received_bytes`` of an item; ``rss_mb`` of the target;
+            ``gpu_percent`` of the busiest GPU, ``gpu_mb`` and ``gpu_power_w`` of all together.
+            Percentiles for which there were too few samples are left out; of a target elsewhere
+            (``remote``) everything that is another machine's, too.
         samples: requests that were timed, in all repeats.
         errors: how many requests failed, by the kind of error.
         marks: what is wrong with the point, in sentences: noise, a load generator that was the
@@ -234,7 +246,9 @@ class Ceiling(_Record, frozen=True):
         figure: in ``unit``.
         unit: ``GFLOP/s``, ``GOP/s``, ``pictures/s``, ``MB/s``, ``GB/s``, ``round trips/s``.
         by: what reached it, in words.
-        items_s: what it comes to in items of a tower, by tower, where it bounds one.
+        items_s: what it comes to in items of a tower, by tower, where it bounds one. Texts are
+            left out where they were measured with several lengths.
+        text_items_s: the same of texts, by their length in tokens, where lengths were asked for.
     """
 
     name: str
@@ -242,6 +256,13 @@ class Ceiling(_Record, frozen=True):
     unit: str
     by: str
     items_s: dict[str, float] = msgspec.field(default_factory=dict)
+    text_items_s: dict[int, float] = msgspec.field(default_factory=dict)
+
+    def of(self, workload: Workload) -> float | None:
+        """Items per second that it allows at a point; None where it bounds nothing."""
+        if workload.text_length is not None and self.text_items_s:
+            return self.text_items_s.get(workload.text_length)
+        return self.items_s.get(workload.tower)
 
 
 class BenchCard(_Record, frozen=True):

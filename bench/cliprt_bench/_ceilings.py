@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import cycle
@@ -24,8 +25,8 @@ from cliprt._cores import usable_cores
 from cliprt._errors import MissingExtra
 from cliprt._images import preprocess
 from cliprt_bench import _products
-from cliprt_bench._bench_card import Ceiling
-from cliprt_bench._echo import METHOD, EchoServer
+from cliprt_bench._bench_card import Ceiling, Tower
+from cliprt_bench._echo import METHOD, EchoServer, PlainServer
 from cliprt_bench._figures import Figure, figure
 from cliprt_bench._operations import Operations
 
@@ -37,6 +38,9 @@ REPEATS, SECONDS = 3, 0.5
 
 # More than caches hold, and on many cores no more than this in all.
 _COPY_BYTES, _COPY_MOST = 64 * 2**20, 2**31
+
+Item: TypeAlias = tuple[Tower, "int | None"]
+"""What is embedded: the tower, and tokens of a text; None of pictures and captions as they come."""
 
 _Work = Callable[[], object]
 
@@ -81,14 +85,14 @@ def measure(
         pictures: encoded ones that are decoded; with none, or without ``spec``, that is left out.
         spec: how the image tower is fed.
         kinds: of products; those that the machine does not have are left out.
-        request: bytes of a request and of its answer over gRPC; None leaves that out.
+        request: bytes of a request and of its answer; None leaves the wire out.
         repeats: how often each library is measured.
         seconds: how long, at least.
 
     Raises:
         MissingExtra: onnx or onnxruntime is not installed, and there are kinds of products.
         InvalidInput: a picture cannot be decoded.
-        OSError: the other end of gRPC does not start.
+        OSError: the other end of the wire does not start.
     """
     for kind in kinds:
         if (rate := matmul(kind, repeats=repeats, seconds=seconds)) is not None:
@@ -196,40 +200,46 @@ def loopback(
     repeats: int = REPEATS,
     seconds: float = SECONDS,
 ) -> tuple[Rate, Rate]:
-    """Plain gRPC with a process on the same machine that answers without computing anything.
+    """Requests to a process on the same machine that answers without computing anything.
 
     Args:
-        request_bytes: length of a request.
-        answer_bytes: length of an answer.
+        request_bytes: length of a request, 1 at least.
+        answer_bytes: length of an answer, 1 at least.
         repeats: how often it is measured.
         seconds: how long, at least.
 
     Returns:
-        ``loopback``: 10**6 bytes of requests in a second, with a caller for each core; and
-        ``round_trips``: requests in a second of one caller, who waits for each answer.
+        ``loopback``: 10**6 bytes of requests in a second over plain TCP, with a caller for each
+        core: whatever protocol carries them, the system has to do that work; and ``round_trips``:
+        requests in a second of one caller, who waits for each answer, over gRPC between two
+        processes of Python. That is no bound, since a server may be quicker than Python's.
 
     Raises:
         OSError: the other process does not start.
     """
-    cores, request = usable_cores(), bytes(request_bytes)
-    server = EchoServer(answer_bytes=answer_bytes, callers=cores)
-    channels = [server.channel() for _ in range(cores)]
-
-    def caller(channel: object) -> _Work:
-        call = channel.unary_unary(METHOD)  # type: ignore[attr-defined]
-        return lambda: call(request, wait_for_ready=True)
-
-    try:
-        works = [caller(channel) for channel in channels]
-        by = f"gRPC between two processes of Python, {request_bytes} bytes to {answer_bytes}"
-        return (
-            _best("loopback", "MB/s", {by: works}, request_bytes / 1e6, repeats, seconds),
-            _best("round_trips", "round trips/s", {by: works[:1]}, 1.0, repeats, seconds),
-        )
-    finally:
-        for channel in channels:
-            channel.close()
-        server.close()
+    sizes = f"{request_bytes} bytes to {answer_bytes}"
+    with ExitStack() as stack:
+        plain = PlainServer(request_bytes=request_bytes, answer_bytes=answer_bytes)
+        stack.callback(plain.close)
+        works: list[_Work] = []
+        for _ in range(usable_cores()):
+            connection, call = plain.caller()
+            stack.callback(connection.close)
+            works.append(call)
+        by = {f"plain TCP between two processes, {sizes}": works}
+        carried = _best("loopback", "MB/s", by, request_bytes / 1e6, repeats, seconds)
+    with ExitStack() as stack:
+        server = EchoServer(answer_bytes=answer_bytes, callers=1)
+        stack.callback(server.close)
+        channel, request = server.channel(), bytes(request_bytes)
+        stack.callback(channel.close)
+        ask = channel.unary_unary(METHOD)
+        by = {
+            f"gRPC between two processes of Python, {sizes}": [
+                lambda: ask(request, wait_for_ready=True)
+            ]
+        }
+        return carried, _best("round_trips", "round trips/s", by, 1.0, repeats, seconds)
 
 
 def memory(*, repeats: int = REPEATS, seconds: float = SECONDS) -> Rate:
@@ -256,10 +266,12 @@ def memory(*, repeats: int = REPEATS, seconds: float = SECONDS) -> Rate:
 def as_ceilings(
     rates: Sequence[Rate],
     *,
-    operations: Mapping[str, Operations] | None = None,
-    item_bytes: Mapping[str, float] | None = None,
+    operations: Mapping[Item, Operations] | None = None,
+    item_bytes: Mapping[Item, float] | None = None,
 ) -> tuple[Ceiling, ...]:
     """Rates as a card tells them, with what the best repeat comes to in items of each tower.
+
+    Texts of several lengths are told by their lengths alone.
 
     A tower of which most operations have 8 bits is bounded by ``matmul_int8`` (which counts those
     alone), another one by ``matmul_fp32`` and ``matmul_bf16``; pictures by ``decode`` and
@@ -267,33 +279,39 @@ def as_ceilings(
 
     Args:
         rates: what was measured.
-        operations: of an item, by tower.
-        item_bytes: of a request, per item, by tower.
+        operations: of an item.
+        item_bytes: of a request, per item.
     """
-    return tuple(
-        Ceiling(
-            name=rate.name,
-            figure=rate.figure,
-            unit=rate.unit,
-            by=rate.by,
-            items_s=_items(rate, operations or {}, item_bytes or {}),
-        )
-        for rate in rates
+    return tuple(_as_ceiling(rate, operations or {}, item_bytes or {}) for rate in rates)
+
+
+def _as_ceiling(
+    rate: Rate, operations: Mapping[Item, Operations], item_bytes: Mapping[Item, float]
+) -> Ceiling:
+    items = _items(rate, operations, item_bytes)
+    towers = [tower for tower, _ in items]
+    return Ceiling(
+        name=rate.name,
+        figure=rate.figure,
+        unit=rate.unit,
+        by=rate.by,
+        items_s={tower: most for (tower, _), most in items.items() if towers.count(tower) == 1},
+        text_items_s={length: most for (_, length), most in items.items() if length is not None},
     )
 
 
 def _items(
-    rate: Rate, operations: Mapping[str, Operations], item_bytes: Mapping[str, float]
-) -> dict[str, float]:
+    rate: Rate, operations: Mapping[Item, Operations], item_bytes: Mapping[Item, float]
+) -> dict[Item, float]:
     if rate.name == "matmul_int8":
-        counts = {tower: each.int8 for tower, each in operations.items() if _in_int8(each)}
+        counts = {item: each.int8 for item, each in operations.items() if _in_int8(each)}
     elif rate.name.startswith("matmul_"):
-        counts = {tower: each.floating for tower, each in operations.items() if not _in_int8(each)}
+        counts = {item: each.floating for item, each in operations.items() if not _in_int8(each)}
     elif rate.name == "loopback":
-        return {tower: rate.best * 1e6 / size for tower, size in item_bytes.items() if size > 0}
+        return {item: rate.best * 1e6 / size for item, size in item_bytes.items() if size > 0}
     else:
-        return {"image": rate.best} if rate.name.startswith("decode") else {}
-    return {tower: rate.best * 1e9 / count for tower, count in counts.items() if count}
+        return {("image", None): rate.best} if rate.name.startswith("decode") else {}
+    return {item: rate.best * 1e9 / count for item, count in counts.items() if count}
 
 
 def _in_int8(operations: Operations) -> bool:

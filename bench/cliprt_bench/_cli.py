@@ -12,10 +12,11 @@ from rich.console import Console
 from cliprt._console import out
 from cliprt_bench._bench_card import BenchCard
 from cliprt_bench._cli_compare import compare
-from cliprt_bench._cli_options import Asked, Numbers, shared_options
+from cliprt_bench._cli_options import Asked, Numbers, shared_options, writable
 
 _PATH = click.Path(path_type=Path)
-_OUT = click.option("--out", "path", type=_PATH, help="Write the card here.")
+_PRECISIONS = ("fp32", "int8-cpu", "fastest")
+_OUT = click.option("--out", "path", type=_PATH, callback=writable, help="Write the card here.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the card, and nothing else.")
 _LENGTHS = click.option(
     "--text-length",
@@ -108,6 +109,7 @@ def throughput(
     help="Requests under way; those beyond wait, and their waiting counts.",
 )
 @_AT_P99
+@_LENGTHS
 @shared_options
 def load(
     rates: tuple[float, ...],
@@ -115,6 +117,7 @@ def load(
     batches: tuple[int, ...],
     most: int,
     at_p99: float | None,
+    lengths: tuple[int, ...],
     asked: Asked,
 ) -> None:
     """How long requests take that come when they come: queueing shows.
@@ -124,7 +127,15 @@ def load(
     """
     from cliprt_bench._run import open_card
 
-    card = open_card(asked, rates=rates, shares=shares, batches=batches, most=most, tell=teller())
+    card = open_card(
+        asked,
+        rates=rates,
+        shares=shares,
+        batches=batches,
+        lengths=lengths,
+        most=most,
+        tell=teller(),
+    )
     _finish(card, asked.out, as_json=asked.as_json, at_p99_ms=at_p99)
 
 
@@ -140,7 +151,7 @@ def stages(asked: Asked) -> None:
 
 @bench.command()
 @click.option("--bundle", type=_PATH, required=True, help="Start LocalClip on this bundle.")
-@click.option("--precision", help="Of its towers.")
+@click.option("--precision", type=click.Choice(_PRECISIONS), help="Of its towers.")
 @click.option("--served", is_flag=True, help="Start a Triton that serves it instead.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 @_OUT
@@ -154,6 +165,8 @@ def startup(
     as_json: bool,
 ) -> None:
     """How long it takes from nothing to the first answer, in a process of its own."""
+    if served and precision == "fastest":
+        raise click.UsageError("a server does not look for the fastest; name a precision")
     from cliprt_bench._run import startup_card
 
     card = startup_card(bundle, precision, served=served, repeats=repeats, tell=teller())
@@ -176,9 +189,12 @@ def _finish(
 ) -> None:
     from cliprt_bench._show import show
 
-    if path is not None:
-        card.write(path)
     if as_json:
         out().print(msgspec.json.encode(card).decode())
     else:
         show(card, at_p99_ms=at_p99_ms)
+    if path is not None:
+        try:
+            card.write(path)
+        except OSError as cause:
+            raise click.ClickException(f"{path} cannot be written: {cause.strerror}") from None

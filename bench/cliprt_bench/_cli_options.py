@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from cliprt import open_bundle
 from cliprt._connection_options import ConnectionOptions, connection_options
 from cliprt._names import ModelNames
 from cliprt_bench._bench_card import Tower
-from cliprt_bench._targets import Ensembles, InProcess, OpenAiFront, Served, Subject
+from cliprt_bench._front import OpenAiFront
+from cliprt_bench._targets import Ensembles, InProcess, Served, Subject
 
 _PATH = click.Path(path_type=Path)
 
@@ -47,7 +49,7 @@ class Asked:
 
     Attributes:
         bundle: folder of LocalClip's bundle, or of the one that is served.
-        precision: of LocalClip.
+        precision: of LocalClip; beside ``openai``, of what is served there.
         url: of a Triton.
         ensemble: whether its ensembles are asked.
         openai: address of an HTTP front.
@@ -93,19 +95,17 @@ class Asked:
         """What is measured.
 
         Raises:
-            click.UsageError: nothing or more than one thing was named.
+            click.UsageError: nothing or more than one thing was named, or an option means nothing
+                beside it.
             CliprtError: it cannot be opened.
         """
-        named = [self.url, self.openai, self.factory]
-        if sum(each is not None for each in named) > 1 or (self.ensemble and self.url is None):
-            raise click.UsageError(
-                "name one thing to measure: --bundle, --url (with --ensemble for the ensembles), "
-                "--openai or --python"
-            )
+        self._check()
         process_ids = () if self.server_pid is None else (self.server_pid,)
         bundle = None if self.bundle is None else open_bundle(self.bundle)
         if self.openai is not None:
-            return OpenAiFront(self.openai, bundle=bundle, process_ids=process_ids)
+            return OpenAiFront(
+                self.openai, bundle=bundle, precision=self.precision, process_ids=process_ids
+            )
         if self.url is not None:
             made = Ensembles if self.ensemble else Served
             return made(self.via.to(self.url), ModelNames(self.model), bundle, process_ids)
@@ -114,6 +114,38 @@ class Asked:
         if bundle is None:
             raise click.UsageError("name what to measure: --bundle, --url, --openai or --python")
         return InProcess(bundle, self.precision)
+
+    def _check(self) -> None:
+        """Refuses what contradicts itself, and options that would change nothing."""
+        named = [self.url, self.openai, self.factory]
+        if sum(each is not None for each in named) > 1 or (self.ensemble and self.url is None):
+            raise click.UsageError(
+                "name one thing to measure: --bundle, --url (with --ensemble for the ensembles), "
+                "--openai or --python"
+            )
+        if self.factory is not None and (self.bundle is not None or self.precision is not None):
+            raise click.UsageError("what --python makes brings its own bundle and precision")
+        if self.url is not None and self.precision is not None:
+            raise click.UsageError("--precision is LocalClip's; a Triton says what it serves")
+        if self.server_pid is not None and self.url is None and self.openai is None:
+            raise click.UsageError("--server-pid is the process of a server; name it with --url")
+        if self.url is None and self.via != ConnectionOptions(tls=None, token=None):
+            raise click.UsageError("--tls and --token-file are for --url")
+
+
+def writable(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """A file that can be written, told before anything is measured.
+
+    Raises:
+        click.BadParameter: its folder does not exist or may not be written, or it is one itself.
+    """
+    if path is not None:
+        folder = path.absolute().parent
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise click.BadParameter(
+                f"{path} cannot be written; name a file in a folder that exists and may be written"
+            )
+    return path
 
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -131,7 +163,10 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=_PATH,
             help="Measure LocalClip on this bundle; beside an address, what is served there.",
         ),
-        click.option("--precision", help="Of LocalClip: fp32, int8-cpu or fastest."),
+        click.option(
+            "--precision",
+            help="Of LocalClip: fp32, int8-cpu or fastest; beside --openai, what is served there.",
+        ),
         click.option("--url", help="Measure a Triton server: host:port of gRPC."),
         click.option(
             "--ensemble", is_flag=True, help="Ask its ensembles, which decode and tokenize."
@@ -191,7 +226,7 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.FloatRange(min=0),
             help="What the machine costs for an hour, in any currency.",
         ),
-        click.option("--out", type=_PATH, help="Write the card here."),
+        click.option("--out", type=_PATH, callback=writable, help="Write the card here."),
         click.option("--json", "as_json", is_flag=True, help="Print the card, and nothing else."),
     )
     for option in reversed(options):

@@ -100,7 +100,7 @@ def given_inputs(folder: Path | None, captions: Path | None) -> InputSet:
     Raises:
         InvalidInput: there are none, or they cannot be read.
     """
-    base = drawn_inputs()
+    base = drawn_inputs(PICTURES if folder is None else 0)
     files, texts = base.pictures, base.captions
     words = []
     if folder is not None:

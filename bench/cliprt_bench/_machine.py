@@ -6,9 +6,12 @@ import contextlib
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
+
+import msgspec
 
 from cliprt._cores import usable_cores
 from cliprt._extras import require
@@ -34,13 +37,13 @@ _MIB = 2**20
 _READINGS, _PAUSE_S = 10, 0.02
 
 
-def machine(
-    *, also: Mapping[str, str] | None = None, warn: Callable[[str], None] | None = None
-) -> Machine:
-    """Describes the machine at hand; takes a fifth of a second.
+def machine(*, warn: Callable[[str], None] | None = None) -> Machine:
+    """Describes the machine at hand as it is now; takes a fifth of a second.
+
+    Before a measurement: clock and load are told of its beginning. Clocks of GPUs are not told,
+    since they are others under load; see ``Watched.gpu_clocks_mhz``.
 
     Args:
-        also: versions of libraries that are known otherwise, by name: of a server, for instance.
         warn: is given a sentence if there is a driver for a GPU that cannot be asked.
 
     Raises:
@@ -63,10 +66,30 @@ def machine(
         memory_mb=min(memory) // _MIB,
         system=_system(),
         python=platform.python_version(),
-        libraries={**_versions(), **(also or {})},
+        libraries=_versions(),
         gpus=_gpus(warn or (lambda sentence: None)),
         load=_load(),
     )
+
+
+def elsewhere(generator: Machine) -> Machine:
+    """What is known of the machine of a target elsewhere: where it was asked from."""
+    return msgspec.structs.replace(
+        generator,
+        cpu=f"another machine, asked from {generator.cpu}",
+        features=(),
+        clock_mhz=None,
+        gpus=(),
+    )
+
+
+def with_clocks(here: Machine, clocks_mhz: Sequence[float | None]) -> Machine:
+    """A machine with the clocks that its GPUs had under load, those that were read."""
+    gpus = tuple(
+        gpu if mhz is None else msgspec.structs.replace(gpu, clock_mhz=round(mhz))
+        for gpu, mhz in zip_longest(here.gpus, clocks_mhz[: len(here.gpus)])
+    )
+    return msgspec.structs.replace(here, gpus=gpus)
 
 
 def cpu_fields(text: str | None = None) -> dict[str, str]:

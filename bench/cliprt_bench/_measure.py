@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from cliprt_bench._wire import tcp_bytes
 # Requests of a warm-up at least, however long it takes.
 _WARM = 3
 
+# So many requests come before an open loop is counted: a queue that begins empty fills for long.
+_SETTLING = 100
+
 
 @dataclass
 class _Seen:
@@ -31,8 +35,8 @@ class _Seen:
 
     traces: list[Trace] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
-    sent: list[float] = field(default_factory=list)
-    received: list[float] = field(default_factory=list)
+    sent: list[float | None] = field(default_factory=list)
+    received: list[float | None] = field(default_factory=list)
 
 
 class Measurement:
@@ -50,28 +54,31 @@ class Measurement:
         self._seen: dict[Workload, _Seen] = {}
         self._senders: dict[Workload, Callable[[int], None]] = {}
         self._rates: dict[Workload, float] = {}
+        self._capacities: dict[Workload, Figure] = {}
 
     def run(
         self,
         workloads: Sequence[Workload],
         advance: Callable[[str], None] = lambda what: None,
         *,
-        capacities: Mapping[Workload, float] | None = None,
+        capacities: Mapping[Workload, Figure] | None = None,
     ) -> None:
         """Measures workloads, each as often as the method says, in turns.
 
         Args:
             workloads: those of earlier calls are kept.
-            capacities: requests per second at most, of those whose rate is a share of it.
+            capacities: items per second at most, of those whose rate is a share of it.
             advance: is told of what was measured.
 
         Raises:
-            KeyboardInterrupt: it was interrupted; ``points`` has what was measured before.
+            KeyboardInterrupt: it was interrupted, warm-ups included; ``points`` has what was
+                measured before.
             CliprtError: the first request failed. Later failures are counted.
         """
         for workload in workloads:
             if workload.share is not None:
-                self._rates[workload] = workload.share * (capacities or {})[workload]
+                most = self._capacities[workload] = (capacities or {})[workload]
+                self._rates[workload] = workload.share * most.value / workload.batch
             elif workload.rate is not None:
                 self._rates[workload] = workload.rate
             self._senders[workload] = self._sender(workload)
@@ -89,19 +96,29 @@ class Measurement:
             self._point(workload, seen) for workload, seen in self._seen.items() if seen.traces
         )
 
+    def gpu_clocks_mhz(self) -> tuple[float | None, ...]:
+        """Of each visible GPU, the highest average clock of a repeat; None if it tells none."""
+        watched = [each.gpu_clocks_mhz for seen in self._seen.values() for each in seen.watched]
+        return tuple(
+            max((mhz for mhz in clocks if mhz is not None), default=None)
+            for clocks in zip_longest(*watched)
+        )
+
     def _once(self, workload: Workload, number: int) -> None:
         seen = self._seen.setdefault(workload, _Seen())
+        process = self._subject.target.process
         before = tcp_bytes()
-        own = self._subject.target.process == "own"
-        with Watch((os.getpid(),) if own else self._subject.process_ids) as watch:
+        ids = {"own": (os.getpid(),), "other": self._subject.process_ids, "remote": ()}[process]
+        with Watch(ids, gpus=process != "remote") as watch:
             trace = self._loop(workload, self._method.repeat_s, self._method.seed + number)
         after = tcp_bytes()
         seen.traces.append(trace)
         seen.watched.append(watch.seen)
-        items = len(trace.number) * workload.batch
-        if before and after and items and self._subject.target.process != "own":
-            seen.sent.append((after[0] - before[0]) / items)
-            seen.received.append((after[1] - before[1]) / items)
+        items = int((trace.begun >= 0).sum()) * workload.batch
+        if before and after and items and process != "own":
+            for values, was, now in zip((seen.sent, seen.received), before, after, strict=True):
+                # Less than before: a connection was closed, and its bytes are no longer told.
+                values.append((now - was) / items if now >= was else None)
         if not trace.complete:
             raise KeyboardInterrupt
 
@@ -110,18 +127,27 @@ class Measurement:
         if workload.loop == "closed":
             return closed_loop(send, callers=workload.concurrency, seconds=seconds)
         rate = self._rates[workload]
-        return open_loop(send, rate=rate, seconds=seconds, most=workload.concurrency, seed=seed)
+        return open_loop(
+            send,
+            rate=rate,
+            seconds=seconds,
+            most=workload.concurrency,
+            seed=seed,
+            warmup=settling_s(rate, self._method),
+        )
 
     def _warm_up(self, workload: Workload) -> None:
         # One by one first: a failure here is the target's, and worth its own words.
         for number in range(_WARM):
             self._senders[workload](number)
         if self._method.warmup_s:
-            closed_loop(
+            trace = closed_loop(
                 self._senders[workload],
                 callers=workload.concurrency if workload.loop == "closed" else 1,
                 seconds=self._method.warmup_s,
             )
+            if not trace.complete:  # the loop keeps Ctrl-C for itself, and nothing of it counts
+                raise KeyboardInterrupt
 
     def _sender(self, workload: Workload) -> Callable[[int], None]:
         """Sends the n-th request of a workload and checks the answer's shape."""
@@ -153,14 +179,22 @@ class Measurement:
 
     def _point(self, workload: Workload, seen: _Seen) -> Point:
         figures = figures_of(seen.traces, workload.batch)
+        process = self._subject.target.process
         if workload in self._rates:
-            offered = self._rates[workload] * workload.batch
-            figures["offered_s"] = Figure(offered, offered, offered, (offered,), noisy=False)
-        for name in ("cpu_cores", "rss_mb", "gpu_percent", "gpu_mb", "gpu_power_w"):
+            counted = [trace for trace in seen.traces if trace.complete or trace.samples]
+            came = [trace.samples * workload.batch / trace.seconds for trace in counted]
+            add(figures, "offered_s", came)
+        if workload in self._capacities:
+            figures["capacity_s"] = self._capacities[workload]
+        watched = ["rss_mb", "gpu_percent", "gpu_mb", "gpu_power_w"]
+        watched += ["cpu_cores"] if process != "remote" else []
+        # In this process it would be process_cores, generator included.
+        watched += ["target_cores"] if process != "own" else []
+        for name in watched:
             add(figures, name, [getattr(each, name) for each in seen.watched])
-        add(figures, "sent_bytes", seen.sent)
-        add(figures, "received_bytes", seen.received)
-        apart = self._subject.target.process != "own"
+        for name, values in (("sent_bytes", seen.sent), ("received_bytes", seen.received)):
+            add(figures, name, [value for value in values if value is not None])
+        apart = process != "own"
         return Point(
             workload=workload,
             figures=figures,
@@ -168,6 +202,21 @@ class Measurement:
             errors=errors_of(seen.traces),
             marks=marks_of(seen.traces, figures, apart=apart),
         )
+
+
+def settling_s(rate: float, method: Method) -> float:
+    """Seconds in which requests come to an open loop before they are counted.
+
+    As many as 100 requests take, or the warm-up, if that is longer; but no longer than a repeat,
+    or the warm-up again. None, if no warm-up is wanted.
+
+    Args:
+        rate: requests per second.
+        method: seconds of warm-up and repeat.
+    """
+    if not method.warmup_s:
+        return 0.0
+    return max(method.warmup_s, min(_SETTLING / rate, method.repeat_s))
 
 
 def add(figures: dict[str, Figure], name: str, repeats: Sequence[float | None]) -> None:

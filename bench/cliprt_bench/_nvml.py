@@ -43,7 +43,7 @@ class Nvml:
         return len(self._devices)
 
     def gpu(self, number: int) -> Gpu:
-        """Describes one of the visible GPUs.
+        """Describes one of the visible GPUs, without its clock, which is another one under load.
 
         Raises:
             NvmlBroken: it tells neither its name nor its memory.
@@ -55,13 +55,11 @@ class Nvml:
             driver = _text(library.nvmlSystemGetDriverVersion())
         except library.NVMLError as error:
             raise NvmlBroken(f"NVML does not describe GPU {number}: {error}") from None
-        clock = self._asked(library.nvmlDeviceGetClockInfo, device, library.NVML_CLOCK_SM)
         limit = self._asked(library.nvmlDeviceGetEnforcedPowerLimit, device)
         return Gpu(
             name=name,
             memory_mb=memory // _MIB,
             driver=driver,
-            clock_mhz=None if clock is None else int(clock),
             power_limit_w=None if limit is None else limit / 1000,
         )
 
@@ -79,6 +77,14 @@ class Nvml:
         """Power that it draws, in watts."""
         power = self._asked(self._library.nvmlDeviceGetPowerUsage, self._devices[number])
         return None if power is None else power / 1000
+
+    def clock_mhz(self, number: int) -> float | None:
+        """Clock of its multiprocessors at the moment."""
+        library = self._library
+        clock = self._asked(
+            library.nvmlDeviceGetClockInfo, self._devices[number], library.NVML_CLOCK_SM
+        )
+        return None if clock is None else float(clock)
 
     def close(self) -> None:
         """Lets go of the library."""

@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
 
+import click
 import msgspec
 
 import cliprt
 from cliprt import open_bundle
+from cliprt._errors import CliprtError, ServerError
 from cliprt_bench._bench_card import (
     SCHEMA,
     BenchCard,
     Ceiling,
     Inputs,
     Kind,
+    Machine,
     Method,
     Model,
     Point,
     Target,
+    Tower,
     Workload,
 )
-from cliprt_bench._ceilings import Rate, as_ceilings, measure
+from cliprt_bench._bounds import bounds_of
 from cliprt_bench._cli_options import Asked, towers_of
+from cliprt_bench._command import command_line
+from cliprt_bench._figures import Figure
 from cliprt_bench._inputs import InputSet, given_inputs
-from cliprt_bench._machine import machine
+from cliprt_bench._machine import elsewhere, machine, with_clocks
 from cliprt_bench._measure import Measurement
-from cliprt_bench._operations import Operations, count_operations
 from cliprt_bench._stages import STAGED, Stages, stages_of
 from cliprt_bench._startup import startup_of
-from cliprt_bench._targets import Subject, certified
+from cliprt_bench._targets import InProcess, Subject, certified, precisions_of, towers_in
 
 Tell = Callable[[str], None]
 
 # Callers of the closed loop that finds out how much an open loop can ask for.
 _CALLERS = 16
-_CAPACITY_S = 5.0
+_CAPACITY_S, _CAPACITY_REPEATS = 2.0, 3
 
 
 def closed_card(
@@ -64,29 +69,40 @@ def closed_card(
     Raises:
         CliprtError: the target cannot be opened, or its first request failed.
     """
-    begun = _now()
-    with closing(asked.open()) as subject:
-        inputs = given_inputs(asked.pictures, asked.captions)
+    with _opened(asked) as run:
+        subject = run.subject
+        towers = towers_of(subject, asked.towers)
         workloads = [
             Workload(
                 tower=tower, batch=batch, concurrency=callers, loop="closed", text_length=length
             )
-            for tower in towers_of(subject, asked.towers)
+            for tower in towers
             for batch, callers in product(batches, concurrencies)
-            for length in ((lengths or (None,)) if tower == "text" else (None,))
+            for length in _lengths_of(tower, lengths)
         ]
-        measurement = Measurement(subject, inputs, _method(asked))
+        measurement = Measurement(subject, run.inputs, _method(asked))
         stages: Stages = {}
 
         def work() -> None:
             measurement.run(workloads, tell)
             # A report of these cards shows them beside the rates.
             if kind == "throughput" and isinstance(subject, STAGED):
-                stages.update(_stages(asked, subject, inputs, tell))
+                try:
+                    _measure_stages(stages, asked, run, tell)
+                except CliprtError as error:  # the points are worth keeping
+                    warn(f"not all stages were measured: {error}")
 
         complete = _until_interrupted(work)
-        points = measurement.points()
-        return _card(asked, kind, subject, inputs, points, complete, begun, tell, stages)
+        return _card(
+            asked,
+            kind,
+            run,
+            points=measurement.points(),
+            clocks=measurement.gpu_clocks_mhz(),
+            stages=stages,
+            complete=complete,
+            tell=tell,
+        )
 
 
 def open_card(
@@ -95,6 +111,7 @@ def open_card(
     rates: tuple[float, ...],
     shares: tuple[float, ...],
     batches: tuple[int, ...],
+    lengths: tuple[int, ...],
     most: int,
     tell: Tell,
 ) -> BenchCard:
@@ -105,48 +122,60 @@ def open_card(
         rates: requests per second; if there are none, ``shares`` counts.
         shares: of the rate that a closed loop of 16 callers reaches, measured first.
         batches: items of a request.
+        lengths: tokens of texts; empty for captions as they come.
         most: requests under way; those beyond wait, and their waiting counts.
         tell: is told of what was measured.
 
     Raises:
-        CliprtError: the target cannot be opened, or its first request failed.
+        CliprtError: the target cannot be opened, its first request failed, or nothing was answered
+            where a share was asked for.
     """
-    begun = _now()
-    with closing(asked.open()) as subject:
-        inputs = given_inputs(asked.pictures, asked.captions)
-        method = _method(asked)
+    with _opened(asked) as run:
+        subject, inputs, method = run.subject, run.inputs, _method(asked)
         measurement = Measurement(subject, inputs, method)
+        asked_for = [
+            Workload(tower=tower, batch=batch, concurrency=most, loop="open", text_length=length)
+            for tower in towers_of(subject, asked.towers)
+            for batch in batches
+            for length in _lengths_of(tower, lengths)
+        ]
 
         def work() -> None:
             workloads: list[Workload] = []
-            capacities: dict[Workload, float] = {}
-            for tower, batch in product(towers_of(subject, asked.towers), batches):
-                point = Workload(tower=tower, batch=batch, concurrency=most, loop="open")
+            capacities: dict[Workload, Figure] = {}
+            for point in asked_for:
                 workloads += [msgspec.structs.replace(point, rate=rate) for rate in rates]
                 if not rates:
-                    capacity = _capacity(subject, inputs, method, tower, batch)
-                    tell(f"{tower}, batch {batch}: {capacity:.4g} requests/s at most")
+                    tower, batch, length = point.tower, point.batch, point.text_length
+                    capacity = _capacity(subject, inputs, method, tower, batch, length)
+                    tell(f"{tower}, batch {batch}: {capacity.value:.4g} items/s at most")
                     parts = [msgspec.structs.replace(point, share=share) for share in shares]
                     capacities |= dict.fromkeys(parts, capacity)
                     workloads += parts
             measurement.run(workloads, tell, capacities=capacities)
 
         complete = _until_interrupted(work)
-        return _card(asked, "load", subject, inputs, measurement.points(), complete, begun, tell)
+        return _card(
+            asked,
+            "load",
+            run,
+            points=measurement.points(),
+            clocks=measurement.gpu_clocks_mhz(),
+            complete=complete,
+            tell=tell,
+        )
 
 
 def stages_card(asked: Asked, *, tell: Tell) -> BenchCard:
     """A card of stages.
 
     Raises:
-        CliprtError: the target cannot be opened.
-        TypeError: it does not tell its stages.
+        CliprtError: the target cannot be opened, or does not tell its stages.
     """
-    begun = _now()
-    with closing(asked.open()) as subject:
-        inputs = given_inputs(asked.pictures, asked.captions)
-        stages = _stages(asked, subject, inputs, tell)
-        return _card(asked, "stages", subject, inputs, (), True, begun, tell, stages)
+    with _opened(asked) as run:
+        stages: Stages = {}
+        complete = _until_interrupted(lambda: _measure_stages(stages, asked, run, tell))
+        return _card(asked, "stages", run, stages=stages, complete=complete, tell=tell)
 
 
 def startup_card(
@@ -165,46 +194,116 @@ def startup_card(
         CliprtError: the bundle cannot be read, or it did not start.
     """
     bundle = open_bundle(path)
-    begun = _now()
-    stages = startup_of(path, precision, served=served, repeats=repeats, advance=tell)
-    named = precision or "fp32"
+    begun, here = _now(), machine(warn=warn)
+    stages: Stages = {}
+
+    def work() -> None:
+        for found in startup_of(path, precision, served=served, repeats=repeats, advance=tell):
+            stages.update(found)
+
+    complete = _until_interrupted(work)
+    if precision == "fastest":
+        with closing(InProcess(bundle, precision)) as local:
+            precisions = precisions_of(local)
+    else:
+        precisions = dict.fromkeys(towers_in(bundle.card), precision or "fp32")
     return BenchCard(
         schema=SCHEMA,
         kind="startup",
         cliprt=cliprt.__version__,
         made=begun,
-        machine=machine(warn=tell),
+        machine=here,
         target=Target(
             kind="served" if served else "local",
             name="Triton, from its start" if served else "cliprt LocalClip, from its import",
             runtime="python" if served else None,
-            precision=named,
+            precision="+".join(sorted(set(precisions.values()))),
             settings={},
             process="other",
+            precisions=precisions,
+            device="cpu",
         ),
         model=Model(name=bundle.card.name, space=bundle.card.space, dim=bundle.card.dim),
-        fidelity=certified(bundle, named),
+        fidelity=certified(bundle, precisions),
         inputs=Inputs(described="one caption, one black picture", sha256="0" * 64),
-        method=Method(warmup_s=0, repeat_s=0, repeats=repeats, seed=0, command=_command()),
+        method=Method(warmup_s=0, repeat_s=0, repeats=repeats, seed=0, command=command_line()),
         points=(),
         stages=stages,
+        complete=complete,
     )
 
 
-def _stages(asked: Asked, subject: Subject, inputs: InputSet, tell: Tell) -> Stages:
-    return stages_of(subject, inputs, repeats=asked.repeats, repeat_s=asked.seconds, advance=tell)
+def warn(sentence: str) -> None:
+    """Tells what a card does not say, on standard error."""
+    click.echo(f"Warning: {sentence}", err=True)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is measured, and with what.
+
+    Attributes:
+        begun: when, UTC.
+        machine: this one, before anything was measured.
+        subject: what is measured.
+        inputs: what is embedded.
+    """
+
+    begun: str
+    machine: Machine
+    subject: Subject
+    inputs: InputSet
+
+
+@contextmanager
+def _opened(asked: Asked) -> Iterator[_Run]:
+    begun, here = _now(), machine(warn=warn)
+    with closing(asked.open()) as subject:
+        if asked.server_pid is not None and subject.target.process == "remote":
+            raise click.UsageError("--server-pid is a process of this machine, the server is not")
+        yield _Run(begun, here, subject, given_inputs(asked.pictures, asked.captions))
+
+
+def _measure_stages(stages: Stages, asked: Asked, run: _Run, tell: Tell) -> None:
+    """Fills in what is known, round by round."""
+    for found in stages_of(
+        run.subject,
+        run.inputs,
+        towers=towers_of(run.subject, asked.towers),
+        repeats=asked.repeats,
+        repeat_s=asked.seconds,
+        advance=tell,
+    ):
+        stages.update(found)
+
+
+def _lengths_of(tower: Tower, lengths: tuple[int, ...]) -> tuple[int | None, ...]:
+    return (lengths or (None,)) if tower == "text" else (None,)
 
 
 def _capacity(
-    subject: Subject, inputs: InputSet, method: Method, tower: object, batch: int
-) -> float:
-    """Requests per second of a closed loop."""
-    workload = Workload(tower=tower, batch=batch, concurrency=_CALLERS, loop="closed")  # type: ignore[arg-type]
-    once = msgspec.structs.replace(method, repeats=1, repeat_s=_CAPACITY_S)
-    measurement = Measurement(subject, inputs, once)
+    subject: Subject, inputs: InputSet, method: Method, tower: Tower, batch: int, length: int | None
+) -> Figure:
+    """Items per second of a closed loop.
+
+    Raises:
+        ServerError: nothing was answered.
+        KeyboardInterrupt: it was interrupted.
+    """
+    workload = Workload(
+        tower=tower, batch=batch, concurrency=_CALLERS, loop="closed", text_length=length
+    )
+    short = msgspec.structs.replace(method, repeats=_CAPACITY_REPEATS, repeat_s=_CAPACITY_S)
+    measurement = Measurement(subject, inputs, short)
     measurement.run([workload])
     (point,) = measurement.points()
-    return point.figures["items_s"].value / batch
+    found = point.figures.get("items_s")
+    if found is None or not found.value > 0:
+        raise ServerError(
+            f"no share of what {workload.in_words()} reach: nothing was answered. "
+            + " ".join(point.marks)
+        )
+    return found
 
 
 def _method(asked: Asked) -> Method:
@@ -213,72 +312,12 @@ def _method(asked: Asked) -> Method:
         repeat_s=asked.seconds,
         repeats=asked.repeats,
         seed=asked.seed,
-        command=_command(),
+        command=command_line(),
     )
-
-
-def _ceilings(
-    subject: Subject,
-    inputs: InputSet,
-    points: Sequence[Point],
-    tell: Tell,
-) -> tuple[Ceiling, ...]:
-    """What the machine can do at most, in items of the towers where the bundle is at hand."""
-    sizes: dict[str, float] = {
-        point.workload.tower: point.figures["sent_bytes"].value
-        for point in points
-        if "sent_bytes" in point.figures
-    }
-    request = (round(max(sizes.values())), 4 * subject.model.dim) if sizes else None
-    bundle = subject.bundle
-    spec = None if bundle is None else bundle.card.image
-    rates: list[Rate] = []
-    for rate in measure(inputs.pictures, spec, request=request):
-        rates.append(rate)
-        tell(f"ceiling: {rate.name}")
-    operations: dict[str, Operations] = {}
-    precision = subject.target.precision
-    if bundle is not None and precision is not None:
-        for tower in subject.towers:
-            length = _tokens(subject, inputs, points) if tower == "text" else None
-            graph = bundle.path / f"{tower}.{precision}.onnx"
-            if graph.exists():
-                operations[tower] = count_operations(graph, length=length)
-    return as_ceilings(rates, operations=operations, item_bytes=sizes)
-
-
-def _tokens(subject: Subject, inputs: InputSet, points: Sequence[Point]) -> int:
-    """Of a text: those that were asked for, else those of the captions on average."""
-    asked = [point.workload.text_length for point in points if point.workload.text_length]
-    if asked:
-        return round(sum(asked) / len(asked))
-    tokenizer = subject.tokenizer()
-    assert tokenizer is not None
-    lengths = [len(ids) for ids in tokenizer(list(inputs.captions))]
-    return max(2, round(sum(lengths) / len(lengths)))
 
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _command() -> str:
-    """The command without paths and addresses, which are nobody's business."""
-    words, hidden = ["cliprt"], False
-    for word in sys.argv[1:]:
-        name, equals, _ = word.partition("=")
-        private = name in _PRIVATE
-        words.append(f"{name}=…" if private and equals else "…" if hidden else word)
-        hidden = private and not equals
-    return " ".join(words)
-
-
-_PRIVATE = frozenset(
-    [
-        *("--bundle", "--url", "--openai", "--python", "--pictures", "--captions", "--out"),
-        *("--token", "--tls-ca", "--tls-key", "--tls-cert", "--server-pid", "--repository"),
-    ]
-)
 
 
 def _until_interrupted(work: Callable[[], None]) -> bool:
@@ -293,27 +332,49 @@ def _until_interrupted(work: Callable[[], None]) -> bool:
 def _card(
     asked: Asked,
     kind: Kind,
-    subject: Subject,
-    inputs: InputSet,
-    points: tuple[Point, ...],
-    complete: bool,
-    begun: str,
-    tell: Tell,
+    run: _Run,
+    *,
+    points: tuple[Point, ...] = (),
+    clocks: Sequence[float | None] = (),
     stages: Stages | None = None,
+    complete: bool,
+    tell: Tell,
 ) -> BenchCard:
+    """What was measured, and the ceilings, which are measured now.
+
+    Args:
+        asked: what was asked for.
+        kind: of the card.
+        run: what was measured, and with what.
+        points: the results.
+        clocks: of the GPUs, in MHz, while it was measured.
+        stages: the results, too.
+        complete: whether that is all; after Ctrl-C there are no ceilings.
+        tell: is told of what was measured.
+    """
+    subject = run.subject
     ceilings: tuple[Ceiling, ...] = ()
     if asked.ceilings and complete:
-        ceilings = _ceilings(subject, inputs, points, tell)
+        ceilings, complete = bounds_of(
+            subject, run.inputs, points, run.machine, tell=tell, warn=warn
+        )
+    here = run.machine
+    if subject.target.process == "remote":
+        here = elsewhere(here)
+        warn(
+            "the target is on another machine: the card says nothing about its processor, its GPUs "
+            "and its ceilings"
+        )
     return BenchCard(
         schema=SCHEMA,
         kind=kind,
         cliprt=cliprt.__version__,
-        made=begun,
-        machine=machine(warn=tell),
+        made=run.begun,
+        machine=with_clocks(here, clocks),
         target=subject.target,
         model=subject.model,
-        fidelity=certified(subject.bundle, subject.target.precision),
-        inputs=inputs.record,
+        fidelity=certified(subject.bundle, precisions_of(subject)),
+        inputs=run.inputs.record,
         method=_method(asked),
         points=points,
         ceilings=ceilings,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from cliprt import Client
+from cliprt import Client, InvalidInput
 from cliprt._images import preprocess
 from cliprt._limits import Limits
+from cliprt_bench._bench_card import Tower
 from cliprt_bench._figures import Figure, figure
 from cliprt_bench._inputs import InputSet
 from cliprt_bench._targets import InProcess, Served, Subject
@@ -34,43 +35,53 @@ def stages_of(
     subject: Subject,
     inputs: InputSet,
     *,
+    towers: Sequence[Tower],
     repeats: int,
     repeat_s: float,
     advance: Callable[[str], None] = lambda stage: None,
-) -> Stages:
+) -> Iterator[Stages]:
     """Milliseconds of an item, by tower and stage.
 
-    In process each stage is called by itself, in one thread but for the tower, which takes the
-    threads it was given; together they are what an item costs. Of a server they are the means of
+    In process each stage is called by itself: the tower with all the threads that it was given,
+    what comes before it in one, though many do it at a time when items are embedded. So each says
+    what it takes alone; their sum is not what an item takes. Of a server they are the means of
     ``client.profile()``: what the client prepared, the wire, Triton's queue, and the tower.
 
     Args:
         subject: LocalClip or Client.
         inputs: what is embedded.
+        towers: those of the subject whose stages are measured.
         repeats: how often each stage is measured.
         repeat_s: seconds of each.
         advance: is told of a stage that was measured.
 
+    Yields:
+        After each round over all stages what is known by then.
+
     Raises:
-        TypeError: neither LocalClip nor Client; others do not tell their stages.
+        InvalidInput: neither LocalClip nor Client; others do not tell their stages.
     """
     if isinstance(subject, InProcess):
-        return _own_stages(subject, inputs, repeats, repeat_s, advance)
+        return _own_stages(subject, inputs, towers, repeats, repeat_s, advance)
     if isinstance(subject, Served):
-        return _served_stages(subject, inputs, repeats, repeat_s, advance)
-    raise TypeError(f"{subject.target.name} does not tell its stages; measure LocalClip or Client")
+        return _served_stages(subject, inputs, towers, repeats, repeat_s, advance)
+    raise InvalidInput(
+        f"{subject.target.name} does not tell its stages; measure LocalClip (--bundle) or Client "
+        "(--url)"
+    )
 
 
 def _own_stages(
     subject: InProcess,
     inputs: InputSet,
+    towers: Sequence[Tower],
     repeats: int,
     repeat_s: float,
     advance: Callable[[str], None],
-) -> Stages:
+) -> Iterator[Stages]:
     works: dict[str, dict[str, tuple[Callable[[], object], int]]] = {}
     clip: LocalClip = subject.clip
-    if "image" in subject.towers:
+    if "image" in towers:
         spec, files = clip.card.image, inputs.pictures[:BATCH]
         assert spec is not None
         pixels = [preprocess(file, spec, Limits()) for file in files]
@@ -82,7 +93,7 @@ def _own_stages(
             ),
             "tower": (lambda: clip.encode_image(pixels), len(files)),
         }
-    if "text" in subject.towers:
+    if "text" in towers:
         tokenizer = subject.tokenizer()
         assert tokenizer is not None
         texts = list(inputs.captions[:BATCH])
@@ -96,6 +107,12 @@ def _own_stages(
             for stage, (work, items) in stages.items():
                 found[tower][stage].append(_milliseconds(work, items, repeat_s))
                 advance(f"{tower} {stage}")
+        yield _told(found)
+
+
+def _told(measured: dict[str, dict[str, list[float]]]) -> Stages:
+    """Each stage by itself, where it was measured together with others."""
+    found = {tower: dict(stages) for tower, stages in measured.items()}
     if "image" in found:
         image = found["image"]
         image["resize"] = _less(image.pop("decode and resize"), image["decode"])
@@ -126,15 +143,16 @@ def _text_works(
 def _served_stages(
     subject: Served,
     inputs: InputSet,
+    towers: Sequence[Tower],
     repeats: int,
     repeat_s: float,
     advance: Callable[[str], None],
-) -> Stages:
+) -> Iterator[Stages]:
     client: Client = subject.client
     works: dict[str, Callable[[], object]] = {}
-    if "image" in subject.towers:
+    if "image" in towers:
         works["image"] = lambda: client.encode_image(list(inputs.pictures[:BATCH]))
-    if "text" in subject.towers:
+    if "text" in towers:
         works["text"] = lambda: client.encode_text(list(inputs.captions[:BATCH]))
     found: dict[str, dict[str, list[float]]] = {}
     for work in works.values():
@@ -154,10 +172,10 @@ def _served_stages(
             for stage, value in stages.items():
                 found.setdefault(tower, {}).setdefault(stage, []).append(value * per_item)
             advance(tower)
-    return {
-        tower: {stage: figure(values) for stage, values in stages.items()}
-        for tower, stages in found.items()
-    }
+        yield {
+            tower: {stage: figure(values) for stage, values in stages.items()}
+            for tower, stages in found.items()
+        }
 
 
 def _milliseconds(work: Callable[[], object], items: int, seconds: float) -> float:

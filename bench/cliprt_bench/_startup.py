@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -73,7 +73,7 @@ def startup_of(
     served: bool,
     repeats: int,
     advance: Callable[[str], None] = lambda what: None,
-) -> dict[str, dict[str, Figure]]:
+) -> Iterator[dict[str, dict[str, Figure]]]:
     """Milliseconds of each step, under the name ``startup``.
 
     A first start that is not counted lets the runtime's settings be measured and files be read
@@ -85,6 +85,9 @@ def startup_of(
         served: start a Triton that serves it, and not LocalClip.
         repeats: how often.
         advance: is told of a start that was measured.
+
+    Yields:
+        After each start what is known by then.
 
     Raises:
         DeploymentError: the start failed.
@@ -100,11 +103,12 @@ def startup_of(
             write_repository(open_bundle(bundle), repository, precision=precision)
             program, words = _SERVED, [str(repository)]
         for number in range(repeats + 1):
-            for name, value in _start(program, words).items():
-                if number:
-                    steps.setdefault(name, []).append(value)
+            took = _start(program, words)
             advance(f"start {number}" if number else "a start that does not count")
-    return {"startup": {name: figure(values) for name, values in steps.items()}}
+            if number:
+                for name, value in took.items():
+                    steps.setdefault(name, []).append(value)
+                yield {"startup": {name: figure(values) for name, values in steps.items()}}
 
 
 def _start(program: str, words: list[str]) -> dict[str, float]:

@@ -6,14 +6,10 @@ do the same work, wherever they do it.
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +18,7 @@ import cliprt
 from cliprt import Bundle, Client
 from cliprt._bundle import CERTIFICATE, TOKENIZER
 from cliprt._connection import Connection
-from cliprt._errors import CliprtError, DeploymentError, InvalidInput, ServerError
+from cliprt._errors import CliprtError, InvalidInput
 from cliprt._extras import require
 from cliprt._grpc import TritonChannel
 from cliprt._grpc_errors import translate
@@ -74,6 +70,10 @@ class InProcess:
     Args:
         bundle: holds them.
         precision: as ``LocalClip`` takes it.
+
+    Raises:
+        InvalidInput: there is no such precision.
+        CliprtError: a tower cannot be loaded.
     """
 
     bundle: Bundle
@@ -85,23 +85,30 @@ class InProcess:
         from cliprt_engines import LocalClip
 
         card = self.bundle.card
-        self.clip = LocalClip(self.bundle, precision=self.precision)
+        try:
+            self.clip = LocalClip(self.bundle, precision=self.precision)
+        except ValueError as cause:
+            raise InvalidInput(str(cause)) from None
         self.model = Model(name=card.name, space=card.space, dim=card.dim)
-        self.towers = _towers_of(card)
+        self.towers = towers_in(card)
         chosen = {tower: self.clip.settings(tower) for tower in self.towers}
+        # Not what was asked for: "fastest" is one of the others.
+        precisions = {tower: self.clip.precision(tower) for tower in self.towers}
         self.target = Target(
             kind="local",
             name="cliprt LocalClip",
-            runtime="+".join(sorted({each.runtime for each in chosen.values()})),
-            precision=self.precision or "fp32",
+            runtime=_joined(each.runtime for each in chosen.values()),
+            precision=_joined(precisions.values()),
             settings={tower: str(each) for tower, each in chosen.items()},
             process="own",
+            precisions={**precisions},
+            device="cpu",
         )
         self.images, self.texts = self.clip.encode_image, self.clip.encode_text
         self.close = self.clip.close
 
     def tokenizer(self) -> TextTokenizer | None:
-        return _tokenizer(self.bundle)
+        return tokenizer_of(self.bundle)
 
 
 @dataclass
@@ -123,9 +130,9 @@ class Served:
     def __post_init__(self) -> None:
         self.client = Client(self.connection, model=self.names.prefix, timeout_s=TIMEOUT_S)
         card = self.client.card
-        _check_bundle(self.bundle, card.space)
+        check_bundle(self.bundle, card.space)
         self.model = Model(name=card.name, space=card.space, dim=card.dim)
-        self.towers = _towers_of(card)
+        self.towers = towers_in(card)
         self.target = _served_target(
             "served", "cliprt Client", self.connection, self.names, self.towers
         )
@@ -151,9 +158,9 @@ class Ensembles:
             card = client.card
             spec = card.text
             self._tokenizer = None if spec is None else client._core._tokenizer(spec, TIMEOUT_S)
-        _check_bundle(self.bundle, card.space)
+        check_bundle(self.bundle, card.space)
         self.model = Model(name=card.name, space=card.space, dim=card.dim)
-        self.towers = _towers_of(card)
+        self.towers = towers_in(card)
         self.target = _served_target(
             "ensemble", "Triton ensembles", self.connection, self.names, self.towers
         )
@@ -186,97 +193,22 @@ class Ensembles:
         return np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(len(items), -1)
 
 
-class OpenAiFront:
-    """``cliprt serve --http``, asked as OpenAI's clients do, over connections that stay open."""
-
-    def __init__(
-        self, url: str, *, bundle: Bundle | None = None, process_ids: tuple[int, ...] = ()
-    ) -> None:
-        """Reads what it serves.
-
-        Args:
-            url: with or without ``/v1``, of plain HTTP.
-            bundle: the one that is served, if it is at hand; captions of a given number of tokens
-                need it.
-            process_ids: of front and server, if they are on this machine.
-
-        Raises:
-            ValueError: the address is malformed.
-            CliprtError: nobody answers there, or not as a front does.
-        """
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme != "http" or not parts.hostname:
-            raise ValueError(f"the address of a front is http://host:port, got {url!r}")
-        self._host, self._port = parts.hostname, parts.port or 80
-        self._path = parts.path.rstrip("/").removesuffix("/v1")
-        self._own = threading.local()
-        self._connections: list[http.client.HTTPConnection] = []
-        self.bundle, self.process_ids = bundle, process_ids
-        served = self._ask("GET", "/v1/models", None)["data"][0]
-        self._id = served["id"]
-        _check_bundle(bundle, served["space"])
-        self.model = Model(name=served["name"], space=served["space"], dim=served["dimensions"])
-        towers: tuple[Tower, ...] = ("image", "text")
-        self.towers = tuple(tower for tower in towers if tower in served["inputs"])
-        self.target = Target(
-            kind="openai",
-            name="cliprt OpenAI front",
-            runtime=None,
-            precision=None,
-            settings={},
-            process=_process_of(self._host),
-        )
-
-    def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
-        return self._embed(
-            [f"data:image/jpeg;base64,{base64.b64encode(file).decode()}" for file in files]
-        )
-
-    def texts(self, strings: Sequence[str]) -> NDArray[np.float32]:
-        return self._embed(list(strings))
-
-    def tokenizer(self) -> TextTokenizer | None:
-        return None if self.bundle is None else _tokenizer(self.bundle)
-
-    def close(self) -> None:
-        """Closes the connections, which no thread may be using."""
-        for connection in self._connections:
-            connection.close()
-
-    def _embed(self, items: list[str]) -> NDArray[np.float32]:
-        body = {"model": self._id, "input": items, "encoding_format": "base64"}
-        answer = self._ask("POST", "/v1/embeddings", json.dumps(body).encode())
-        rows = [base64.b64decode(item["embedding"]) for item in answer["data"]]
-        return np.frombuffer(b"".join(rows), "<f4").reshape(len(items), -1)
-
-    def _ask(self, method: str, path: str, body: bytes | None) -> Any:
-        if (connection := getattr(self._own, "connection", None)) is None:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
-            self._own.connection = connection
-            self._connections.append(connection)
-        try:
-            connection.request(
-                method, self._path + path, body, {"content-type": "application/json"}
-            )
-            response = connection.getresponse()
-            content = response.read()
-        except (OSError, http.client.HTTPException) as cause:
-            connection.close()
-            raise DeploymentError(
-                f"{self._host}:{self._port} did not answer: {type(cause).__name__}"
-            ) from None
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            raise ServerError(f"{self._host}:{self._port} answered no JSON") from None
-        if response.status != 200:
-            raise ServerError(f"status {response.status}: {answer['error']['message']}")
-        return answer
+def precisions_of(subject: Subject) -> dict[str, str]:
+    """By tower, in what it is computed; towers that nobody knows it of are left out."""
+    target = subject.target
+    if target.precisions or target.precision is None:
+        return dict(target.precisions)
+    return dict.fromkeys(subject.towers, target.precision)
 
 
-def certified(bundle: Bundle | None, precision: str | None) -> dict[str, Fidelity]:
-    """By tower, what the bundle's certificate says of a precision; empty where it says nothing."""
-    if bundle is None or precision is None:
+def certified(bundle: Bundle | None, precisions: Mapping[str, str]) -> dict[str, Fidelity]:
+    """By tower, what the bundle's certificate says; empty where it says nothing.
+
+    Args:
+        bundle: with the certificate.
+        precisions: by tower.
+    """
+    if bundle is None:
         return {}
     try:
         towers = json.loads(bundle.file(CERTIFICATE).read_text())["towers"]
@@ -292,13 +224,18 @@ def certified(bundle: Bundle | None, precision: str | None) -> dict[str, Fidelit
                 ),
             )
             for tower, found in towers.items()
-            if precision in found
+            if (precision := precisions.get(tower)) in found
         }
     except (CliprtError, OSError, ValueError, KeyError):
         return {}
 
 
-def _check_bundle(bundle: Bundle | None, space: str) -> None:
+def check_bundle(bundle: Bundle | None, space: str) -> None:
+    """Refuses a bundle of another space than what is served.
+
+    Raises:
+        InvalidInput: it is of another one.
+    """
     if bundle is not None and bundle.card.space != space:
         raise InvalidInput(
             f"what is served is of the space {space}, the bundle of {bundle.card.space}; pass the "
@@ -306,19 +243,22 @@ def _check_bundle(bundle: Bundle | None, space: str) -> None:
         )
 
 
-def _tokenizer(bundle: Bundle) -> TextTokenizer | None:
+def tokenizer_of(bundle: Bundle) -> TextTokenizer | None:
+    """The one of a bundle; None if it has no text tower."""
     spec = bundle.card.text
     if spec is None:
         return None
     return TextTokenizer(bundle.file(TOKENIZER).read_text(encoding="utf-8"), spec, Limits())
 
 
-def _towers_of(card: cliprt.Card) -> tuple[Tower, ...]:
+def towers_in(card: cliprt.Card) -> tuple[Tower, ...]:
+    """Those that a model has."""
     towers: tuple[Tower, ...] = ("image", "text")
     return tuple(tower for tower in towers if getattr(card, tower) is not None)
 
 
-def _process_of(host: str) -> Any:
+def process_of(host: str) -> Literal["other", "remote"]:
+    """Where a process is that is reached under a host's name."""
     return "other" if host in ("localhost", "::1") or host.startswith("127.") else "remote"
 
 
@@ -338,10 +278,10 @@ def _served_target(
         }
     finally:
         channel.close()
-    runtimes = {config.backend or config.platform for config in configs.values()}
+    runtimes = (config.backend or config.platform for config in configs.values())
     precisions = {
-        config.parameters[PRECISION_PARAMETER].string_value
-        for config in configs.values()
+        tower: config.parameters[PRECISION_PARAMETER].string_value
+        for tower, config in configs.items()
         if PRECISION_PARAMETER in config.parameters
     }
     settings: dict[str, str] = {
@@ -355,8 +295,26 @@ def _served_target(
     return Target(
         kind=kind,
         name=name,
-        runtime=f"Triton {version}, {'+'.join(sorted(runtimes))}",
-        precision="+".join(sorted(precisions)) or "fp32",
+        runtime=f"Triton {version}, {_joined(runtimes)}",
+        # If one tower does not tell, what the others tell is not the whole.
+        precision=_joined(precisions.values()) if len(precisions) == len(towers) else None,
         settings=settings,
         process="other" if connection.local else "remote",
+        precisions=precisions,
+        device=_device_of(list(configs.values())),
     )
+
+
+def _device_of(configs: Sequence[Any]) -> Literal["cpu", "gpu"] | None:
+    """What computes models, as far as their configurations tell: one on a GPU is enough."""
+    from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+
+    kinds = {group.kind for config in configs for group in config.instance_group}
+    plans = any(config.backend == "tensorrt" for config in configs)
+    if plans or ModelInstanceGroup.KIND_GPU in kinds:
+        return "gpu"
+    return "cpu" if kinds == {ModelInstanceGroup.KIND_CPU} else None
+
+
+def _joined(names: Iterable[str]) -> str:
+    return "+".join(sorted(set(names)))

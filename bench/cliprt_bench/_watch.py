@@ -1,7 +1,6 @@
 """What a machine and the processes on it do while a point is measured.
 
-With ten processes it takes some 7 ms of processor time in a second, mostly to look for new ones;
-`Watched.watcher_cores` tells what it was.
+With ten processes it takes some 7 ms of processor time in a second, mostly to look for new ones.
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from cliprt._extras import require
 from cliprt_bench._nvml import Nvml, NvmlBroken, open_nvml
@@ -31,29 +30,27 @@ class Watched:
         seconds: how long was watched.
         readings: how often was looked.
         cpu_cores: cores of the machine that were busy, on average, with whatever.
-        own_cores: cores that this process kept busy, all its threads, without its children.
         target_cores: cores that the target processes and their descendants kept busy; None if
             there was no target.
         rss_mb: the most memory that the target had in use at a reading, in mebibytes; what
             processes share is counted in each of them.
-        rss_mean_mb: on average.
-        gpu_percent: share of the time in which a kernel ran on the GPU, 0 to 100, on average.
-        gpu_mb: the most memory of the GPU that was in use, by whomever, in mebibytes.
-        gpu_power_w: power that it drew on average, in watts.
-        watcher_cores: cores that watching took; they are part of own_cores.
+        gpu_percent: share of the time in which a kernel ran on the busiest of the visible GPUs, 0
+            to 100, on average.
+        gpu_mb: the most memory of all visible GPUs that was in use, by whomever, in mebibytes.
+        gpu_power_w: power that all of them drew on average, in watts.
+        gpu_clocks_mhz: of the multiprocessors of each visible GPU, on average; None of one that
+            does not tell.
     """
 
     seconds: float
     readings: int
     cpu_cores: float | None
-    own_cores: float
     target_cores: float | None
     rss_mb: float | None
-    rss_mean_mb: float | None
     gpu_percent: float | None
     gpu_mb: float | None
     gpu_power_w: float | None
-    watcher_cores: float
+    gpu_clocks_mhz: tuple[float | None, ...]
 
 
 class Watch:
@@ -67,7 +64,7 @@ class Watch:
     """
 
     def __init__(
-        self, targets: Sequence[int] = (), *, every_s: float = 0.2, gpu: int | None = 0
+        self, targets: Sequence[int] = (), *, every_s: float = 0.2, gpus: bool = True
     ) -> None:
         """Prepares.
 
@@ -75,7 +72,7 @@ class Watch:
             targets: numbers of processes that are watched with all their descendants; may be this
                 one (``os.getpid()``). Those that do not exist count nothing.
             every_s: seconds between two readings, more than 0.
-            gpu: which of the visible GPUs is watched; None for none.
+            gpus: whether the visible GPUs are watched, too.
 
         Raises:
             ValueError: ``every_s`` is not positive.
@@ -85,12 +82,12 @@ class Watch:
             raise ValueError(f"every_s must be more than 0, got {every_s}")
         self._psutil = require("psutil", extra="bench")
         self._family = _Family(self._psutil, targets) if targets else None
-        self._every_s, self._gpu = every_s, gpu
+        self._every_s, self._watches_gpus = every_s, gpus
         self._nvml: Nvml | None = None
         self._over = threading.Event()
         self._rss: list[float] = []
-        self._gpus: list[tuple[float | None, float | None, float | None]] = []
-        self._watching_s = 0.0
+        self._gpus: list[list[_Gpu]] = []
+        self._readings = 0
         self._looked = 0.0
         self._seen: Watched | None = None
 
@@ -111,7 +108,7 @@ class Watch:
             self._family.look()
         self._read()
         self._begun = self._looked = time.monotonic()
-        self._own, self._busy = time.process_time(), self._busy_s()
+        self._busy = self._busy_s()
         self._thread = threading.Thread(target=self._run, name="cliprt-bench-watch", daemon=True)
         self._thread.start()
         return self
@@ -122,7 +119,7 @@ class Watch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        own, busy, seconds = time.process_time(), self._busy_s(), time.monotonic() - self._begun
+        busy, seconds = self._busy_s(), time.monotonic() - self._begun
         self._over.set()
         self._thread.join()
         target = None
@@ -132,22 +129,19 @@ class Watch:
         self._read()
         if self._nvml is not None:
             self._nvml.close()
-        percent, used, power = (
-            [value for value in column if value is not None]
-            for column in zip(*self._gpus, strict=True)
-        )
+        percents = [_mean(gpu.percent for gpu in each) for each in zip(*self._gpus, strict=True)]
         self._seen = Watched(
             seconds=seconds,
-            readings=len(self._gpus),
+            readings=self._readings,
             cpu_cores=max(0.0, busy - self._busy) / seconds,
-            own_cores=(own - self._own) / seconds,
             target_cores=target,
             rss_mb=max(self._rss, default=None),
-            rss_mean_mb=statistics.fmean(self._rss) if self._rss else None,
-            gpu_percent=statistics.fmean(percent) if percent else None,
-            gpu_mb=max(used, default=None),
-            gpu_power_w=statistics.fmean(power) if power else None,
-            watcher_cores=self._watching_s / seconds,
+            gpu_percent=max((each for each in percents if each is not None), default=None),
+            gpu_mb=max(self._together(lambda gpu: gpu.used_mb), default=None),
+            gpu_power_w=_mean(self._together(lambda gpu: gpu.power_w)),
+            gpu_clocks_mhz=tuple(
+                _mean(gpu.clock_mhz for gpu in each) for each in zip(*self._gpus, strict=True)
+            ),
         )
 
     def _run(self) -> None:
@@ -156,18 +150,26 @@ class Watch:
                 self._looked = time.monotonic()
                 self._family.look()
             self._read()
-            self._watching_s = time.thread_time()
 
     def _read(self) -> None:
+        self._readings += 1
         if self._family is not None:
             self._family.read_times()
             if (rss := self._family.rss()) is not None:
                 self._rss.append(rss / _MIB)
-        if self._nvml is None or self._gpu is None:
-            self._gpus.append((None, None, None))
-        else:
-            number, nvml = self._gpu, self._nvml
-            self._gpus.append((nvml.percent(number), nvml.used_mb(number), nvml.power_w(number)))
+        if (nvml := self._nvml) is not None:
+            self._gpus.append(
+                [
+                    _Gpu(nvml.percent(n), nvml.used_mb(n), nvml.power_w(n), nvml.clock_mhz(n))
+                    for n in range(len(nvml))
+                ]
+            )
+
+    def _together(self, of: Callable[[_Gpu], float | None]) -> list[float]:
+        """Sums over all GPUs, of the readings in which at least one told it."""
+        rows = ([of(gpu) for gpu in reading] for reading in self._gpus)
+        told = ([value for value in row if value is not None] for row in rows)
+        return [sum(row) for row in told if row]
 
     def _busy_s(self) -> float:
         """Seconds of work of all cores since the machine's start; what others stole is none."""
@@ -176,16 +178,26 @@ class Watch:
         return float(sum(getattr(times, name, 0.0) for name in names))
 
     def _opened(self) -> Nvml | None:
-        if self._gpu is None:
+        if not self._watches_gpus:
             return None
         try:
-            nvml = open_nvml()
+            return open_nvml()
         except NvmlBroken:
             return None  # `machine()` says so, once
-        if nvml is not None and len(nvml) <= self._gpu:
-            nvml.close()
-            return None
-        return nvml
+
+
+class _Gpu(NamedTuple):
+    """What a GPU told at a reading."""
+
+    percent: float | None
+    used_mb: float | None
+    power_w: float | None
+    clock_mhz: float | None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    told = [value for value in values if value is not None]
+    return statistics.fmean(told) if told else None
 
 
 @dataclass
