@@ -173,7 +173,7 @@ def _cell(each: LabelledCard, point: Point | None, baseline: Point | None) -> Ce
         label=each.label,
         figures=point.figures,
         ratios=ratios,
-        share=None if items is None else share_of(card, tower, items),
+        share=None if items is None else share_of(card, point.workload, items),
         per_million=price_of_a_million(card, items),
         p01_cosine=None if fidelity is None else fidelity.p01_cosine,
         samples=point.samples,

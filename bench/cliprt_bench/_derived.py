@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from cliprt_bench._bench_card import BenchCard, Ceiling, Point, Tower
+from cliprt_bench._bench_card import BenchCard, Ceiling, Point, Tower, Workload
 from cliprt_bench._figures import Figure, student_t
 
 # Beyond it exp() overflows.
@@ -98,39 +98,39 @@ def ratio_of(figure: Figure, baseline: Figure) -> Ratio | None:
     return Ratio(value=value, low=value / reach, high=min(value * reach, 1e300), noisy=noisy)
 
 
-def ceilings_of(card: BenchCard, tower: str) -> tuple[Ceiling, ...]:
-    """The ceilings that bound a tower in the card's precision, the lowest first.
+def ceilings_of(card: BenchCard, workload: Workload) -> tuple[tuple[float, Ceiling], ...]:
+    """The ceilings that bound a point in the precision of its tower, the lowest first.
 
     A matrix product bounds only the precision that it was made in: ``matmul_int8`` those that
     begin with ``int8``. All others (decoding, the wire) bound every precision.
+
+    Returns:
+        Each with the items per second that it allows at the point.
     """
-    family = (card.target.precision or "").partition("-")[0]
-    return tuple(
-        sorted(
-            (
-                ceiling
-                for ceiling in card.ceilings
-                if ceiling.items_s.get(tower, 0) > 0
-                and (not ceiling.name.startswith("matmul_") or ceiling.name == f"matmul_{family}")
-            ),
-            key=lambda ceiling: (ceiling.items_s[tower], ceiling.name),
-        )
-    )
+    precision = card.target.precisions.get(workload.tower, card.target.precision)
+    product = f"matmul_{(precision or '').partition('-')[0]}"
+    found = [
+        (most, ceiling)
+        for ceiling in card.ceilings
+        if (most := ceiling.of(workload)) is not None
+        and most > 0
+        and (not ceiling.name.startswith("matmul_") or ceiling.name == product)
+    ]
+    return tuple(sorted(found, key=lambda one: (one[0], one[1].name)))
 
 
-def share_of(card: BenchCard, tower: str, items: Figure) -> Share | None:
+def share_of(card: BenchCard, workload: Workload, items: Figure) -> Share | None:
     """Throughput as a part of the lowest ceiling; None if none was measured, or nothing answered.
 
     Args:
         card: whose ceilings count.
-        tower: that was asked.
+        workload: that was asked.
         items: per second.
     """
-    bounds = ceilings_of(card, tower)
+    bounds = ceilings_of(card, workload)
     if not bounds or items.value <= 0:
         return None
-    lowest = bounds[0]
-    most = lowest.items_s[tower]
+    most, lowest = bounds[0]
     value = items.value / most
     # A ceiling in items is its figure times a number: their spread is the same.
     ratio = ratio_of(items, lowest.figure)

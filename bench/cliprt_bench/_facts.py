@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cliprt_bench._bench_card import BenchCard, Gpu, Machine
+from cliprt_bench._bench_card import BenchCard, Gpu, Machine, Target
 from cliprt_bench._comparable import LabelledCard, machine_in_words, printable
 
 # Of versions, there are many; of settings, some are long.
@@ -15,8 +15,9 @@ def facts_of(each: LabelledCard) -> dict[str, str]:
     machine = card.machine
     facts = {
         "target": printable(card.target.name, 80),
-        "precision": printable(card.target.precision or "", 40),
+        "precision": _precision(card.target),
         "runtime": printable(card.target.runtime or "", 80),
+        "computed on": {"cpu": "CPU", "gpu": "GPU"}.get(card.target.device or "", ""),
         "machine": machine_in_words(machine),
         "CPU clock": "" if not machine.clock_mhz else f"{machine.clock_mhz:,.0f} MHz",
         "GPU": "; ".join(map(_gpu, machine.gpus)),
@@ -28,6 +29,13 @@ def facts_of(each: LabelledCard) -> dict[str, str]:
         "file": each.source,
     }
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def _precision(target: Target) -> str:
+    if len(set(target.precisions.values())) > 1:
+        named = (f"{tower} {precision}" for tower, precision in sorted(target.precisions.items()))
+        return printable(", ".join(named), 80)
+    return printable(target.precision or "", 40)
 
 
 def _gpu(gpu: Gpu) -> str:

@@ -221,27 +221,23 @@ def _roofline(comparison: Comparison) -> Plot | None:
     rows = []
     for series in _series(comparison):
         best = _fastest(series)
-        bounds = [
-            c
-            for c in ceilings_of(comparison.cards[series.card].card, series.tower)
-            if drawable(c.items_s[series.tower])
-        ]
+        card, asked = comparison.cards[series.card].card, series.points[0][0]
+        bounds = [bound for bound in ceilings_of(card, asked) if drawable(bound[0])]
         if best is not None and bounds:
             rows.append((series, best, bounds))
     if not rows:
         return None
     figure, axes = new_figure(height=max(2.0, 0.9 + 0.42 * len(rows)))
-    names = list(dict.fromkeys(c.name for *_, bounds in rows for c in bounds))
+    names = list(dict.fromkeys(c.name for *_, bounds in rows for _, c in bounds))
     styles = ("-", (0, (3, 1.5)), (0, (1, 1)), "-.")
     for place, (series, best, bounds) in enumerate(rows):
-        tower = series.tower
-        lowest = bounds[0].items_s[tower]
+        lowest = bounds[0][0]
         axes.plot([best.value, lowest], [place, place], color=NAMED["line"], lw=5, zorder=1)
         dot(axes, best, place, series.colour, series.marker, size=7)
-        for ceiling in bounds:
+        for most, ceiling in bounds:
             which = names.index(ceiling.name)
             axes.plot(
-                [ceiling.items_s[tower]] * 2,
+                [most] * 2,
                 [place - 0.3, place + 0.3],
                 color=SERIES[(COLOURS - 1 - which) % COLOURS],
                 linestyle=styles[which // COLOURS % len(styles)],

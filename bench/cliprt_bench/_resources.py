@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cliprt_bench._figures import Figure
 
 _HEADINGS = {
+    "capacity_s": "capacity, items/s",
     "offered_s": "offered, items/s",
     "cpu_cores": "busy cores",
     "target_cores": "target's cores",

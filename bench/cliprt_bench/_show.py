@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cliprt._console import out, print_table
-from cliprt_bench._bench_card import BenchCard
+from cliprt_bench._bench_card import BenchCard, Ceiling
 from cliprt_bench._compare_tables import number
 from cliprt_bench._derived import best_within, price_of_a_million
 from cliprt_bench._figures import Figure
@@ -42,7 +44,7 @@ def show(card: BenchCard, *, at_p99_ms: float | None = None) -> None:
                     each.name,
                     f"{each.figure.value:,.0f}{_mark(each.figure)}",
                     each.unit,
-                    ", ".join(f"{tower} {rate:,.0f}" for tower, rate in each.items_s.items()),
+                    ", ".join(_items_of(each)),
                 )
                 for each in card.ceilings
             ],
@@ -56,6 +58,15 @@ def show(card: BenchCard, *, at_p99_ms: float | None = None) -> None:
             console.print(f"! {point.workload.in_words()}: {mark}")
     if not card.complete:
         console.print("! interrupted: this is what was measured until then")
+
+
+def _items_of(ceiling: Ceiling) -> Iterator[str]:
+    """Items per second that it allows, by tower and text length."""
+    for tower, most in ceiling.items_s.items():
+        if tower != "text" or not ceiling.text_items_s:
+            yield f"{tower} {most:,.0f}"
+    for length, most in ceiling.text_items_s.items():
+        yield f"text of {length:,} tokens {most:,.0f}"
 
 
 def _show_best(card: BenchCard, limit_ms: float) -> None:

@@ -284,8 +284,11 @@ def test_tables_show_spread_ratio_and_noise(tmp_path: Path) -> None:
 
 def test_the_cards_table_says_what_a_figure_hangs_on(tmp_path: Path) -> None:
     gpu = msgspec.structs.replace(cards.gpu(), clock_mhz=1980, power_limit_w=450.0)
-    result = run(tmp_path, [card(machine=cards.machine(gpus=(gpu,)))])
+    mixed = cards.target("fp32+bf16", precisions={"image": "bf16", "text": "fp32"}, device="gpu")
+    result = run(tmp_path, [card(machine=cards.machine(gpus=(gpu,)), target=mixed)])
     for words in (
+        "precision          image bf16, text fp32",
+        "computed on        GPU",
         "GPU                24,000 MB, driver 560.1, 1,980 MHz, at most 450 W",
         "CPU clock          2,500 MHz",
         "system             Linux 6.1, Python 3.11.7",

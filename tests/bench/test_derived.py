@@ -67,7 +67,30 @@ def test_a_figure_of_zero_has_no_ratio() -> None:
 )
 def test_products_bound_only_their_own_precision(precision: str | None, names: list[str]) -> None:
     own = full_card(target=cards.target(precision))
-    assert [ceiling.name for ceiling in ceilings_of(own, "image")] == names
+    assert [ceiling.name for _, ceiling in ceilings_of(own, workload())] == names
+
+
+def test_each_tower_is_bounded_in_its_own_precision() -> None:
+    mixed = cards.target("fp32+int8-cpu", precisions={"image": "int8-cpu", "text": "fp32"})
+    own = full_card(target=mixed)
+    found = {tower: ceilings_of(own, workload(tower))[0] for tower in ("image", "text")}
+    assert {tower: ceiling.name for tower, (_, ceiling) in found.items()} == {
+        "image": "matmul_int8",
+        "text": "matmul_fp32",
+    }
+
+
+def test_texts_are_bounded_by_their_length() -> None:
+    ceiling = msgspec.structs.replace(
+        cards.ceiling("loopback", {"image": 90.0}), text_items_s={8: 700.0, 77: 80.0}
+    )
+    own = card(ceilings=(ceiling,))
+    for length, most in ((8, 700.0), (77, 80.0)):
+        share = share_of(own, workload("text", text_length=length), quiet(40.0))
+        assert share is not None
+        assert share.value == pytest.approx(40 / most)
+    assert ceilings_of(own, workload("text", text_length=16)) == ()
+    assert ceilings_of(own, workload("text")) == ()
 
 
 def test_the_share_is_that_of_the_lowest_ceiling() -> None:
@@ -75,7 +98,7 @@ def test_the_share_is_that_of_the_lowest_ceiling() -> None:
         cards.ceiling("matmul_fp32", {"image": 200.0}),
         cards.ceiling("wire", {"image": 500.0}),
     )
-    share = share_of(card(ceilings=ceilings), "image", quiet(100.0))
+    share = share_of(card(ceilings=ceilings), workload(), quiet(100.0))
     assert share is not None
     assert (share.of, share.value) == ("matmul_fp32", pytest.approx(0.5))
 
@@ -85,7 +108,7 @@ def test_the_spread_of_a_share_is_that_of_throughput_and_ceiling() -> None:
     loud = msgspec.structs.replace(ceiling, figure=cards.noisy(7.0))
     reach = []
     for own in (ceiling, loud):
-        share = share_of(card(ceilings=(own,)), "image", quiet(100.0))
+        share = share_of(card(ceilings=(own,)), workload(), quiet(100.0))
         assert share is not None
         assert share.low is not None
         assert share.high is not None
@@ -94,7 +117,7 @@ def test_the_spread_of_a_share_is_that_of_throughput_and_ceiling() -> None:
         assert share.noisy is (own is loud)
     assert reach[1] > 2 * reach[0]
     once = msgspec.structs.replace(ceiling, figure=figure([100.0]))
-    share = share_of(card(ceilings=(once,)), "image", quiet(100.0))
+    share = share_of(card(ceilings=(once,)), workload(), quiet(100.0))
     assert share is not None
     assert (share.value, share.low, share.high) == (0.5, None, None)
 
@@ -103,7 +126,7 @@ def test_the_spread_of_a_share_is_that_of_throughput_and_ceiling() -> None:
 def test_nothing_has_no_share_and_no_price(items: float) -> None:
     found = figure([items, items])
     own = card(ceilings=(cards.ceiling("decode", {"text": 2.0}),), price_per_hour=1.0)
-    assert share_of(own, "image", found) is None
+    assert share_of(own, workload(), found) is None
     assert (price_of_a_million(own, found) is None) == (items == 0)
     assert price_of_a_million(own, None) is None
     assert price_of_a_million(card(), found) is None

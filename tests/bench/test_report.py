@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import bench_cards as cards
+import msgspec
 import pytest
 from bench_cards import card, full_card, point, quiet, workload
 from click.testing import CliRunner
@@ -125,6 +126,18 @@ def test_points_without_the_percentile_are_left_out_and_counted() -> None:
     drawn = plots(card(points))["latency"]
     assert axis(drawn) == "p99"
     assert "1 points without a p99 are left out" in drawn.caption
+
+
+def test_the_roofline_of_a_text_length_has_its_own_ceilings() -> None:
+    ceiling = cards.ceiling("loopback", {})
+    points = [point(workload("text", text_length=n), items=40.0) for n in (8, 77)]
+    own = card(
+        points,
+        ceilings=(msgspec.structs.replace(ceiling, text_items_s={8: 800.0, 77: 80.0}),),
+    )
+    svg = plots(own)["roofline"].svg
+    assert ">5%</text>" in svg
+    assert ">50%</text>" in svg
 
 
 def test_text_lengths_and_loops_have_lines_of_their_own() -> None:
@@ -268,7 +281,7 @@ def hostile(text: str) -> BenchCard:
         machine=cards.machine(
             text, system=text, python=text, libraries={text: text}, gpus=(cards.gpu(text),)
         ),
-        target=cards.target(text, name=text, runtime=text),
+        target=cards.target(text, name=text, runtime=text, precisions={text: text, "text": ""}),
         fidelity={"image": cards.fidelity(0.9), text: cards.fidelity(0.8)},
         inputs=cards.card().inputs.__class__(described=text, sha256="0"),
         model=cards.card().model.__class__(name=text, space="0", dim=1),

@@ -23,6 +23,16 @@ def test_every_point_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert one.ceilings[0].name in printed
 
 
+def test_a_ceiling_is_told_for_each_length_of_text(capsys: pytest.CaptureFixture[str]) -> None:
+    bound = msgspec.structs.replace(
+        ceiling("loopback", {"image": 90.0, "text": 80.0}), text_items_s={8: 7000.0, 77: 80.0}
+    )
+    show(card(ceilings=(bound, ceiling("decode", {"image": 50.0, "text": 60.0}))))
+    printed = capsys.readouterr().out
+    assert "image 90, text of 8 tokens 7,000, text of 77 tokens 80\n" in printed
+    assert "image 50, text 60\n" in printed
+
+
 def test_a_mark_and_an_interrupt_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     marked = msgspec.structs.replace(point(), marks=("Noisy: p99_ms ± 20 %.",))
     show(msgspec.structs.replace(card([marked]), complete=False))
