@@ -21,8 +21,8 @@ from cliprt_bench._resources import resources
 NONE = "–"
 LEGEND = (
     "± is half of the 95 % confidence interval over repeats, as a part of the figure; ~ marks a "
-    "figure too noisy to go by. x is a multiple of the first card's figure with its 95 % interval "
-    "(Welch's, on the logarithms of the repeats)."
+    "figure too noisy to go by. x is a multiple of the first card's figure. In brackets stands its "
+    "95 % interval, or that of a share (Welch's, on the logarithms of the repeats)."
 )
 
 _FIGURES = (
@@ -195,7 +195,11 @@ def plain(cell: Text) -> str:
 def _cards(comparison: Comparison) -> Table:
     facts = [facts_of(each) for each in comparison.cards]
     names = dict.fromkeys(name for own in facts for name in own)
-    rows = [(Text(name), *(Text(own.get(name, NONE)) for own in facts)) for name in names]
+    rows = [
+        (Text(name), *(Text(own.get(name) or NONE) for own in facts))
+        for name in names
+        if any(own.get(name) for own in facts)
+    ]
     return Table("Cards", _columns(comparison, ""), tuple(rows))
 
 

@@ -10,10 +10,10 @@ _LONG = 400
 
 
 def facts_of(each: LabelledCard) -> dict[str, str]:
-    """By name, in the order in which they are shown; what is not known is left out."""
+    """By name, in the order in which they are shown; empty where something is not known."""
     card = each.card
     machine = card.machine
-    facts = {
+    return {
         "target": printable(card.target.name, 80),
         "precision": _precision(card.target),
         "runtime": printable(card.target.runtime or "", 80),
@@ -28,7 +28,6 @@ def facts_of(each: LabelledCard) -> dict[str, str]:
         "measured": printable(card.made, 32),
         "file": each.source,
     }
-    return {name: fact for name, fact in facts.items() if fact}
 
 
 def _precision(target: Target) -> str:

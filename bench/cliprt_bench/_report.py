@@ -159,9 +159,11 @@ def _cards(comparison: Comparison) -> str:
     for index, each in enumerate(comparison.cards):
         baseline = "" if index else " <small>baseline</small>"
         facts = facts_of(each)
-        name = facts.pop("target", "")
+        name = facts.pop("target")
         lines = "".join(
-            f"<dt>{escape(what)}</dt><dd>{escape(value)}</dd>" for what, value in facts.items()
+            f"<dt>{escape(what)}</dt><dd>{escape(value)}</dd>"
+            for what, value in facts.items()
+            if value
         )
         articles.append(
             f'<article style="--own: var(--s{index % COLOURS})"><h3>{escape(each.label)}{baseline}'
