@@ -59,6 +59,14 @@ class Counted:
         return np.zeros((len(items), DIM), np.float32)
 
 
+class Elsewhere(Counted):
+    """Says that it is on another machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.target = target(process="remote")
+
+
 class Marking(Counted):
     """Makes a file, which the environment names, when it is first asked."""
 

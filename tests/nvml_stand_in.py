@@ -36,7 +36,8 @@ def install(
 
     Args:
         patch: takes it away again.
-        uuids: one GPU each; the n-th has n + 1 GiB, of which half is in use.
+        uuids: one GPU each; the n-th has n + 1 GiB, of which half is in use, and is busy for n + 1
+            times 40 per cent of the time.
         start: raised at the start.
         silent: whether the GPUs tell nothing but name and memory.
 
@@ -76,7 +77,10 @@ def install(
     module.nvmlSystemGetDriverVersion = lambda: b"580.1"
     module.nvmlDeviceGetClockInfo = told(1980)
     module.nvmlDeviceGetEnforcedPowerLimit = told(700_000)
-    module.nvmlDeviceGetUtilizationRates = told(SimpleNamespace(gpu=40))
+    busy = told(True)
+    module.nvmlDeviceGetUtilizationRates = lambda device: SimpleNamespace(
+        gpu=busy() and (device + 1) * 40
+    )
     module.nvmlDeviceGetPowerUsage = told(250_500)
     patch.setitem(sys.modules, "pynvml", module)
     patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -39,7 +39,7 @@ REPEATS, SECONDS = 3, 0.5
 # More than caches hold, and on many cores no more than this in all.
 _COPY_BYTES, _COPY_MOST = 64 * 2**20, 2**31
 
-Item: TypeAlias = tuple[Tower, "int | None"]
+Item: TypeAlias = tuple[Tower, int | None]
 """What is embedded: the tower, and tokens of a text; None of pictures and captions as they come."""
 
 _Work = Callable[[], object]

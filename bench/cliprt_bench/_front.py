@@ -52,16 +52,11 @@ class OpenAiFront:
         # The one that was used last is taken first: the others may have been closed meanwhile.
         self._idle: deque[http.client.HTTPConnection] = deque()
         self.bundle, self.process_ids = bundle, process_ids
-        listed = self._ask("GET", "/v1/models", None)
         try:
-            served = listed["data"][0]
-            self._id = served["id"]
-            self.model = Model(name=served["name"], space=served["space"], dim=served["dimensions"])
-            towers: tuple[Tower, ...] = ("image", "text")
-            self.towers = tuple(tower for tower in towers if tower in served["inputs"])
-        except (LookupError, TypeError):
-            raise ServerError(f"{self._host}:{self._port} is no front of cliprt") from None
-        check_bundle(bundle, self.model.space)
+            self._read(self._ask("GET", "/v1/models", None))
+        except BaseException:
+            self.close()
+            raise
         self.target = Target(
             kind="openai",
             name="cliprt OpenAI front",
@@ -71,6 +66,18 @@ class OpenAiFront:
             process=process_of(self._host),
             precisions={} if precision is None else dict.fromkeys(self.towers, precision),
         )
+
+    def _read(self, listed: Any) -> None:
+        """Takes what the front says of its first model."""
+        try:
+            served = listed["data"][0]
+            self._id = served["id"]
+            self.model = Model(name=served["name"], space=served["space"], dim=served["dimensions"])
+            towers: tuple[Tower, ...] = ("image", "text")
+            self.towers = tuple(tower for tower in towers if tower in served["inputs"])
+        except (LookupError, TypeError):
+            raise ServerError(f"{self._host}:{self._port} is no front of cliprt") from None
+        check_bundle(self.bundle, self.model.space)
 
     def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
         return self._embed(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from io import BytesIO
 
+import bench_cards as cards
+import msgspec
 import pytest
 
 import pictures
@@ -12,6 +14,7 @@ from cliprt import Bundle, InvalidInput
 from cliprt._card import ImageSpec
 from cliprt._errors import MissingExtra
 from cliprt_bench import _ceilings, _products
+from cliprt_bench._bench_card import Ceiling
 from cliprt_bench._ceilings import (
     Rate,
     as_ceilings,
@@ -131,7 +134,8 @@ def test_loopback_counts_bytes_and_round_trips() -> None:
     carried, trips = loopback(200_000, 2_048, **SHORT)
     assert well_measured(carried, "loopback", "MB/s")
     assert well_measured(trips, "round_trips", "round trips/s")
-    assert "200000 bytes to 2048" in carried.by
+    assert carried.by == "plain TCP between two processes, 200000 bytes to 2048"
+    assert trips.by == "gRPC between two processes of Python, 200000 bytes to 2048"
 
 
 def test_requests_larger_than_grpcs_own_limit_pass() -> None:
@@ -194,10 +198,11 @@ RATES = [
 
 def test_rates_come_to_items_of_the_towers_that_they_bound() -> None:
     operations = {
-        "image": Operations(floating=10**8, int8=8 * 10**9),
-        "text": Operations(floating=2 * 10**9, int8=0),
+        ("image", None): Operations(floating=10**8, int8=8 * 10**9),
+        ("text", None): Operations(floating=2 * 10**9, int8=0),
     }
-    found = as_ceilings(RATES, operations=operations, item_bytes={"image": 150_000})
+    found = as_ceilings(RATES, operations=operations, item_bytes={("image", None): 150_000})
+    assert not any(ceiling.text_items_s for ceiling in found)
     assert {ceiling.name: ceiling.items_s for ceiling in found} == {
         "matmul_fp32": {"text": 50.0},
         "matmul_int8": {"image": 50.0},
@@ -206,6 +211,28 @@ def test_rates_come_to_items_of_the_towers_that_they_bound() -> None:
         "round_trips": {},
         "memory": {},
     }
+
+
+def test_texts_of_several_lengths_have_a_ceiling_each() -> None:
+    operations = {
+        ("text", 8): Operations(floating=10**9, int8=0),
+        ("text", 77): Operations(floating=10**10, int8=0),
+    }
+    item_bytes = {("text", 8): 300.0, ("text", 77): 600.0}
+    fp32, wire = as_ceilings([RATES[0], RATES[3]], operations=operations, item_bytes=item_bytes)
+    assert fp32.items_s == wire.items_s == {}
+    assert fp32.text_items_s == {8: 100.0, 77: 10.0}
+    assert wire.text_items_s == {8: 1e6, 77: 5e5}
+    texts = {length: cards.workload("text", text_length=length) for length in (8, 77, 16, None)}
+    assert [fp32.of(texts[length]) for length in (8, 77, 16, None)] == [100.0, 10.0, None, None]
+    assert fp32.of(cards.workload("image")) is None
+    assert msgspec.json.decode(msgspec.json.encode(fp32), type=Ceiling) == fp32
+
+
+def test_texts_of_one_length_have_the_tower_s_ceiling() -> None:
+    (fp32,) = as_ceilings(RATES[:1], operations={("text", 8): Operations(10**9, 0)})
+    assert (fp32.items_s, fp32.text_items_s) == ({"text": 100.0}, {8: 100.0})
+    assert fp32.of(cards.workload("text", text_length=8)) == 100.0
 
 
 def test_rates_alone() -> None:

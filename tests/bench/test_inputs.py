@@ -10,6 +10,7 @@ from PIL import Image
 
 from cliprt import Bundle, InvalidInput, Limits
 from cliprt._texts import TextTokenizer
+from cliprt_bench import _inputs
 from cliprt_bench._inputs import drawn_inputs, given_inputs
 
 
@@ -63,8 +64,19 @@ def test_given_ones_are_read(tmp_path: Path) -> None:
     assert given_inputs(tmp_path, captions).record.sha256 != both.record.sha256
 
 
-def test_what_is_not_given_is_drawn() -> None:
+def test_what_is_not_given_is_drawn(tmp_path: Path) -> None:
     assert given_inputs(None, None) == drawn_inputs()
+    Image.new("RGB", (9, 7), "red").save(tmp_path / "a.png")
+    assert given_inputs(tmp_path, None).captions == drawn_inputs(0).captions
+
+
+def test_what_is_given_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: object) -> None:
+        raise AssertionError("a picture was drawn")
+
+    monkeypatch.setattr(_inputs, "drawn", none)
+    Image.new("RGB", (9, 7), "red").save(tmp_path / "a.png")
+    assert len(given_inputs(tmp_path, None).pictures) == 1
 
 
 @pytest.mark.parametrize(

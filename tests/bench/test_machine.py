@@ -7,6 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+import bench_cards as cards
 import msgspec
 import nvml_stand_in
 import psutil
@@ -17,7 +18,15 @@ from hypothesis import strategies as st
 from cliprt._cores import usable_cores
 from cliprt_bench import _machine
 from cliprt_bench._bench_card import Gpu, Machine
-from cliprt_bench._machine import FEATURES, cpu_fields, features, machine, memory_limits
+from cliprt_bench._machine import (
+    FEATURES,
+    cpu_fields,
+    elsewhere,
+    features,
+    machine,
+    memory_limits,
+    with_clocks,
+)
 from cliprt_bench._nvml import visible
 
 CPUINFO = """\
@@ -39,13 +48,12 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_this_machine() -> None:
-    told = machine(also={"tritonserver": "2.50.0"})
+    told = machine()
     assert told.cpu
     assert told.cores == usable_cores()
     assert 0 < told.memory_mb <= psutil.virtual_memory().total / 2**20
     assert told.python == platform.python_version()
     assert told.libraries["numpy"] == metadata.version("numpy")
-    assert told.libraries["tritonserver"] == "2.50.0"
     assert told.load >= 0
     assert msgspec.json.decode(msgspec.json.encode(told), type=Machine) == told
 
@@ -69,10 +77,25 @@ def test_without_a_driver_there_are_no_gpus_and_no_noise() -> None:
 def test_gpus_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = nvml_stand_in.install(monkeypatch)
     assert machine().gpus == (
-        Gpu(name="Stand-in 0", memory_mb=1024, driver="580.1", clock_mhz=1980, power_limit_w=700),
-        Gpu(name="Stand-in 1", memory_mb=2048, driver="580.1", clock_mhz=1980, power_limit_w=700),
+        Gpu(name="Stand-in 0", memory_mb=1024, driver="580.1", power_limit_w=700),
+        Gpu(name="Stand-in 1", memory_mb=2048, driver="580.1", power_limit_w=700),
     )
     assert seen == ["init", "shutdown"]
+
+
+def test_clocks_of_gpus_are_added_once_they_were_read_under_load() -> None:
+    here = cards.machine(gpus=(cards.gpu("one"), cards.gpu("other")))
+    found = with_clocks(here, (1979.6, None)).gpus
+    assert [(gpu.name, gpu.clock_mhz) for gpu in found] == [("one", 1980), ("other", None)]
+    assert with_clocks(here, ()) == here
+    assert with_clocks(cards.machine(), (1980,)).gpus == ()
+
+
+def test_a_machine_elsewhere_is_not_described_as_this_one() -> None:
+    here = cards.machine("A CPU", gpus=(cards.gpu(),))
+    there = elsewhere(here)
+    assert there.cpu == "another machine, asked from A CPU"
+    assert (there.features, there.clock_mhz, there.gpus) == ((), None, ())
 
 
 def test_what_a_gpu_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

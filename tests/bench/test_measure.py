@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import nvml_stand_in
 import pytest
-from bench_subjects import DIM, Counted
+from bench_cards import target
+from bench_subjects import DIM, Counted, Elsewhere
 
 from cliprt import InvalidInput, Overloaded, ServerError
+from cliprt_bench import _measure
 from cliprt_bench._bench_card import Method, Model, Tower, Workload
+from cliprt_bench._figures import figure
 from cliprt_bench._inputs import drawn_inputs
-from cliprt_bench._measure import Measurement
+from cliprt_bench._load import closed_loop, open_loop
+from cliprt_bench._measure import Measurement, settling_s
+from cliprt_bench._trace import Trace
 
 INPUTS = drawn_inputs(3, 5)
 METHOD = Method(warmup_s=0.02, repeat_s=0.1, repeats=2, seed=0, command="cliprt bench latency")
@@ -54,16 +66,50 @@ def test_an_open_loop_keeps_its_rate() -> None:
     (point,) = measurement.points()
     assert point.workload == workload
     assert 0 < point.samples < 60
-    assert point.figures["offered_s"].value == 60
+    # What came is counted: requests at random times are never as many as on average.
+    offered = point.figures["offered_s"]
+    assert len(offered.repeats) == METHOD.repeats
+    assert sum(offered.repeats) * METHOD.repeat_s == pytest.approx(point.samples)
 
 
-def test_a_rate_may_be_a_share_of_what_was_reached() -> None:
+class Asked:
+    """A loop that keeps what it was asked for."""
+
+    def __init__(self, loop: Callable[..., Trace], **more: Any) -> None:
+        self.given: list[dict[str, Any]] = []
+        self._loop, self._more = loop, more
+
+    def __call__(self, send: Callable[[int], None], **given: Any) -> Trace:
+        self.given.append(given)
+        return self._loop(send, **given, **self._more)
+
+
+def test_an_open_loop_is_counted_once_its_queue_has_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = Workload(tower="image", batch=1, concurrency=8, loop="open", rate=2000)
+    monkeypatch.setattr(_measure, "open_loop", loop := Asked(open_loop))
+    Measurement(Counted(), INPUTS, METHOD).run([workload])
+    assert [each["warmup"] for each in loop.given] == [0.05, 0.05]
+
+
+@pytest.mark.parametrize(
+    ("warmup_s", "rate", "settling"),
+    [(1, 20, 5), (1, 50, 2), (1, 1, 5), (1, 1000, 1), (9, 1, 9), (0, 20, 0)],
+)
+def test_how_long_an_open_loop_fills(warmup_s: float, rate: float, settling: float) -> None:
+    method = msgspec.structs.replace(METHOD, warmup_s=warmup_s, repeat_s=5)
+    assert settling_s(rate, method) == settling
+
+
+def test_a_rate_may_be_a_share_of_what_was_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Counted()
     workload = Workload(tower="image", batch=2, concurrency=8, loop="open", share=0.5)
     measurement = Measurement(subject, INPUTS, METHOD)
-    measurement.run([workload], capacities={workload: 80})
+    capacity = figure([150.0, 160.0, 170.0])
+    monkeypatch.setattr(_measure, "open_loop", loop := Asked(open_loop))
+    measurement.run([workload], capacities={workload: capacity})
     (point,) = measurement.points()
-    assert point.figures["offered_s"].value == 80
+    assert [each["rate"] for each in loop.given] == [40, 40]
+    assert point.figures["capacity_s"] == capacity
     assert workload.in_words().startswith("image, batch 2, open loop, 0.5 of capacity")
 
 
@@ -103,6 +149,82 @@ def test_what_was_measured_before_an_interrupt_stays() -> None:
         measurement.run([closed(), closed(batch=2)], interrupt)
     (point,) = measurement.points()
     assert point.workload == closed()
+
+
+def test_an_interrupt_in_a_warm_up_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(send: Callable[[int], None], **given: Any) -> Trace:
+        return dataclasses.replace(closed_loop(send, **given), complete=False)
+
+    monkeypatch.setattr(_measure, "closed_loop", interrupted)
+    subject = Counted()
+    measurement = Measurement(subject, INPUTS, METHOD)
+    with pytest.raises(KeyboardInterrupt):
+        measurement.run([closed(), closed("text")])
+    assert measurement.points() == ()
+    assert {type(item) for items in subject.asked for item in items} == {bytes}
+
+
+def test_bytes_are_those_of_requests_that_were_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overloaded: most requests that came are never sent."""
+    subject = Counted(0.03)
+    subject.target = target(process="other")
+    monkeypatch.setattr(_measure, "tcp_bytes", lambda: (100 * len(subject.asked), 0))
+    monkeypatch.setattr(_measure, "open_loop", Asked(open_loop, patience=0.0))
+    workload = Workload(tower="image", batch=1, concurrency=1, loop="open", rate=400)
+    method = msgspec.structs.replace(METHOD, warmup_s=0)
+    measurement = Measurement(subject, INPUTS, method)
+    measurement.run([workload])
+    (point,) = measurement.points()
+    assert point.samples > 30
+    assert 60 < point.figures["sent_bytes"].value < 140
+
+
+def test_bytes_of_a_connection_that_was_closed_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subject = Counted()
+    subject.target = target(process="other")
+    told = iter([(0, 0), (10**6, 10**6), (10**6, 10**6), (0, 2 * 10**6)])
+    monkeypatch.setattr(_measure, "tcp_bytes", lambda: next(told))
+    measurement = Measurement(subject, INPUTS, METHOD)
+    measurement.run([closed()])
+    figures = measurement.points()[0].figures
+    assert len(figures["sent_bytes"].repeats) == 1
+    assert figures["sent_bytes"].value > 0
+    assert len(figures["received_bytes"].repeats) == 2
+
+
+@pytest.mark.parametrize(
+    ("process", "there"),
+    [("own", {"cpu_cores", "rss_mb"}), ("other", {"cpu_cores", "rss_mb", "target_cores"})],
+)
+def test_processes_are_watched(process: str, there: set[str]) -> None:
+    subject = Counted()
+    subject.target, subject.process_ids = target(process=process), (os.getpid(),)
+    measurement = Measurement(subject, INPUTS, METHOD)
+    measurement.run([closed()])
+    watched = {"cpu_cores", "rss_mb", "target_cores"}
+    assert watched & set(measurement.points()[0].figures) == there
+
+
+def test_nothing_of_this_machine_is_told_of_a_target_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nvml_stand_in.install(monkeypatch)
+    measurement = Measurement(Elsewhere(), INPUTS, METHOD)
+    measurement.run([closed()])
+    figures = set(measurement.points()[0].figures)
+    assert not figures & {"cpu_cores", "rss_mb", "target_cores"}
+    assert not {name for name in figures if name.startswith("gpu_")}
+    assert measurement.gpu_clocks_mhz() == ()
+
+
+def test_clocks_of_gpus_are_those_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml_stand_in.install(monkeypatch)
+    measurement = Measurement(Counted(), INPUTS, METHOD)
+    assert measurement.gpu_clocks_mhz() == ()
+    measurement.run([closed()])
+    assert measurement.gpu_clocks_mhz() == (1980, 1980)
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,25 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 import pytest
+from bench_cards import target
+from bench_subjects import Counted
 from http_front import running_front
 from numpy.typing import NDArray
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from cliprt import Bundle, DeploymentError, InvalidInput, ServerError
 from cliprt._connection import Connection
+from cliprt._names import PRECISION_PARAMETER, ModelNames
+from cliprt_bench import _targets
+from cliprt_bench._front import OpenAiFront
 from cliprt_bench._inputs import drawn_inputs
 from cliprt_bench._targets import (
     Ensembles,
     InProcess,
-    OpenAiFront,
     Served,
     Subject,
     certified,
+    precisions_of,
 )
 from cliprt_triton import TritonServer
 
@@ -78,6 +84,7 @@ def test_all_say_what_they_are(subject: Subject, demo_bundle: Bundle) -> None:
         assert target.runtime is not None
         assert target.runtime.startswith("Triton 2.")
         assert target.precision == "fp32"
+        assert target.device == "cpu"
         assert "max batch" in target.settings["image"]
 
 
@@ -97,20 +104,87 @@ def test_another_bundle_than_the_served_one_is_refused(
 
 
 def test_what_a_certificate_says(demo_bundle: Bundle) -> None:
-    found = certified(demo_bundle, "fp32")
+    found = certified(demo_bundle, {"image": "fp32", "text": "fp32"})
     assert set(found) == {"image", "text"}
     assert 0.9999 < found["image"].p01_cosine <= 1.0001
-    assert certified(demo_bundle, "fp8") == {}
-    assert certified(None, "fp32") == {}
-    assert certified(demo_bundle, None) == {}
+    assert set(certified(demo_bundle, {"image": "fp32", "text": "fp8"})) == {"image"}
+    assert certified(None, {"image": "fp32"}) == {}
+    assert certified(demo_bundle, {}) == {}
+
+
+def test_the_fastest_precision_is_told_by_its_name(demo_bundle: Bundle) -> None:
+    local = InProcess(demo_bundle, "fastest")
+    try:
+        chosen = {tower: local.clip.precision(tower) for tower in local.towers}
+    finally:
+        local.close()
+    assert precisions_of(local) == chosen
+    assert local.target.precision == "+".join(sorted(set(chosen.values())))
+
+
+def test_a_precision_that_there_is_not(demo_bundle: Bundle) -> None:
+    with pytest.raises(InvalidInput, match="precision must be one of"):
+        InProcess(demo_bundle, "fp16")
+
+
+def test_a_precision_for_all_towers() -> None:
+    subject = Counted()
+    assert precisions_of(subject) == {"image": "fp32", "text": "fp32"}
+    subject.target = target(None)
+    assert precisions_of(subject) == {}
+
+
+class Configured:
+    """A channel to a server whose towers are configured as a test says."""
+
+    def __init__(self, **configs: ModelConfig) -> None:
+        self._configs = configs
+
+    def server_version(self, timeout_s: float) -> str:
+        return "2.1"
+
+    def model_config(self, name: str, timeout_s: float) -> ModelConfig:
+        return self._configs[name]
+
+    def close(self) -> None:
+        pass
+
+
+def config(kind: str, precision: str | None = None, backend: str = "onnxruntime") -> ModelConfig:
+    made = ModelConfig(backend=backend)
+    made.instance_group.add(count=1, kind=ModelInstanceGroup.Kind.Value(kind))
+    if precision is not None:
+        made.parameters[PRECISION_PARAMETER].string_value = precision
+    return made
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "precision", "device"),
+    [
+        (config("KIND_CPU", "fp32"), config("KIND_CPU", "fp32"), "fp32", "cpu"),
+        (config("KIND_CPU"), config("KIND_CPU"), None, "cpu"),
+        (config("KIND_CPU", "fp32"), config("KIND_CPU"), None, "cpu"),
+        (config("KIND_CPU", "int8-cpu"), config("KIND_CPU", "fp32"), "fp32+int8-cpu", "cpu"),
+        (config("KIND_GPU", "fp16"), config("KIND_CPU", "fp16"), "fp16", "gpu"),
+        (config("KIND_AUTO", "fp16", "tensorrt"), config("KIND_AUTO", "fp16"), "fp16", "gpu"),
+        (config("KIND_AUTO", "fp32"), config("KIND_CPU", "fp32"), "fp32", None),
+    ],
+)
+def test_only_what_a_server_says_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    image: ModelConfig,
+    text: ModelConfig,
+    precision: str | None,
+    device: str | None,
+) -> None:
+    names = ModelNames("clip")
+    channel = Configured(**{names.image: image, names.text: text})
+    monkeypatch.setattr(_targets, "TritonChannel", lambda connection: channel)
+    towers = ("image", "text")
+    found = _targets._served_target("served", "a name", Connection("host:1"), names, towers)
+    assert (found.precision, found.device, found.process) == (precision, device, "remote")
 
 
 def test_a_front_that_is_not_there() -> None:
     with pytest.raises(DeploymentError, match="127.0.0.1:1 did not answer"):
         OpenAiFront("http://127.0.0.1:1/v1")
-
-
-@pytest.mark.parametrize("url", ["https://host", "http://", "ftp://host"])
-def test_addresses_that_are_no_fronts(url: str) -> None:
-    with pytest.raises(ValueError, match="the address of a front is http://host:port"):
-        OpenAiFront(url)

@@ -46,35 +46,32 @@ def burn(seconds: float) -> None:
 
 
 def test_this_process() -> None:
-    with Watch(gpu=None) as watch:
+    with Watch(gpus=False) as watch:
         burn(0.3)
     seen = watch.seen
-    used = seen.own_cores * seen.seconds
-    assert 0.29 <= used <= 1.0
     assert seen.cpu_cores is not None
     # The system counts in ticks of 10 ms.
     assert seen.cpu_cores * seen.seconds >= 0.25
     assert seen.readings >= 2
-    assert 0 <= seen.watcher_cores < seen.own_cores
-    assert (seen.target_cores, seen.rss_mb, seen.rss_mean_mb) == (None, None, None)
+    assert (seen.target_cores, seen.rss_mb) == (None, None)
     assert (seen.gpu_percent, seen.gpu_mb, seen.gpu_power_w) == (None, None, None)
+    assert seen.gpu_clocks_mhz == ()
 
 
 def test_this_process_as_the_target() -> None:
-    with Watch([os.getpid()], gpu=None) as watch:
+    with Watch([os.getpid()], gpus=False) as watch:
         burn(0.2)
     assert watch.seen.target_cores is not None
     assert watch.seen.target_cores * watch.seen.seconds >= 0.15
     assert watch.seen.rss_mb is not None
-    assert watch.seen.rss_mean_mb is not None
-    assert 1 < watch.seen.rss_mean_mb <= watch.seen.rss_mb
+    assert watch.seen.rss_mb > 1
 
 
 def test_a_child_of_the_target_that_ends_meanwhile() -> None:
     with running("input()\n" + PARENT.format(burn=BURN.format(0.4))) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        with Watch([process.pid], every_s=0.05, gpu=None) as watch:
+        with Watch([process.pid], every_s=0.05, gpus=False) as watch:
             process.stdin.write("go\n")
             assert process.stdout.readline() == "done\n"
         seen = watch.seen
@@ -86,7 +83,7 @@ def test_what_a_target_did_before_does_not_count() -> None:
     with running(PARENT.format(burn=BURN.format(0.6))) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "done\n"
-        with Watch([process.pid], gpu=None) as watch:
+        with Watch([process.pid], gpus=False) as watch:
             time.sleep(0.1)
     assert watch.seen.target_cores is not None
     assert watch.seen.target_cores * watch.seen.seconds < 0.3
@@ -95,7 +92,7 @@ def test_what_a_target_did_before_does_not_count() -> None:
 def test_a_target_that_ends_keeps_what_was_seen_of_it() -> None:
     with (
         running(BURN.format(0.4) + "import time; time.sleep(0.5)") as process,
-        Watch([process.pid], every_s=0.02, gpu=None) as watch,
+        Watch([process.pid], every_s=0.02, gpus=False) as watch,
     ):
         process.wait()
     assert watch.seen.target_cores is not None
@@ -105,18 +102,20 @@ def test_a_target_that_ends_keeps_what_was_seen_of_it() -> None:
 def test_a_target_that_is_not_there_counts_nothing() -> None:
     with running("pass") as process:
         process.wait()
-        with Watch([process.pid], gpu=None) as watch:
+        with Watch([process.pid], gpus=False) as watch:
             pass
     assert watch.seen.target_cores == 0
     assert watch.seen.rss_mb is None
 
 
-def test_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The busiest one's share, and the others of both together."""
     happened = nvml_stand_in.install(monkeypatch)
-    with Watch(gpu=1) as watch:
+    with Watch() as watch:
         pass
     seen = watch.seen
-    assert (seen.gpu_percent, seen.gpu_mb, seen.gpu_power_w) == (40, 1024, 250.5)
+    assert (seen.gpu_percent, seen.gpu_mb, seen.gpu_power_w) == (80, 512 + 1024, 501)
+    assert seen.gpu_clocks_mhz == (1980, 1980)
     assert happened == ["init", "shutdown"]
 
 
@@ -125,13 +124,13 @@ def test_a_gpu_that_tells_only_its_memory(monkeypatch: pytest.MonkeyPatch) -> No
     with Watch() as watch:
         pass
     seen = watch.seen
-    assert (seen.gpu_percent, seen.gpu_mb, seen.gpu_power_w) == (None, 512, None)
+    assert (seen.gpu_percent, seen.gpu_mb, seen.gpu_power_w) == (None, 512 + 1024, None)
+    assert seen.gpu_clocks_mhz == (None, None)
 
 
-@pytest.mark.parametrize("gpus", [(), ("GPU-1",)])
-def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...]) -> None:
-    happened = nvml_stand_in.install(monkeypatch, gpus)
-    with Watch(gpu=1) as watch:
+def test_a_driver_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened = nvml_stand_in.install(monkeypatch, ())
+    with Watch() as watch:
         pass
     assert watch.seen.gpu_mb is None
     assert happened == ["init", "shutdown"]
@@ -145,14 +144,14 @@ def test_a_broken_library_does_not_end_the_measurement(monkeypatch: pytest.Monke
 
 
 def test_an_error_in_the_block_is_passed_on_and_the_watch_ends() -> None:
-    watch = Watch(gpu=None)
+    watch = Watch(gpus=False)
     with pytest.raises(KeyError), watch:
         raise KeyError
     assert watch.seen.readings >= 2
 
 
 def test_nothing_is_told_before_the_end() -> None:
-    with Watch(gpu=None) as watch, pytest.raises(RuntimeError, match="not over"):
+    with Watch(gpus=False) as watch, pytest.raises(RuntimeError, match="not over"):
         _ = watch.seen
 
 
