@@ -304,7 +304,7 @@ def test_what_each_point_took_stands_in_a_table(tmp_path: Path) -> None:
     table = result.output.partition("Load and resources\n")[2].partition("\n\n")[0].splitlines()
     heads, first, second = (re.split(r"  +", line) for line in table)
     assert heads == [
-        *("point", "busy cores", "target's cores", "cores of the generator"),
+        *("point", "busy cores", "target's cores", "generator's cores"),
         *("target's memory, MB", "GPU busy, %"),
     ]
     assert first == [

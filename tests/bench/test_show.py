@@ -57,7 +57,7 @@ def test_what_a_point_took_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     (place,) = (number for number, line in enumerate(lines) if line.startswith("point "))
     assert re.split("  +", lines[place]) == [
-        *("point", "busy cores", "cores of the generator", "its lag p99, ms", "bytes sent/item"),
+        *("point", "busy cores", "generator's cores", "generator's lag p99, ms", "bytes sent/item"),
         *("bytes received/item", "target's memory, MB", "GPU memory, MB"),
     ]
     row = lines[place + 1]
