@@ -33,13 +33,13 @@ _PATH = click.Path(path_type=Path)
     "conditions",
     multiple=True,
     metavar="COND",
-    help="Exit with 1 where this holds, such as 'p99>1.1x' or 'items<200/s'; more than one may be "
-    "given.",
+    help="Exit with 1 where this clearly holds, such as 'p99>1.1x' or 'items<200/s', and with 3 "
+    "where it cannot be said; more than one may be given.",
 )
 @click.option(
     "--strict",
     is_flag=True,
-    help="Noisy and missing points, and failed requests, fail a condition as well.",
+    help="Where it cannot be said (noise, missing figures, failed requests), a condition fails.",
 )
 @click.option("--markdown", type=_PATH, help="Write the tables as Markdown.")
 @click.option("--csv", type=_PATH, help="Write a line for each point and card.")
@@ -62,7 +62,9 @@ def compare(
     Cards of other models, inputs or kinds are refused. Another machine or method is told, and so
     is what is noisy. Conditions are FIGURE OP NUMBER[UNIT]: p50, p90, p95, p99, max (ms), items
     (/s) or rss (MB); >, <, >= or <=; with the unit x a multiple of the first card's figure. All
-    cards but the first are checked; a violation ends with status 1.
+    cards but the first are checked. Status 0: all conditions hold. 1: one is violated, the whole
+    95 % interval is beyond the limit (or, where there is none, the value by a quarter). 3: none is,
+    but of some point it cannot be said.
 
     \b
     cliprt bench compare laptop.json server.json --at-p99 50 --html report.html
@@ -86,8 +88,8 @@ def compare(
         for what, path in (("Markdown", markdown), ("CSV", csv), ("report", html)):
             if path is not None:
                 out().print(f"{what}: {path}")
-    if verdict is not None and verdict.failed:
-        context.exit(1)
+    if verdict is not None and verdict.status:
+        context.exit(verdict.status)
 
 
 def _print(comparison: Comparison, verdict: Verdict | None) -> None:

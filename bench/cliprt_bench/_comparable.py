@@ -20,6 +20,9 @@ BUSY = 0.1
 
 _LONGEST = 120
 
+# Clocks of the same processor that lie further apart than this part are told.
+_CLOCKS = 0.05
+
 
 class LabelledCard(msgspec.Struct, frozen=True, kw_only=True):
     """A card, and how tables and plots call it.
@@ -138,7 +141,9 @@ def _check_pair(first: LabelledCard, other: LabelledCard) -> None:
             f"{two.inputs.sha256[:12]}; measure both with the same inputs"
         )
     shared = {point.workload for point in one.points} & {point.workload for point in two.points}
-    if not shared and not _shared_stages(one, two):
+    # Stages stand beside points, they are no point to compare those at.
+    apart = one.points and two.points
+    if not shared and (apart or not _shared_stages(one, two)):
         raise BenchCardError(
             f"{names} have no point in common: the first has for instance "
             f"'{_example(one)}', the second '{_example(two)}'; measure both with the same "
@@ -178,6 +183,7 @@ def _differences(first: LabelledCard, other: LabelledCard) -> list[str]:
             f"{other.label} was measured by cliprt {printable(two.cliprt)}, "
             f"{first.label} by {printable(one.cliprt)}."
         )
+    notes += _versions_apart(first, other) + _clocks_apart(first, other)
     differing = [
         f"{what} {ours:g} instead of {theirs:g}"
         for what, ours, theirs in (
@@ -202,6 +208,44 @@ def _differences(first: LabelledCard, other: LabelledCard) -> list[str]:
             f"{other.label}."
         )
     return notes
+
+
+def _versions_apart(first: LabelledCard, other: LabelledCard) -> list[str]:
+    one, two = first.card.machine, other.card.machine
+    versions = [{"Python": each.python, **each.libraries} for each in (one, two)]
+    versions[0]["system"], versions[1]["system"] = one.system, two.system
+    if one.gpus and two.gpus:
+        for own, machine in zip(versions, (one, two), strict=True):
+            own["GPU driver"] = ", ".join(dict.fromkeys(gpu.driver for gpu in machine.gpus))
+    theirs, ours = versions
+    apart = [
+        f"{printable(name, 40)} {printable(ours.get(name, 'none'), 60)} instead of "
+        f"{printable(theirs.get(name, 'none'), 60)}"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if not apart:
+        return []
+    return [
+        f"{other.label} was measured with other versions than {first.label}: {', '.join(apart)}."
+    ]
+
+
+def _clocks_apart(first: LabelledCard, other: LabelledCard) -> list[str]:
+    """Of the same processors: those of others say nothing."""
+    one, two = first.card.machine, other.card.machine
+    clocks = [("CPU", one.clock_mhz, two.clock_mhz)] if one.cpu == two.cpu else []
+    for own, theirs in zip(two.gpus, one.gpus, strict=False):
+        if own.name == theirs.name:
+            clocks.append((printable(own.name, 40), theirs.clock_mhz, own.clock_mhz))
+    apart = [
+        f"{name} {there:,.0f} MHz instead of {here:,.0f} MHz"
+        for name, here, there in clocks
+        if here and there and abs(there / here - 1) > _CLOCKS
+    ]
+    if not apart:
+        return []
+    return [f"{other.label} ran at other clocks than {first.label}: {', '.join(apart)}."]
 
 
 def _warnings(each: LabelledCard) -> list[str]:

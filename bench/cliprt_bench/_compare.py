@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 
 import msgspec
 
-from cliprt_bench._bench_card import BenchCard, BenchCardError, Ceiling, Point, Workload
+from cliprt_bench._bench_card import BenchCard, BenchCardError, Point, Workload
 from cliprt_bench._comparable import LabelledCard, check_comparable
-from cliprt_bench._figures import Figure, student_t
-
-# Beyond it exp() overflows.
-_WIDEST = 700.0
+from cliprt_bench._derived import (
+    Ratio,
+    Share,
+    best_within,
+    price_of_a_million,
+    ratio_of,
+    share_of,
+)
+from cliprt_bench._figures import Figure
 
 
 class _Result(msgspec.Struct, frozen=True, kw_only=True):
     """A value object with a JSON form."""
-
-
-class Ratio(_Result, frozen=True):
-    """A figure as a multiple of the baseline's.
-
-    Attributes:
-        value: quotient of the two figures' values.
-        low: lower end of its 95 % confidence interval; None if either was measured once.
-        high: upper end.
-        noisy: whether either figure is noisy.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    noisy: bool
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves 1 out, and neither figure is noisy."""
-        if self.low is None or self.high is None or self.noisy:
-            return False
-        return self.low > 1 or self.high < 1
-
-
-class Share(_Result, frozen=True):
-    """Throughput as a part of what the machine can do at most.
-
-    Attributes:
-        of: name of the ceiling, the lowest that bounds this tower in this precision.
-        ceiling: items per second that it allows.
-        value: 1 is all of it.
-    """
-
-    of: str
-    ceiling: float
-    value: float
 
 
 class Cell(_Result, frozen=True):
@@ -76,7 +43,7 @@ class Cell(_Result, frozen=True):
     figures: dict[str, Figure]
     ratios: dict[str, Ratio]
     share: Share | None
-    per_million: float | None
+    per_million: Figure | None
     p01_cosine: float | None
     samples: int
     errors: int
@@ -165,7 +132,7 @@ def compare_bench_cards(
         )
         for workload in workloads
     )
-    best = () if at_p99_ms is None else _best(rows, at_p99_ms)
+    best = () if at_p99_ms is None else _best([each.card for each in cards], at_p99_ms)
     return Comparison(
         cards=tuple(cards),
         notes=notes,
@@ -173,61 +140,6 @@ def compare_bench_cards(
         at_p99_ms=at_p99_ms,
         best=best,
         stages=_stages([each.card for each in cards]),
-    )
-
-
-def ratio_of(figure: Figure, baseline: Figure) -> Ratio | None:
-    """A figure as a multiple of another.
-
-    The two were measured one after the other, so their repeats are independent. The interval is
-    Welch's, on the logarithms of the repeats: both spreads and both numbers of repeats count. It is
-    laid around the quotient of the values, so that it always holds the ratio that is shown.
-
-    Returns:
-        None if either is not positive.
-    """
-    if figure.value <= 0 or baseline.value <= 0:
-        return None
-    value = figure.value / baseline.value
-    if not 0 < value < math.inf:
-        return None
-    noisy = figure.noisy or baseline.noisy
-    both = (figure.repeats, baseline.repeats)
-    if any(len(repeats) < 2 or min(repeats) <= 0 for repeats in both):
-        return Ratio(value=value, low=None, high=None, noisy=noisy)
-    # Variance of each mean of logarithms, and its degrees of freedom.
-    parts = [
-        (statistics.variance(list(map(math.log, repeats))) / len(repeats), len(repeats) - 1)
-        for repeats in both
-    ]
-    whole = sum(part for part, _ in parts)
-    # Welch and Satterthwaite's degrees of freedom; of shares, whose squares do not vanish.
-    shares = sum((part / whole) ** 2 / degrees for part, degrees in parts) if whole else 0.0
-    if not shares:
-        return Ratio(value=value, low=value, high=value, noisy=noisy)
-    freedom = int(1 / shares)
-    t = student_t(max(freedom, 1))
-    reach = math.exp(min(t * math.sqrt(whole), _WIDEST))
-    return Ratio(value=value, low=value / reach, high=min(value * reach, 1e300), noisy=noisy)
-
-
-def ceilings_of(card: BenchCard, tower: str) -> tuple[Ceiling, ...]:
-    """The ceilings that bound a tower in the card's precision, the lowest first.
-
-    A matrix product bounds only the precision that it was made in: ``matmul_int8`` those that
-    begin with ``int8``. All others (decoding, the wire) bound every precision.
-    """
-    family = (card.target.precision or "").partition("-")[0]
-    return tuple(
-        sorted(
-            (
-                ceiling
-                for ceiling in card.ceilings
-                if ceiling.items_s.get(tower, 0) > 0
-                and (not ceiling.name.startswith("matmul_") or ceiling.name == f"matmul_{family}")
-            ),
-            key=lambda ceiling: (ceiling.items_s[tower], ceiling.name),
-        )
     )
 
 
@@ -256,21 +168,13 @@ def _cell(each: LabelledCard, point: Point | None, baseline: Point | None) -> Ce
             if ratio is not None:
                 ratios[name] = ratio
     items = point.figures.get("items_s")
-    share = per_million = None
-    if items is not None and items.value > 0:
-        bounds = ceilings_of(card, tower)
-        if bounds:
-            most = bounds[0].items_s[tower]
-            share = Share(of=bounds[0].name, ceiling=most, value=items.value / most)
-        if card.price_per_hour is not None:
-            per_million = card.price_per_hour / 3600 / items.value * 1e6
     fidelity = card.fidelity.get(tower)
     return Cell(
         label=each.label,
         figures=point.figures,
         ratios=ratios,
-        share=share,
-        per_million=per_million,
+        share=None if items is None else share_of(card, point.workload, items),
+        per_million=price_of_a_million(card, items),
         p01_cosine=None if fidelity is None else fidelity.p01_cosine,
         samples=point.samples,
         errors=sum(point.errors.values()),
@@ -278,37 +182,29 @@ def _cell(each: LabelledCard, point: Point | None, baseline: Point | None) -> Ce
     )
 
 
-def _best(rows: Sequence[Row], limit: float) -> tuple[BestRow, ...]:
-    groups: dict[tuple[str, int | None], list[Row]] = {}
-    for row in rows:
-        # The best of short texts says nothing about long ones.
-        groups.setdefault((row.workload.tower, row.workload.text_length), []).append(row)
-    found = []
-    for (tower, length), group in groups.items():
-        cells: list[BestCell | None] = []
-        for index in range(len(group[0].cells)):
-            first = cells[0] if cells else None
-            cells.append(_best_cell(group, index, limit, first))
-        found.append(BestRow(tower=tower, text_length=length, cells=tuple(cells)))
-    return tuple(found)
+def _best(cards: Sequence[BenchCard], limit: float) -> tuple[BestRow, ...]:
+    found = [best_within(card.points, limit) for card in cards]
+    keys = sorted({key for own in found for key in own}, key=lambda key: (key[0], key[1] or -1))
+    rows = []
+    for tower, length in keys:
+        points = [own.get((tower, length)) for own in found]
+        first = points[0]
+        cells = tuple(
+            None if point is None else _best_cell(point, first if index else None)
+            for index, point in enumerate(points)
+        )
+        rows.append(BestRow(tower=tower, text_length=length, cells=cells))
+    return tuple(rows)
 
 
-def _best_cell(
-    group: Sequence[Row], index: int, limit: float, first: BestCell | None
-) -> BestCell | None:
-    holding = []
-    for row in group:
-        cell = row.cells[index]
-        if cell is None or cell.errors or not {"items_s", "p99_ms"} <= cell.figures.keys():
-            continue
-        items, p99 = cell.figures["items_s"], cell.figures["p99_ms"]
-        if p99.value <= limit:
-            holding.append((items.value, row.workload, items, p99))
-    if not holding:
-        return None
-    _, workload, items, p99 = max(holding, key=lambda one: one[0])
-    ratio = None if first is None else ratio_of(items, first.items_s)
-    return BestCell(workload=workload, items_s=items, p99_ms=p99, ratio=ratio)
+def _best_cell(point: Point, first: Point | None) -> BestCell:
+    items = point.figures["items_s"]
+    return BestCell(
+        workload=point.workload,
+        items_s=items,
+        p99_ms=point.figures["p99_ms"],
+        ratio=None if first is None else ratio_of(items, first.figures["items_s"]),
+    )
 
 
 def _stages(cards: Sequence[BenchCard]) -> tuple[StageRow, ...]:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
-from cliprt_bench._comparable import (
-    LabelledCard,
-    machine_in_words,
-    printable,
-)
-from cliprt_bench._compare import Cell, Comparison, Ratio, Share
+from cliprt_bench._comparable import LabelledCard, printable
+from cliprt_bench._compare import Cell, Comparison
+from cliprt_bench._derived import Ratio, Share
+from cliprt_bench._facts import facts_of
 from cliprt_bench._figures import Figure
 from cliprt_bench._gate import Verdict
+from cliprt_bench._resources import resources
 
 NONE = "–"
 LEGEND = (
     "± is half of the 95 % confidence interval over repeats, as a part of the figure; ~ marks a "
-    "figure too noisy to go by. x is a multiple of the first card's figure with its 95 % interval "
-    "(Welch's, on the logarithms of the repeats)."
+    "figure too noisy to go by. x is a multiple of the first card's figure. In brackets stands its "
+    "95 % interval, or that of a share (Welch's, on the logarithms of the repeats)."
 )
 
 _FIGURES = (
@@ -52,7 +51,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: one row for each point, one column for each card."""
+    """A table; most have a row for each point and a column for each card."""
 
     title: str
     columns: tuple[str, ...]
@@ -88,10 +87,10 @@ def tables(comparison: Comparison) -> tuple[Table, ...]:
         _per_point(
             comparison,
             "Price of a million items",
-            lambda c: None if c.per_million is None else Text(number(c.per_million)),
+            lambda c: None if c.per_million is None else Text(_spread(c.per_million)),
         )
     )
-    found.append(_stages(comparison))
+    found += [_resources(comparison), _stages(comparison)]
     return tuple(table for table in found if table.rows)
 
 
@@ -121,7 +120,7 @@ def to_markdown(comparison: Comparison, verdict: Verdict | None) -> str:
 def verdict_lines(verdict: Verdict) -> list[str]:
     """What the conditions came to, one line each."""
     lines = [f"violated: {line}" for line in verdict.violations]
-    lines += [f"not counted: {line}" for line in verdict.told]
+    lines += [f"undecided: {line}" for line in verdict.undecided]
     return lines or ["all conditions hold"]
 
 
@@ -147,7 +146,8 @@ def to_csv(comparison: Comparison) -> str:
     )
     fixed = ["card", "source", "target", "precision", "cpu", "tower", "batch", "concurrency"]
     fixed += ["loop", "rate", "share", "text_length", "samples", "errors", "p01_cosine", "ceiling"]
-    fixed += ["share_of_ceiling", "per_million"]
+    spread = ("", "_low", "_high", "_noisy")
+    fixed += [name + end for name in ("share_of_ceiling", "per_million") for end in spread]
     suffixes = ("", "_low", "_high", "_noisy", "_ratio", "_ratio_low", "_ratio_high")
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -164,10 +164,12 @@ def to_csv(comparison: Comparison) -> str:
             line += [point.share]
             line += [point.text_length, cell.samples, cell.errors, cell.p01_cosine]
             share = cell.share
-            line += [None, None] if share is None else [_csv(share.of), share.value]
-            line.append(cell.per_million)
+            line += [None if share is None else _csv(share.of), *_csv_figure(share)]
+            line += _csv_figure(cell.per_million)
             for name in names:
-                line += _csv_figure(cell.figures.get(name), cell.ratios.get(name))
+                ratio = cell.ratios.get(name)
+                line += _csv_figure(cell.figures.get(name))
+                line += [None] * 3 if ratio is None else [ratio.value, ratio.low, ratio.high]
             writer.writerow(line)
     return file.getvalue()
 
@@ -191,24 +193,7 @@ def plain(cell: Text) -> str:
 
 
 def _cards(comparison: Comparison) -> Table:
-    facts = []
-    for each in comparison.cards:
-        card, target = each.card, each.card.target
-        facts.append(
-            {
-                "target": printable(target.name, 60),
-                "runtime": printable(target.runtime or "", 60),
-                "machine": machine_in_words(card.machine),
-                **{
-                    f"p01 cosine, {tower}": f"{card.fidelity[tower].p01_cosine:.5f}"
-                    for tower in ("image", "text")
-                    if tower in card.fidelity
-                },
-                "method": f"{card.method.repeats} repeats of {card.method.repeat_s:g} s",
-                "measured": printable(card.made, 32),
-                "file": each.source,
-            }
-        )
+    facts = [facts_of(each) for each in comparison.cards]
     names = dict.fromkeys(name for own in facts for name in own)
     rows = [
         (Text(name), *(Text(own.get(name) or NONE) for own in facts))
@@ -273,7 +258,10 @@ def _figures(comparison: Comparison, name: str, title: str, more: bool) -> Table
 
 
 def _share_text(share: Share) -> Text:
-    return Text(f"{share.value:.1%}", f"of {printable(share.of, 40)}")
+    main = f"{'~' if share.noisy else ''}{share.value:.1%}"
+    if share.low is not None and share.high is not None:
+        main += f" [{share.low:.1%}, {share.high:.1%}]"
+    return Text(main, f"of {printable(share.of, 40)}")
 
 
 def _per_point(comparison: Comparison, title: str, show: Callable[[Cell], Text | None]) -> Table:
@@ -297,7 +285,8 @@ def _best(comparison: Comparison) -> Table:
                 continue
             text = _figure_text(cell.items_s, cell.ratio, more_is_better=True)
             point = cell.workload.in_words().removeprefix(f"{row.tower}, ")
-            where = f"at {point}, p99 {number(cell.p99_ms.value)} ms"
+            mark = "~" if cell.p99_ms.noisy else ""
+            where = f"at {point}, p99 {mark}{number(cell.p99_ms.value)} ms"
             cells.append(Text(text.main, f"{text.detail}  {where}".lstrip(), text.tone))
         rows.append((Text(f"{row.tower}{length}"), *cells))
     title = f"Throughput at p99 ≤ {comparison.at_p99_ms:g} ms, items/s"
@@ -315,7 +304,21 @@ def _stages(comparison: Comparison) -> Table:
         )
         for row in comparison.stages
     ]
-    return Table("Stages, ms of an item", _columns(comparison, "stage"), tuple(rows))
+    starts = comparison.cards[0].card.kind == "startup"
+    title = "Steps of a start, ms" if starts else "Stages, ms of an item"
+    return Table(title, _columns(comparison, "stage"), tuple(rows))
+
+
+def _resources(comparison: Comparison) -> Table:
+    points = [
+        (f"{cell.label}, {row.workload.in_words()}", cell.figures)
+        for row in comparison.rows
+        for cell in row.cells
+        if cell is not None
+    ]
+    columns, rows = resources(points, _spread)
+    texts = tuple(tuple(Text(text or NONE) for text in row) for row in rows)
+    return Table("Load and resources", columns, texts)
 
 
 def _md(text: str) -> str:
@@ -328,8 +331,7 @@ def _csv(text: str) -> str:
     return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line
 
 
-def _csv_figure(figure: Figure | None, ratio: Ratio | None) -> Sequence[Any]:
-    own = (
-        [None] * 4 if figure is None else [figure.value, figure.low, figure.high, int(figure.noisy)]
-    )
-    return own + ([None] * 3 if ratio is None else [ratio.value, ratio.low, ratio.high])
+def _csv_figure(figure: Figure | Share | None) -> list[Any]:
+    if figure is None:
+        return [None] * 4
+    return [figure.value, figure.low, figure.high, int(figure.noisy)]

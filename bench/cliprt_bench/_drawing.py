@@ -1,8 +1,8 @@
 """How a plot is drawn: matplotlib without a screen, and SVG that can stand in a page.
 
-No text of a card gets into a drawing: letters stand for cards, shapes for towers, and the page's
-own legend says what they mean. Colours are names of the page's style sheet, so that a drawing
-follows its dark and light dress.
+No text of a card gets into a drawing: letters stand for cards, shapes for what was asked, and the
+page's own legend says what they mean. Colours are names of the page's style sheet, so that a
+drawing follows its dark and light dress.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from cliprt_bench._figures import Figure
 COLOURS = 8
 """Colours of the style sheet, ``--s0`` on; more series begin again."""
 
-Shape = Literal["round", "square", "bar", "tick"]
+Shape = Literal["round", "square", "diamond", "triangle", "bar", "tick"]
+
+MARKERS: dict[Shape, str] = {"round": "o", "square": "s", "diamond": "D", "triangle": "^"}
+"""Shapes of points, and what matplotlib calls them."""
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"

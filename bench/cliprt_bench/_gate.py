@@ -1,4 +1,12 @@
-"""``--fail-if``: conditions that make a comparison fail, for someone's CI."""
+"""``--fail-if``: conditions that make a comparison fail, for someone's CI.
+
+The rule: a condition is violated at a point if the figure's value lies beyond the limit and so does
+the whole of its 95 % confidence interval, for a multiple of the first card's figure that of the
+ratio. Where there is no interval, since only all repeats together had enough samples, the value has
+to lie beyond the limit by more than a quarter. A value beyond the limit for which neither holds,
+a figure that a card does not have, and a point where requests failed are undecided: they are told,
+and have an exit status of their own. `--strict` takes all of them for violations.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +18,23 @@ from collections.abc import Sequence
 import msgspec
 
 from cliprt_bench._bench_card import BenchCardError
-from cliprt_bench._compare import Comparison, Row
+from cliprt_bench._compare import Cell, Comparison
 
 GRAMMAR = (
     "FIGURE OP NUMBER[UNIT] with FIGURE one of p50, p90, p95, p99, max, items, rss; OP one of "
     ">, <, >=, <=; UNIT x (times the first card's), or ms, /s, MB; for instance 'p99>1.1x', "
     "'items<0.95x' or 'p99>20ms'"
 )
+
+MARGIN = 1.25
+"""A figure without an interval is beyond a limit if it exceeds it so many times.
+
+A p99 of a thousand samples of an exponential distribution has a standard error of 7 %, the ratio of
+two has 10 %: in one case of twenty chance alone moves it by a fifth.
+"""
+
+VIOLATED, UNDECIDED = 1, 3
+"""Exit statuses; 2 is that of a command line that cannot be read."""
 
 _FIGURES = {
     "p50": ("p50_ms", "ms"),
@@ -59,17 +77,17 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         violations: one line for each point that fails.
-        told: one line for each point that would fail were it not noisy, that was not there to
-            check, or where requests failed.
+        undecided: one line for each point of which it cannot be said: the value is beyond the
+            limit, but not clearly; the figure is not there; or requests failed.
     """
 
     violations: tuple[str, ...]
-    told: tuple[str, ...]
+    undecided: tuple[str, ...]
 
     @property
-    def failed(self) -> bool:
-        """Whether a command should end with exit status 1."""
-        return bool(self.violations)
+    def status(self) -> int:
+        """Exit status of a command: 0 if all conditions hold, ``VIOLATED`` or ``UNDECIDED``."""
+        return VIOLATED if self.violations else UNDECIDED if self.undecided else 0
 
 
 def parse_condition(text: str) -> Condition:
@@ -103,22 +121,23 @@ def parse_condition(text: str) -> Condition:
 def judge(
     comparison: Comparison, conditions: Sequence[Condition], *, strict: bool = False
 ) -> Verdict:
-    """Checks conditions at every point.
+    """Checks conditions at every point, by the rule above.
 
-    All cards but the first are checked, and the first where it is alone. A condition that finds
-    nothing to check is violated: a gate must not pass because nothing was measured.
+    All cards but the first are checked, and the first where it is alone; each at the points that it
+    or the first card has. A condition that finds nothing to check is violated: a gate must not pass
+    because nothing was measured.
 
     Args:
         comparison: cards side by side.
         conditions: what must not be.
-        strict: whether noisy and missing points, and failed requests, fail as well.
+        strict: whether what is undecided is violated.
 
     Raises:
         BenchCardError: a condition is relative, and there is only one card.
     """
     violations: list[str] = []
-    told: list[str] = []
-    doubtful = violations if strict else told
+    undecided: list[str] = []
+    doubtful = violations if strict else undecided
     alone = len(comparison.cards) == 1
     for condition in conditions:
         if condition.relative and alone:
@@ -127,58 +146,79 @@ def judge(
                 f"another, or a limit in {condition.unit}"
             )
         for index in range(0 if alone else 1, len(comparison.cards)):
-            checked = 0
             label = comparison.cards[index].label
+            missing: list[str] = []
+            checked = 0
             for row in comparison.rows:
-                where = f"{label}, {row.workload.in_words()}"
-                found = _check(condition, row, index)
-                if found is None:
-                    if _expected(row, index, condition):
-                        doubtful.append(f"{condition.text}: {where}: not there to check")
+                first, cell = row.cells[0], row.cells[index]
+                if first is None and cell is None:
+                    continue
+                where = f"{condition.text}: {label}, {row.workload.in_words()}"
+                lacking = _lacking(condition, first, cell)
+                if cell is None or lacking:
+                    missing.append(f"{where}: {lacking}")
                     continue
                 checked += 1
-                violated, noisy, words = found
-                if violated and noisy:
-                    doubtful.append(f"{condition.text}: {where}: {words}, but noisy")
-                elif violated:
-                    violations.append(f"{condition.text}: {where}: {words}")
-                elif failed := _failed(row, index):
+                beyond, clear, words = _check(condition, first, cell)
+                if beyond and clear is None:
+                    violations.append(f"{where}: {words}")
+                elif beyond:
+                    doubtful.append(f"{where}: {words}, but {clear}")
+                elif cell.errors:
                     # Fast answers of a server that refuses the rest prove nothing.
-                    doubtful.append(
-                        f"{condition.text}: {where}: holds, but {failed:,} requests failed"
-                    )
-            if not checked:
+                    doubtful.append(f"{where}: holds, but {cell.errors:,} requests failed")
+            if checked:
+                doubtful += missing
+            else:
                 violations.append(f"{condition.text}: {label} has no point to check it at")
-    return Verdict(violations=tuple(violations), told=tuple(told))
+    return Verdict(violations=tuple(violations), undecided=tuple(undecided))
 
 
-def _failed(row: Row, index: int) -> int:
-    cell = row.cells[index]
-    return 0 if cell is None else cell.errors
-
-
-def _expected(row: Row, index: int, condition: Condition) -> bool:
-    """Whether the baseline or the card itself leads one to expect the figure here."""
-    cells = (row.cells[0], row.cells[index])
-    return any(cell is not None and condition.figure in cell.figures for cell in cells)
-
-
-def _check(condition: Condition, row: Row, index: int) -> tuple[bool, bool, str] | None:
-    cell, first = row.cells[index], row.cells[0]
-    if cell is None or condition.figure not in cell.figures:
-        return None
-    figure = cell.figures[condition.figure]
-    shown = f"{_figure(figure.value)} {condition.unit}"
+def _lacking(condition: Condition, first: Cell | None, cell: Cell | None) -> str:
+    """Why a condition cannot be checked at a point; nothing if it can."""
+    if cell is None:
+        return "this point was not measured"
+    if condition.figure not in cell.figures:
+        return f"{condition.figure} is not there to check"
     if not condition.relative:
-        violated = _COMPARE[condition.op](figure.value, condition.number)
-        return violated, figure.noisy, shown
-    if first is None or condition.figure not in first.figures:
-        return None
-    base = first.figures[condition.figure]
-    violated = _COMPARE[condition.op](figure.value, condition.number * base.value)
-    times = f", {figure.value / base.value:.3f}x" if base.value > 0 else ""
-    words = f"{shown} against {_figure(base.value)} {condition.unit}{times}"
-    return violated, figure.noisy or base.noisy, words
+        return ""
+    if first is None:
+        return "the first card has no such point"
+    if condition.figure not in first.figures:
+        return f"{condition.figure} of the first card is not there to compare with"
+    if first.figures[condition.figure].value <= 0:
+        return f"{condition.figure} of the first card is 0, and has no multiples"
+    return ""
+
+
+def _check(condition: Condition, first: Cell | None, cell: Cell) -> tuple[bool, str | None, str]:
+    """Checks a point that lacks nothing.
+
+    Returns:
+        Whether the value is beyond the limit; why that is not clear, None if it is; and the figure
+        in words.
+    """
+    figure = cell.figures[condition.figure]
+    words = f"{_figure(figure.value)} {condition.unit}"
+    value, low, high = figure.value, figure.low, figure.high
+    if condition.relative and first is not None:
+        base, ratio = first.figures[condition.figure], cell.ratios.get(condition.figure)
+        value = figure.value / base.value
+        low, high = (None, None) if ratio is None else (ratio.low, ratio.high)
+        words += f" against {_figure(base.value)} {condition.unit}, {value:.3f}x"
+    if low is not None and high is not None:
+        words += f" [{_figure(low)}, {_figure(high)}]"
+    compare, limit = _COMPARE[condition.op], condition.number
+    beyond = compare(value, limit)
+    upwards = condition.op.startswith(">")
+    end = low if upwards else high
+    if end is not None:
+        clear = None if compare(end, limit) else "its interval reaches the limit"
+    elif compare(value, limit * MARGIN if upwards else limit / MARGIN):
+        clear = None
+    else:
+        clear = f"it has no interval, and is not beyond the limit by {MARGIN - 1:.0%}"
+    return beyond, clear, words
 
 
 def _figure(value: float) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
 
-from cliprt_bench._bench_card import Tower, Workload
+from cliprt_bench._bench_card import Loop, Tower, Workload
 from cliprt_bench._comparable import printable
-from cliprt_bench._compare import Cell, Comparison, ceilings_of
+from cliprt_bench._compare import Cell, Comparison
 from cliprt_bench._compare_tables import number
+from cliprt_bench._derived import ceilings_of
 from cliprt_bench._drawing import (
     COLOURS,
+    MARKERS,
     NAMED,
     SERIES,
     Key,
@@ -32,9 +34,57 @@ from cliprt_bench._figures import Figure
 
 # A cosine nearer to 1 than float32 can tell.
 _FINEST = 1e-7
-_Dots: TypeAlias = "list[tuple[Workload, Cell]]"
-_Series: TypeAlias = tuple[int, Tower, _Dots]
-_MARKERS = {"image": "o", "text": "s"}
+
+_STAGES = (
+    "Stage breakdown",
+    "Where an item's time goes, by stage, in the order of its road; each bar ends at the sum of "
+    "its stages' medians. In process each stage is measured by itself, all but the tower in one "
+    "thread, so that the sum is no latency.",
+)
+_STARTS = (
+    "Steps of a start",
+    "Where the time goes from nothing to the first answers, step after step; each bar ends at the "
+    "sum of its steps' medians.",
+)
+
+# From the highest down: the first that all can show is drawn.
+_PERCENTILES = (99, 95, 90, 50)
+
+
+@dataclass(frozen=True, eq=False)
+class _Series:
+    """Points of a card that may stand in one line: of a tower, a text length and a loop."""
+
+    card: int
+    tower: Tower
+    length: int | None
+    loop: Loop
+    shape: Shape
+    points: tuple[tuple[Workload, Cell], ...]
+
+    @property
+    def colour(self) -> str:
+        return SERIES[self.card % COLOURS]
+
+    @property
+    def marker(self) -> str:
+        return MARKERS[self.shape]
+
+    def dots(self, percentile: int) -> list[tuple[Figure, Figure]]:
+        """Throughput and a percentile of latency, of those points that have both."""
+        name = f"p{percentile}_ms"
+        return [
+            (cell.figures["items_s"], cell.figures[name])
+            for _, cell in self.points
+            if {"items_s", name} <= cell.figures.keys()
+            and drawable(cell.figures["items_s"].value)
+            and drawable(cell.figures[name].value)
+        ]
+
+    def in_words(self) -> str:
+        """What was asked: the tower, its texts, its loop."""
+        length = "" if self.length is None else f", {self.length:,} tokens"
+        return f"{self.tower}{length}{', open loop' if self.loop == 'open' else ''}"
 
 
 def draw_plots(comparison: Comparison) -> tuple[Plot, ...]:
@@ -55,68 +105,65 @@ def draw_plots(comparison: Comparison) -> tuple[Plot, ...]:
 
 
 def _series(comparison: Comparison) -> list[_Series]:
-    """Points by card and tower: number of the card, tower, and its points with their cells."""
-    towers: list[Tower] = sorted({row.workload.tower for row in comparison.rows})
-    found: list[_Series] = []
+    """Points of cards, apart by tower, text length and loop; each of these has a shape."""
+    asked = {_asked(row.workload): None for row in comparison.rows}  # in the order of the rows
+    shapes = tuple(MARKERS)
+    found = []
     for index in range(len(comparison.cards)):
-        for tower in towers:
-            points = [
+        for place, key in enumerate(asked):
+            points = tuple(
                 (row.workload, cell)
                 for row in comparison.rows
-                if row.workload.tower == tower and (cell := row.cells[index]) is not None
-            ]
+                if _asked(row.workload) == key and (cell := row.cells[index]) is not None
+            )
             if points:
-                found.append((index, tower, points))
+                shape = shapes[place % len(shapes)]
+                found.append(_Series(index, *key, shape, points))
     return found
 
 
-def _keys(comparison: Comparison, used: Sequence[tuple[int, str]]) -> tuple[Key, ...]:
+def _asked(workload: Workload) -> tuple[Tower, int | None, Loop]:
+    return workload.tower, workload.text_length, workload.loop
+
+
+def _keys(comparison: Comparison, used: Sequence[_Series]) -> tuple[Key, ...]:
     keys = []
-    for index, tower in used:
-        each = comparison.cards[index]
+    for series in used:
+        each = comparison.cards[series.card]
         precision = printable(each.card.target.precision or "", 24)
         name = printable(each.card.target.name, 28)
         text = " ".join(part for part in (f"{each.label}:", name, precision) if part)
-        shape: Shape = "round" if tower == "image" else "square"
-        keys.append(Key(index % COLOURS, shape, f"{text}, {tower}"))
+        keys.append(Key(series.card % COLOURS, series.shape, f"{text}, {series.in_words()}"))
     return tuple(keys)
 
 
 def _latency(comparison: Comparison) -> Plot | None:
-    figure, axes = new_figure()
-    used = []
-    fell_back = False
-    for index, tower, points in _series(comparison):
-        # Where p99 could not be told, the median says more than nothing; never both in a line.
-        name = "p99_ms" if any("p99_ms" in cell.figures for _, cell in points) else "p50_ms"
-        dots = [
-            (cell.figures["items_s"], cell.figures[name])
-            for _, cell in points
-            if {"items_s", name} <= cell.figures.keys()
-            and drawable(cell.figures["items_s"].value)
-            and drawable(cell.figures[name].value)
-        ]
-        if not dots:
-            continue
-        fell_back |= name == "p50_ms"
-        used.append((index, tower))
-        colour, marker = SERIES[index % COLOURS], _MARKERS[tower]
-        best = _frontier([(x.value, y.value) for x, y in dots])
-        axes.plot(*zip(*best, strict=True), color=colour, marker="", zorder=2)
-        for x, y in dots:
-            dot(axes, x, y, colour, marker, faint=(x.value, y.value) not in best)
-    if not used:
+    drawn = [series for series in _series(comparison) if any(map(series.dots, _PERCENTILES))]
+    if not drawn:
         return None
+    # One for all: a median beside a p99 would look like a faster machine.
+    percentile = max(_PERCENTILES, key=lambda one: sum(bool(each.dots(one)) for each in drawn))
+    used = [series for series in drawn if series.dots(percentile)]
+    figure, axes = new_figure()
+    for series in used:
+        dots = series.dots(percentile)
+        best = _frontier([(x.value, y.value) for x, y in dots])
+        axes.plot(*zip(*best, strict=True), color=series.colour, marker="", zorder=2)
+        for x, y in dots:
+            faint = (x.value, y.value) not in best
+            dot(axes, x, y, series.colour, series.marker, faint=faint)
     logarithmic(axes, "x")
     logarithmic(axes, "y")
-    labels(axes, "items per second", "latency p99, ms" if not fell_back else "latency, ms")
+    labels(axes, "items per second", f"latency p{percentile}, ms")
     caption = (
         "Further right and lower is better. Each dot is a measured point; a line joins the points "
-        "of a card that no other of its points beats in both, fainter dots are beaten. Hollow dots "
-        "are noisy."
+        "of a card, tower and text length that no other of them beats in both, fainter dots are "
+        "beaten. Hollow dots are noisy."
     )
-    if fell_back:
-        caption += " The median stands where there were too few requests for p99."
+    if percentile != _PERCENTILES[0]:
+        caption += f" It is p{percentile} for all, since not all had requests enough for p99."
+    if left_out := sum(len(series.points) - len(series.dots(percentile)) for series in drawn):
+        caption += f" {left_out} points without a p{percentile} are left out."
     return finished(
         figure, "latency", "Latency against throughput", caption, _keys(comparison, used)
     )
@@ -135,23 +182,22 @@ def _scaling(comparison: Comparison) -> Plot | None:
     figure, axes = new_figure()
     used = []
     batches: set[int] = set()
-    for index, tower, points in _series(comparison):
+    for series in _series(comparison):
         best: dict[int, Figure] = {}
-        for workload, cell in points:
+        for workload, cell in series.points:
             items = cell.figures.get("items_s")
-            if workload.loop != "closed" or items is None or not drawable(items.value):
+            if series.loop != "closed" or items is None or not drawable(items.value):
                 continue
             if workload.batch not in best or items.value > best[workload.batch].value:
                 best[workload.batch] = items
         if len(best) < 2:
             continue
-        used.append((index, tower))
+        used.append(series)
         batches |= best.keys()
-        colour = SERIES[index % COLOURS]
         line = sorted(best.items())
-        axes.plot([b for b, _ in line], [f.value for _, f in line], color=colour, zorder=2)
+        axes.plot([b for b, _ in line], [f.value for _, f in line], color=series.colour, zorder=2)
         for batch, items in line:
-            dot(axes, batch, items, colour, _MARKERS[tower])
+            dot(axes, batch, items, series.colour, series.marker)
     if not used:
         return None
     axes.set_xscale("log", base=2)
@@ -165,36 +211,33 @@ def _scaling(comparison: Comparison) -> Plot | None:
         "scaling",
         "Batch scaling",
         "What larger requests bring: the highest throughput of a closed loop at each batch, over "
-        "all numbers of callers and lengths of text. Where a line is flat, a larger batch only "
-        "costs latency. Whiskers are 95 % intervals, hollow dots are noisy.",
+        "all numbers of callers. Where a line is flat, a larger batch only costs latency. Whiskers "
+        "are 95 % intervals, hollow dots are noisy.",
         _keys(comparison, used),
     )
 
 
 def _roofline(comparison: Comparison) -> Plot | None:
     rows = []
-    for index, tower, points in _series(comparison):
-        best = _fastest(points)
-        bounds = [
-            c
-            for c in ceilings_of(comparison.cards[index].card, tower)
-            if drawable(c.items_s[tower])
-        ]
+    for series in _series(comparison):
+        best = _fastest(series)
+        card, asked = comparison.cards[series.card].card, series.points[0][0]
+        bounds = [bound for bound in ceilings_of(card, asked) if drawable(bound[0])]
         if best is not None and bounds:
-            rows.append((index, tower, best, bounds))
+            rows.append((series, best, bounds))
     if not rows:
         return None
     figure, axes = new_figure(height=max(2.0, 0.9 + 0.42 * len(rows)))
-    names = list(dict.fromkeys(c.name for *_, bounds in rows for c in bounds))
+    names = list(dict.fromkeys(c.name for *_, bounds in rows for _, c in bounds))
     styles = ("-", (0, (3, 1.5)), (0, (1, 1)), "-.")
-    for place, (index, tower, best, bounds) in enumerate(rows):
-        lowest = bounds[0].items_s[tower]
+    for place, (series, best, bounds) in enumerate(rows):
+        lowest = bounds[0][0]
         axes.plot([best.value, lowest], [place, place], color=NAMED["line"], lw=5, zorder=1)
-        dot(axes, best, place, SERIES[index % COLOURS], _MARKERS[tower], size=7)
-        for ceiling in bounds:
+        dot(axes, best, place, series.colour, series.marker, size=7)
+        for most, ceiling in bounds:
             which = names.index(ceiling.name)
             axes.plot(
-                [ceiling.items_s[tower]] * 2,
+                [most] * 2,
                 [place - 0.3, place + 0.3],
                 color=SERIES[(COLOURS - 1 - which) % COLOURS],
                 linestyle=styles[which // COLOURS % len(styles)],
@@ -209,10 +252,10 @@ def _roofline(comparison: Comparison) -> Plot | None:
             ha="center",
             fontsize=8,
         )
-    categories(axes, [f"{comparison.cards[i].label} {tower}" for i, tower, *_ in rows])
+    categories(axes, [_category(comparison, series) for series, *_ in rows])
     logarithmic(axes, "x")
     labels(axes, "items per second", "")
-    keys = _keys(comparison, [(i, tower) for i, tower, *_ in rows])
+    keys = _keys(comparison, [series for series, *_ in rows])
     keys += tuple(
         Key((COLOURS - 1 - which) % COLOURS, "tick", f"ceiling: {printable(name, 40)}")
         for which, name in enumerate(names)
@@ -231,16 +274,17 @@ def _roofline(comparison: Comparison) -> Plot | None:
 def _fidelity(comparison: Comparison) -> Plot | None:
     figure, axes = new_figure()
     used = []
-    for index, tower, points in _series(comparison):
-        best = _fastest(points)
-        known = comparison.cards[index].card.fidelity.get(tower)
+    for series in _series(comparison):
+        best = _fastest(series)
+        each = comparison.cards[series.card]
+        known = each.card.fidelity.get(series.tower)
         if best is None or known is None or not math.isfinite(known.p01_cosine):
             continue
-        used.append((index, tower))
+        used.append(series)
         loss = max(1 - known.p01_cosine, _FINEST)
-        dot(axes, best, loss, SERIES[index % COLOURS], _MARKERS[tower], size=8)
+        dot(axes, best, loss, series.colour, series.marker, size=8)
         axes.annotate(
-            comparison.cards[index].label,
+            each.label,
             (best.value, loss),
             xytext=(0, 8),
             textcoords="offset points",
@@ -306,21 +350,27 @@ def _stages(comparison: Comparison) -> Plot | None:
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     axes.grid(axis="x")
-    labels(axes, "milliseconds of an item", "")
+    starts = comparison.cards[0].card.kind == "startup"
+    labels(axes, "milliseconds of a start" if starts else "milliseconds of an item", "")
+    title, caption = _STARTS if starts else _STAGES
     return finished(
         figure,
         "stages",
-        "Stage breakdown",
-        "Where an item's time goes, by stage, in the order of its road; each bar ends at the sum "
-        "of its stages' medians.",
+        title,
+        caption,
         tuple(Key(i % COLOURS, "bar", printable(name, 40)) for i, name in enumerate(names)),
     )
 
 
-def _fastest(points: Sequence[tuple[Workload, Cell]]) -> Figure | None:
+def _fastest(series: _Series) -> Figure | None:
     found = [
         cell.figures["items_s"]
-        for _, cell in points
+        for _, cell in series.points
         if "items_s" in cell.figures and drawable(cell.figures["items_s"].value)
     ]
     return max(found, key=lambda items: items.value, default=None)
+
+
+def _category(comparison: Comparison, series: _Series) -> str:
+    length = "" if series.length is None else f" {series.length:,}"
+    return f"{comparison.cards[series.card].label} {series.tower}{length}"

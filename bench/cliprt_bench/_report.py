@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from cliprt_bench._comparable import machine_in_words, printable
+from cliprt_bench._comparable import printable
 from cliprt_bench._compare import Comparison
 from cliprt_bench._compare_tables import (
     LEGEND,
@@ -20,7 +20,8 @@ from cliprt_bench._compare_tables import (
     verdict_lines,
 )
 from cliprt_bench._drawing import COLOURS, Key, Plot
-from cliprt_bench._gate import Verdict
+from cliprt_bench._facts import facts_of
+from cliprt_bench._gate import UNDECIDED, VIOLATED, Verdict
 from cliprt_bench._plots import draw_plots
 
 _PAGE = """\
@@ -68,7 +69,8 @@ dd {{ margin: 0; min-width: 0; font-variant-numeric: tabular-nums; }}
   border: 1px solid var(--warn-line); border-radius: 10px; font-size: .9rem;
   overflow-wrap: anywhere; }}
 .verdict {{ background: var(--card); border-color: var(--good); margin-top: 0; }}
-.verdict.failed {{ border-color: var(--bad); }}
+.verdict.violated {{ border-color: var(--bad); }}
+.verdict.undecided {{ border-color: var(--warn-line); }}
 figure {{ max-width: 46rem; }}
 figure svg {{ display: block; width: 100%; height: auto; margin: .6rem 0 .4rem; }}
 figure svg * {{ stroke-linejoin: round; stroke-linecap: butt; }}
@@ -81,6 +83,8 @@ figcaption {{ color: var(--soft); font-size: .87rem; }}
 .legend i {{ flex: none; width: .7rem; height: .7rem; background: var(--own); }}
 .legend .round {{ border-radius: 50%; }}
 .legend .bar {{ border-radius: 3px; }}
+.legend .diamond {{ transform: rotate(45deg) scale(.85); }}
+.legend .triangle {{ clip-path: polygon(50% 0, 100% 100%, 0 100%); }}
 .legend .tick {{ width: .22rem; height: .95rem; margin: 0 .24rem; }}
 summary {{ cursor: pointer; margin: 2rem 0 .85rem; color: var(--soft); }}
 summary h2 {{ display: inline; margin: 0; color: var(--ink); }}
@@ -116,7 +120,7 @@ td .worse {{ color: var(--bad); }}
 
 
 # Tables that answer a second question.
-_FOLDED = ("Latency p50", "Share", "Price")
+_FOLDED = ("Latency p50", "Share", "Price", "Load and")
 
 
 def report_page(comparison: Comparison, verdict: Verdict | None = None) -> bytes:
@@ -153,28 +157,17 @@ def report_page(comparison: Comparison, verdict: Verdict | None = None) -> bytes
 def _cards(comparison: Comparison) -> str:
     articles = []
     for index, each in enumerate(comparison.cards):
-        card = each.card
         baseline = "" if index else " <small>baseline</small>"
-        facts = {
-            "precision": printable(card.target.precision or "", 40),
-            "runtime": printable(card.target.runtime or "", 80),
-            "machine": machine_in_words(card.machine),
-            **{
-                f"p01 cosine, {printable(tower, 12)}": f"{fidelity.p01_cosine:.5f}"
-                for tower, fidelity in sorted(card.fidelity.items())
-            },
-            "method": f"{card.method.repeats} repeats of {card.method.repeat_s:g} s",
-            "measured": printable(card.made, 32),
-            "file": each.source,
-        }
+        facts = facts_of(each)
+        name = facts.pop("target")
         lines = "".join(
-            f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
-            for name, value in facts.items()
+            f"<dt>{escape(what)}</dt><dd>{escape(value)}</dd>"
+            for what, value in facts.items()
             if value
         )
         articles.append(
             f'<article style="--own: var(--s{index % COLOURS})"><h3>{escape(each.label)}{baseline}'
-            f"</h3><p>{escape(printable(card.target.name, 80))}</p><dl>{lines}</dl></article>"
+            f"</h3><p>{escape(name)}</p><dl>{lines}</dl></article>"
         )
     return f'<section class="cards" aria-label="Cards">{"".join(articles)}</section>'
 
@@ -188,8 +181,8 @@ def _notes(notes: Sequence[str]) -> str:
 
 def _verdict(verdict: Verdict) -> str:
     lines = "".join(f"<li>{escape(line)}</li>" for line in verdict_lines(verdict))
-    failed = " failed" if verdict.failed else ""
-    return f'<section><h2>Conditions</h2><ul class="notes verdict{failed}">{lines}</ul></section>'
+    outcome = {VIOLATED: " violated", UNDECIDED: " undecided"}.get(verdict.status, "")
+    return f'<section><h2>Conditions</h2><ul class="notes verdict{outcome}">{lines}</ul></section>'
 
 
 def _plots(plots: Sequence[Plot]) -> str:

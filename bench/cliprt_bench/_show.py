@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from cliprt._console import out, print_table
-from cliprt_bench._bench_card import BenchCard, Point
+from cliprt_bench._bench_card import BenchCard, Ceiling
+from cliprt_bench._compare_tables import number
+from cliprt_bench._derived import best_within, price_of_a_million
 from cliprt_bench._figures import Figure
+from cliprt_bench._resources import resources
 
 _LATENCIES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms")
 
@@ -16,7 +19,8 @@ def show(card: BenchCard, *, at_p99_ms: float | None = None) -> None:
 
     Args:
         card: what was measured.
-        at_p99_ms: tell the highest throughput whose 99th percentile holds this limit, too.
+        at_p99_ms: tell the highest throughput whose 99th percentile holds this limit, too, by
+            tower and text length.
     """
     console = out()
     target, machine = card.target, card.machine
@@ -40,16 +44,13 @@ def show(card: BenchCard, *, at_p99_ms: float | None = None) -> None:
                     each.name,
                     f"{each.figure.value:,.0f}{_mark(each.figure)}",
                     each.unit,
-                    ", ".join(f"{tower} {rate:,.0f}" for tower, rate in each.items_s.items()),
+                    ", ".join(_items_of(each)),
                 )
                 for each in card.ceilings
             ],
         )
-    for tower, point in best_within(card.points, at_p99_ms):
-        console.print(
-            f"{tower}: {point.figures['items_s'].value:,.1f} items/s with p99 within "
-            f"{at_p99_ms:g} ms ({point.workload.in_words()})"
-        )
+    if at_p99_ms is not None:
+        _show_best(card, at_p99_ms)
     if any("~" in _mark(found) for point in card.points for found in point.figures.values()):
         console.print("~ too noisy for differences of some per cent; more --repeats help")
     for point in card.points:
@@ -59,49 +60,57 @@ def show(card: BenchCard, *, at_p99_ms: float | None = None) -> None:
         console.print("! interrupted: this is what was measured until then")
 
 
-def best_within(points: Sequence[Point], limit_ms: float | None) -> list[tuple[str, Point]]:
-    """By tower, the point of the highest throughput whose 99th percentile holds a limit.
+def _items_of(ceiling: Ceiling) -> Iterator[str]:
+    """Items per second that it allows, by tower and text length."""
+    for tower, most in ceiling.items_s.items():
+        if tower != "text" or not ceiling.text_items_s:
+            yield f"{tower} {most:,.0f}"
+    for length, most in ceiling.text_items_s.items():
+        yield f"text of {length:,} tokens {most:,.0f}"
 
-    Args:
-        points: of a card; those without a 99th percentile, or with errors, hold no limit.
-        limit_ms: in milliseconds; None asks for nothing.
-    """
-    found: dict[str, Point] = {}
-    for point in points:
-        p99 = point.figures.get("p99_ms")
-        if limit_ms is None or p99 is None or p99.value > limit_ms or point.errors:
+
+def _show_best(card: BenchCard, limit_ms: float) -> None:
+    known = {
+        (point.workload.tower, point.workload.text_length)
+        for point in card.points
+        if "p99_ms" in point.figures
+    }
+    for key, point in best_within(card.points, limit_ms).items():
+        tower, length = key
+        name = tower if length is None else f"{tower}, {length:,} tokens"
+        if point is None:
+            why = "" if key in known else ", there were too few requests for a p99"
+            out().print(f"{name}: no point holds p99 within {limit_ms:g} ms{why}")
             continue
-        best = found.get(point.workload.tower)
-        if best is None or point.figures["items_s"].value > best.figures["items_s"].value:
-            found[point.workload.tower] = point
-    return list(found.items())
+        items, p99 = point.figures["items_s"], point.figures["p99_ms"]
+        out().print(
+            f"{name}: {_number(items)} items/s with p99 within {limit_ms:g} ms "
+            f"({point.workload.in_words()}: {_number(p99)} ms)"
+        )
 
 
 def _show_points(card: BenchCard) -> None:
     prices = card.price_per_hour is not None
     columns = ["", *(name.removesuffix("_ms") for name in _LATENCIES), "items/s", "requests"]
-    columns += ["busy cores", "bytes/item", *(["cost of a million"] if prices else [])]
+    columns += ["cost of a million"] if prices else []
     rows = []
     for point in card.points:
         figures = point.figures
-        latencies = (_number(figures.get(name), "too few") for name in _LATENCIES)
-        row = [point.workload.in_words(), *latencies]
+        row = [point.workload.in_words()]
+        row += [_number(figures.get(name), "too few") for name in _LATENCIES]
         row += [_number(figures.get("items_s")), f"{point.samples:,}"]
-        row += [_number(figures.get("cpu_cores")), _bytes(point)]
-        if card.price_per_hour is not None:
-            rate = figures["items_s"].value if "items_s" in figures else 0.0
-            row.append(f"{card.price_per_hour / 3600 / rate * 1e6:.3g}" if rate else "")
+        if prices:
+            row.append(_number(price_of_a_million(card, figures.get("items_s"))))
         rows.append(row)
     print_table(columns, rows)
-
-
-def _bytes(point: Point) -> str:
-    sent = point.figures.get("sent_bytes")
-    return "" if sent is None else f"{sent.value:,.0f}"
+    named = [(point.workload.in_words(), point.figures) for point in card.points]
+    headings, taken = resources(named, lambda figure: f"{number(figure.value)}{_mark(figure)}")
+    if taken:
+        print_table(headings, taken)
 
 
 def _number(found: Figure | None, none: str = "") -> str:
-    return none if found is None else f"{found.value:,.2f}{_mark(found)}"
+    return none if found is None else f"{number(found.value)}{_mark(found)}"
 
 
 def _mark(found: Figure) -> str:

@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import bench_cards as cards
+import msgspec
 import pytest
 from bench_cards import card, full_card, point, quiet, workload
 from click.testing import CliRunner, Result
@@ -24,8 +26,7 @@ from cliprt_bench._comparable import (
     letters,
     printable,
 )
-from cliprt_bench._compare import Comparison, ceilings_of, compare_bench_cards, ratio_of
-from cliprt_bench._figures import figure
+from cliprt_bench._compare import Comparison, compare_bench_cards
 
 DRAWN = Path(__file__).resolve().parent / "golden" / "drawn_card.json"
 
@@ -101,6 +102,14 @@ def test_cards_of_stages_need_no_points() -> None:
         compared(one, card(kind="stages", points=(), stages={"text": {"decode": quiet(2.0)}}))
 
 
+def test_stages_beside_points_are_no_point_in_common() -> None:
+    stages = {"image": {"decode": quiet(2.0)}}
+    one = card(kind="throughput", stages=stages)
+    two = card([point(workload(batch=64))], kind="throughput", stages=stages)
+    with pytest.raises(BenchCardError, match="no point in common"):
+        compared(one, two)
+
+
 def test_equal_cards_have_no_notes() -> None:
     assert check_comparable(labelled(card(), card())) == ()
 
@@ -134,6 +143,53 @@ def test_what_differs_is_told(other: dict[str, Any], note: str) -> None:
     assert note in notes[0]
 
 
+GPU = cards.gpu()
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "note"),
+    [
+        (
+            {"libraries": {"numpy": "1.26.4", "openvino": "2026.4"}},
+            {"libraries": {"numpy": "2.1.0", "torch": "2.9"}},
+            "B was measured with other versions than A: numpy 2.1.0 instead of 1.26.4, "
+            "openvino none instead of 2026.4, torch 2.9 instead of none.",
+        ),
+        (
+            {},
+            {"python": "3.12.1", "system": "Linux 6.9"},
+            "B was measured with other versions than A: Python 3.12.1 instead of 3.11.7, "
+            "system Linux 6.9 instead of Linux 6.1.",
+        ),
+        (
+            {"gpus": (GPU,)},
+            {"gpus": (msgspec.structs.replace(GPU, driver="570.2"),)},
+            "B was measured with other versions than A: GPU driver 570.2 instead of 560.1.",
+        ),
+        (
+            {},
+            {"clock_mhz": 1800.0},
+            "B ran at other clocks than A: CPU 1,800 MHz instead of 2,500 MHz.",
+        ),
+        (
+            {"gpus": (msgspec.structs.replace(GPU, clock_mhz=1980),)},
+            {"gpus": (msgspec.structs.replace(GPU, clock_mhz=1200),), "clock_mhz": 2450.0},
+            "B ran at other clocks than A: Example GPU 1,200 MHz instead of 1,980 MHz.",
+        ),
+    ],
+)
+def test_other_versions_and_clocks_are_told(
+    one: dict[str, Any], two: dict[str, Any], note: str
+) -> None:
+    given = (card(machine=cards.machine(**more)) for more in (one, two))
+    assert compared(*given).notes == (note,)
+
+
+def test_a_clock_that_is_not_known_is_not_compared() -> None:
+    given = (card(machine=cards.machine(clock_mhz=clock)) for clock in (None, 1800.0))
+    assert compared(*given).notes == ()
+
+
 def test_there_is_a_row_for_each_point_that_any_card_has() -> None:
     one = card([point(workload(batch=8)), point(workload(batch=1))])
     two = card([point(workload("text", text_length=8)), point(workload(batch=1))])
@@ -164,72 +220,6 @@ def test_ratios_are_those_to_the_first_card() -> None:
     assert second.ratios["p99_ms"].clear
 
 
-def test_the_interval_of_a_ratio_is_welchs() -> None:
-    # By hand: logarithms 0, 0.1, 0.2 (variance 0.01) and 1, 1.1, 1.2: standard error
-    # sqrt(2 * 0.01 / 3), 4 degrees of freedom, t = 2.776.
-    ratio = ratio_of(
-        figure([math.exp(x) for x in (1.0, 1.1, 1.2)]), figure([math.exp(x) for x in (0, 0.1, 0.2)])
-    )
-    assert ratio is not None
-    assert ratio.value == pytest.approx(math.e)
-    reach = 2.776 * math.sqrt(0.02 / 3)
-    assert ratio.low == pytest.approx(math.exp(1 - reach), rel=1e-6)
-    assert ratio.high == pytest.approx(math.exp(1 + reach), rel=1e-6)
-
-
-def test_a_single_repeat_has_no_interval() -> None:
-    ratio = ratio_of(figure([2.0]), quiet(1.0))
-    assert ratio is not None
-    assert (ratio.low, ratio.high, ratio.noisy, ratio.clear) == (None, None, True, False)
-
-
-positive = st.floats(min_value=1e-6, max_value=1e9)
-
-
-@given(st.lists(positive, min_size=1, max_size=16), st.lists(positive, min_size=1, max_size=16))
-def test_an_interval_holds_its_ratio(ours: list[float], theirs: list[float]) -> None:
-    ratio = ratio_of(figure(ours), figure(theirs))
-    assert ratio is not None
-    if ratio.low is not None and ratio.high is not None:
-        assert ratio.low <= ratio.value <= ratio.high
-
-
-def test_a_figure_of_zero_has_no_ratio() -> None:
-    assert ratio_of(figure([0.0, 0.0]), quiet(1.0)) is None
-    assert ratio_of(quiet(1.0), figure([0.0, 0.0])) is None
-
-
-@pytest.mark.parametrize(
-    ("precision", "names"),
-    [
-        ("fp32", ["matmul_fp32", "decode"]),
-        ("int8-cpu", ["matmul_int8", "decode"]),
-        ("bf16", ["decode"]),
-        (None, ["decode"]),
-    ],
-)
-def test_products_bound_only_their_own_precision(precision: str | None, names: list[str]) -> None:
-    own = full_card(target=cards.target(precision))
-    assert [ceiling.name for ceiling in ceilings_of(own, "image")] == names
-
-
-def test_the_share_is_that_of_the_lowest_ceiling() -> None:
-    ceilings = (
-        cards.ceiling("matmul_fp32", {"image": 200.0}),
-        cards.ceiling("wire", {"image": 500.0}),
-    )
-    cell = compared(card([point(items=100.0)], ceilings=ceilings)).rows[0].cells[0]
-    assert cell is not None
-    assert cell.share is not None
-    assert (cell.share.of, cell.share.value) == ("matmul_fp32", pytest.approx(0.5))
-
-
-def test_a_price_becomes_that_of_a_million_items() -> None:
-    cell = compared(card([point(items=100.0)], price_per_hour=0.36)).rows[0].cells[0]
-    assert cell is not None
-    assert cell.per_million == pytest.approx(1.0)
-
-
 def test_the_best_point_within_a_limit_is_found() -> None:
     points = [
         point(workload(batch=1), p99=10.0, items=50.0),
@@ -254,6 +244,11 @@ def test_texts_of_other_lengths_do_not_compete() -> None:
     points = [point(workload("text", text_length=length)) for length in (8, 77)]
     rows = compared(card(points), at_p99_ms=60.0).best
     assert [row.text_length for row in rows] == [8, 77]
+
+
+def test_a_point_that_holds_by_a_noisy_p99_is_marked(tmp_path: Path) -> None:
+    result = run(tmp_path, [card([point(p99=cards.noisy(20.0))])], "--at-p99", "50")
+    assert "at batch 1, 1 caller, p99 ~20.0 ms" in result.output
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, math.inf, math.nan])
@@ -285,6 +280,60 @@ def test_tables_show_spread_ratio_and_noise(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "21.0 ±0.9%  1.50x [1.4" in result.output
     assert "~80.0 ±" in result.output
+
+
+def test_the_cards_table_says_what_a_figure_hangs_on(tmp_path: Path) -> None:
+    gpu = msgspec.structs.replace(cards.gpu(), clock_mhz=1980, power_limit_w=450.0)
+    mixed = cards.target("fp32+bf16", precisions={"image": "bf16", "text": "fp32"}, device="gpu")
+    result = run(tmp_path, [card(machine=cards.machine(gpus=(gpu,)), target=mixed)])
+    for words in (
+        "precision          image bf16, text fp32",
+        "computed on        GPU",
+        "GPU                24,000 MB, driver 560.1, 1,980 MHz, at most 450 W",
+        "CPU clock          2,500 MHz",
+        "system             Linux 6.1, Python 3.11.7",
+        "libraries          numpy 1.26.4",
+    ):
+        assert words in result.output
+
+
+def test_what_each_point_took_stands_in_a_table(tmp_path: Path) -> None:
+    figures = {"rss_mb": 900.0, "cpu_cores": 2.0, "generator_cores": 0.1}
+    two = {**figures, "gpu_percent": cards.noisy(70.0), "target_cores": 1.5}
+    result = run(tmp_path, [card([point(figures=figures)]), card([point(figures=two)])])
+    table = result.output.partition("Load and resources\n")[2].partition("\n\n")[0].splitlines()
+    heads, first, second = (re.split(r"  +", line) for line in table)
+    assert heads == [
+        *("point", "busy cores", "target's cores", "generator's cores"),
+        *("target's memory, MB", "GPU busy, %"),
+    ]
+    assert first == [
+        *("A, image, batch 1, 1 caller", "2.00 ±0.9%", "–", "0.100 ±0.9% (5% of busy)"),
+        *("900 ±0.9%", "–"),
+    ]
+    assert second[0] == "B, image, batch 1, 1 caller"
+    assert second[2] == "1.50 ±0.9%"
+    assert second[5].startswith("~70.0 ±")
+
+
+def test_shares_and_prices_show_their_spread(tmp_path: Path) -> None:
+    ceilings = (cards.ceiling("decode", {"image": 200.0}),)
+    given = card([point(items=cards.noisy(100.0))], ceilings=ceilings, price_per_hour=0.36)
+    out = tmp_path / "out.csv"
+    result = run(tmp_path, [given], "--csv", str(out))
+    assert re.search(r"~50\.0% \[\d+\.\d%, \d+\.\d%\]  of decode", result.output)
+    (line,) = csv.DictReader(io.StringIO(out.read_text()))
+    assert float(line["share_of_ceiling_low"]) < 0.5 < float(line["share_of_ceiling_high"])
+    assert float(line["per_million"]) == pytest.approx(1.0)
+    assert line["per_million_noisy"] == line["share_of_ceiling_noisy"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"), [("startup", "Steps of a start, ms"), ("stages", "Stages, ms of an item")]
+)
+def test_steps_of_a_start_are_not_those_of_an_item(tmp_path: Path, kind: str, title: str) -> None:
+    own = card(kind=kind, points=(), stages={"startup": {"import": quiet(900.0)}})
+    assert f"{title}\n" in run(tmp_path, [own]).output
 
 
 def test_markdown_escapes_what_a_card_says(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import bench_cards as cards
+import msgspec
 import pytest
 from bench_cards import card, full_card, point, quiet, workload
 from click.testing import CliRunner
@@ -94,9 +95,105 @@ def test_an_empty_plot_is_left_out(missing: dict[str, Any], left: set[str]) -> N
     assert set(plots(full_card(**missing))) == left
 
 
-def test_the_median_stands_where_p99_is_missing_and_the_caption_says_so() -> None:
-    assert "median stands" in plots(card([point(p99=None)]))["latency"].caption
-    assert "median stands" not in plots(card([point()]))["latency"].caption
+def axis(plot: Plot) -> str:
+    """What its axis of latencies shows."""
+    found = re.search(r">latency (p\d+), ms<", plot.svg)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("second", "shown"),
+    [
+        ({}, "p99"),
+        ({"p99": None, "figures": {"p95_ms": 13.0}}, "p95"),
+        ({"p99": None}, "p50"),
+        ({"p50": None}, "p99"),
+        # One that has no latency at all decides nothing.
+        ({"p50": None, "p99": None}, "p99"),
+    ],
+)
+def test_latency_is_of_one_percentile_for_all_cards(second: dict[str, Any], shown: str) -> None:
+    first = point(figures={"p95_ms": 13.0, "p90_ms": 12.0})
+    drawn = plots(card([first]), card([point(**second)]))["latency"]
+    assert axis(drawn) == shown
+    assert (f"It is {shown} for all" in drawn.caption) is (shown != "p99")
+    assert "left out" not in drawn.caption
+
+
+def test_points_without_the_percentile_are_left_out_and_counted() -> None:
+    points = [point(), point(workload(batch=2), p99=None), point(workload(batch=4))]
+    drawn = plots(card(points))["latency"]
+    assert axis(drawn) == "p99"
+    assert "1 points without a p99 are left out" in drawn.caption
+
+
+def test_the_roofline_of_a_text_length_has_its_own_ceilings() -> None:
+    ceiling = cards.ceiling("loopback", {})
+    points = [point(workload("text", text_length=n), items=40.0) for n in (8, 77)]
+    own = card(
+        points,
+        ceilings=(msgspec.structs.replace(ceiling, text_items_s={8: 800.0, 77: 80.0}),),
+    )
+    svg = plots(own)["roofline"].svg
+    assert ">5%</text>" in svg
+    assert ">50%</text>" in svg
+
+
+def test_text_lengths_and_loops_have_lines_of_their_own() -> None:
+    def of(**more: Any) -> BenchCard:
+        points = [point(workload("text", batch, **more), items=50.0 * batch) for batch in (1, 2)]
+        return card([*own.points, *points], ceilings=own.ceilings)
+
+    own = card(
+        [
+            point(workload("text", batch, text_length=8), p99=1.0, items=500.0 * batch)
+            for batch in (1, 2)
+        ],
+        ceilings=(cards.ceiling("decode", {"text": 5000.0}),),
+    )
+    words = {
+        "A: cliprt fp32, text, 8 tokens, open loop": {"loop": "open", "text_length": 8},
+        "A: cliprt fp32, text, 77 tokens": {"text_length": 77},
+        "A: cliprt fp32, text": {},
+    }
+    for text, more in words.items():
+        drawn = plots(of(**more))
+        for name in ("latency", "roofline", "fidelity"):
+            keys = [key for key in drawn[name].legend if key.shape != "tick"]
+            assert {key.text for key in keys} == {"A: cliprt fp32, text, 8 tokens", text}
+            assert len({key.shape for key in keys}) == 2
+        # Of each the fastest, none by the other.
+        assert ">20%</text>" in drawn["roofline"].svg
+        assert ">2%</text>" in drawn["roofline"].svg
+
+
+@pytest.mark.parametrize(
+    ("kind", "axis", "title"),
+    [
+        ("startup", "milliseconds of a start", "Steps of a start"),
+        ("stages", "milliseconds of an item", "Stage breakdown"),
+    ],
+)
+def test_steps_of_a_start_are_not_those_of_an_item(kind: str, axis: str, title: str) -> None:
+    own = card(kind=kind, points=(), stages={"startup": {"import": quiet(900.0)}})
+    drawn = plots(own)["stages"]
+    assert f">{axis}</text>" in drawn.svg
+    assert drawn.title == title
+
+
+@pytest.mark.parametrize(
+    ("verdict", "dress"),
+    [
+        (Verdict(violations=(), undecided=()), "notes verdict"),
+        (Verdict(violations=("a",), undecided=("b",)), "notes verdict violated"),
+        (Verdict(violations=(), undecided=("b",)), "notes verdict undecided"),
+    ],
+)
+def test_conditions_are_dressed_by_what_they_came_to(verdict: Verdict, dress: str) -> None:
+    own = card(kind="stages", points=(), stages={"image": {"decode": quiet(1.0)}})
+    page = Page(report_page(compared(own), verdict))
+    assert dress in [attributes.get("class") for _, attributes in page.elements]
 
 
 def test_a_legend_names_each_card_and_tower() -> None:
@@ -181,8 +278,10 @@ def hostile(text: str) -> BenchCard:
     return full_card(
         cliprt=text,
         made=text,
-        machine=cards.machine(text, gpus=(cards.gpu(text),)),
-        target=cards.target(text, name=text, runtime=text),
+        machine=cards.machine(
+            text, system=text, python=text, libraries={text: text}, gpus=(cards.gpu(text),)
+        ),
+        target=cards.target(text, name=text, runtime=text, precisions={text: text, "text": ""}),
         fidelity={"image": cards.fidelity(0.9), text: cards.fidelity(0.8)},
         inputs=cards.card().inputs.__class__(described=text, sha256="0"),
         model=cards.card().model.__class__(name=text, space="0", dim=1),
@@ -197,14 +296,14 @@ def hostile(text: str) -> BenchCard:
 
 @pytest.fixture(scope="module")
 def harmless() -> Page:
-    verdict = Verdict(violations=("plain",), told=("plain",))
+    verdict = Verdict(violations=("plain",), undecided=("plain",))
     return Page(report_page(compared(hostile("plain"), at_p99_ms=50.0), verdict))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_what_a_card_says_is_only_text(text: str, harmless: Page) -> None:
     given = compared(hostile(text), at_p99_ms=50.0)
-    verdict = Verdict(violations=(text,), told=(text,))
+    verdict = Verdict(violations=(text,), undecided=(text,))
     page = Page(report_page(given, verdict))
     assert page.open == []
     # The same elements as of a harmless card: none was added, none swallowed.
@@ -240,7 +339,7 @@ def test_headings_and_tables_can_be_found_without_eyes() -> None:
     page = Page(report_page(compared(full_card(), full_card(2.0), at_p99_ms=50.0)))
     tags = [tag for tag, _ in page.elements]
     assert tags.count("h1") == 1
-    assert tags.count("table") == tags.count("thead") == 7
+    assert tags.count("table") == tags.count("thead") == 8
     assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
     assert tags.count("figure") == tags.count("figcaption") == tags.count("svg") == 5
 
