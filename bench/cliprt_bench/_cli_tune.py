@@ -209,7 +209,7 @@ def _tuned(bundle: Bundle, result: Result, settings: Mapping[str, Any], load: st
 
     goal = result.goal
     losses = {
-        precision: in_words(certified(bundle, precision))
+        precision: in_words(certified(bundle, dict.fromkeys(("image", "text"), precision)))
         for precision in {trial.candidate.precision for trial in result.trials}
         if precision != _PRECISIONS[0]
     }

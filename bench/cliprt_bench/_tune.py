@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._errors import InvalidInput
-from cliprt_bench._compare import ratio_of
+from cliprt_bench._derived import ratio_of
 from cliprt_bench._figures import Figure, enough_for, figure
 from cliprt_bench._trace import PERCENTILES, percentile_of
 from cliprt_triton import Policy
