@@ -62,7 +62,7 @@ def main() -> None:
                 # Requests that nobody waits for are what a server gets.
                 card(
                     "load", out / f"served-{precision}-load.json", *served, *QUICK,
-                    "--no-ceilings", "--share", "0.5,0.9", "--seconds", "4",
+                    "--no-ceilings", "--share", "0.5,0.9", "--seconds", "3",
                 )  # fmt: skip
     for kind in KINDS:
         compare(out, kind)
@@ -73,11 +73,11 @@ def main() -> None:
 def measure_all(out: Path, name: str, target: Sequence[str]) -> None:
     """The cards that every way of asking has."""
     card(
-        "throughput", out / f"{name}-throughput.json", *target, *QUICK, "--seconds", "1.5",
+        "throughput", out / f"{name}-throughput.json", *target, *QUICK, "--seconds", "1",
         "--batch", "1,4,16", "--concurrency", "1,4", "--text-length", "16",
     )  # fmt: skip
     once = (*target, *QUICK, "--no-ceilings")
-    card("latency", out / f"{name}-latency.json", *once, "--batch", "1", "--seconds", "4")
+    card("latency", out / f"{name}-latency.json", *once, "--batch", "1", "--seconds", "3")
 
 
 def card(kind: str, path: Path, *words: str) -> None:
