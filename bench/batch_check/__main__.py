@@ -57,6 +57,7 @@ KEPT = Path(tempfile.gettempdir(), "cliprt-batch-check")
 PRECISIONS = ("fp32", "int8-cpu")
 DECODE, ENCODE, RIVAL = "decoding alone", "encoding alone", "transformers"
 EMBED, RAY = "cliprt embed", "cliprt embed --engine ray"
+ENGINES = {EMBED: "local", RAY: "ray"}
 # The least parts of the ceiling, and the least multiples of the rival, that are promised.
 GOALS = {(EMBED, "fp32"): 0.9, (RAY, "fp32"): 0.85}
 RIVAL_GOALS = {(EMBED, "int8-cpu"): 2.5}
@@ -130,9 +131,8 @@ class Check:
             partial(self._rival, self._list("few.txt", few), few),
         ]
         for precision in self._precisions:
-            jobs = [EMBED]
-            if precision == self._precisions[0] and not self._arguments.no_ray:
-                jobs.append(RAY)
+            jobs = [EMBED, RAY] if precision == self._precisions[0] else [EMBED]
+            jobs = [name for name in jobs if self._arguments.engine in (None, ENGINES[name])]
             blocks.append(partial(self._jobs, jobs, precision, files, paths))
         for block in reversed(blocks) if number % 2 else blocks:
             block()
@@ -331,7 +331,9 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=PRECISIONS, action="append", help="may be given twice; both if not"
     )
-    parser.add_argument("--no-ray", action="store_true", help="else in the first precision")
+    parser.add_argument(
+        "--engine", choices=ENGINES.values(), help="only this one; ray is in the first precision"
+    )
     parser.add_argument("--texts", type=int, metavar="N", help="watch the memory over N captions")
     parser.add_argument("--json", action="store_true", help="for machines")
     arguments = parser.parse_args()
