@@ -18,6 +18,8 @@ CHECKPOINT = Path(__file__).resolve().parent.parent.parent / "demo" / "checkpoin
 CALIBRATION_ITEMS = 64
 # What the memory may grow by after the first tenth, in megabytes: as for servers in soak_check.
 LIMIT_MB = 100
+# Each tenth of the run needs some readings.
+EVERY_S = 2.0
 # A shorter run spends its first tenth with loading.
 SETTLED_S = 30
 
@@ -65,7 +67,7 @@ def watch_texts(folder: Path, count: int, precision: str, as_json: bool) -> bool
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "cliprt", "embed", str(captions), "--what", "text", "--json"]
     command += ["--bundle", str(bundle), "--precision", precision, "--out", str(out)]
-    run = watched(command, folder / "texts.log")
+    run = watched(command, folder / "texts.log", every_s=EVERY_S)
     shutil.rmtree(out)
     told = json.loads(run.output)
     if told["embedded"] != count:

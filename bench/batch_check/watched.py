@@ -35,8 +35,8 @@ class Run:
         return max((memory for _, memory in self.memory_mb), default=0.0)
 
 
-# Adding up the pages of a gigabyte takes some 20 ms, of processor time and of the process.
-EVERY_S = 5.0
+# Adding up the pages of Ray's processes takes some 200 ms, of processor time and of theirs.
+EVERY_S = 15.0
 
 
 def watched(command: list[str], log: Path, *, every_s: float = EVERY_S) -> Run:
