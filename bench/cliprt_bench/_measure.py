@@ -22,6 +22,9 @@ from cliprt_bench._trace import Trace
 from cliprt_bench._watch import Watch, Watched
 from cliprt_bench._wire import tcp_bytes
 
+# Requests of each caller that a window of a closed loop has, unless they take longer than that.
+_LEAST, _LONGEST_S = 4, 30.0
+
 # Requests of a warm-up at least, however long it takes.
 _WARM = 3
 
@@ -54,6 +57,7 @@ class Measurement:
         self._seen: dict[Workload, _Seen] = {}
         self._senders: dict[Workload, Callable[[int], None]] = {}
         self._rates: dict[Workload, float] = {}
+        self._settling_s: dict[Workload, float] = {}
         self._capacities: dict[Workload, Figure] = {}
 
     def run(
@@ -125,7 +129,16 @@ class Measurement:
     def _loop(self, workload: Workload, seconds: float, seed: int) -> Trace:
         send = self._senders[workload]
         if workload.loop == "closed":
-            return closed_loop(send, callers=workload.concurrency, seconds=seconds)
+            # Callers that all begin at once wait in a row at first, and of requests that a window
+            # cuts off a share counts: neither is true of slow requests in a short window.
+            return closed_loop(
+                send,
+                callers=workload.concurrency,
+                seconds=seconds,
+                least=_LEAST * workload.concurrency,
+                longest=max(seconds, _LONGEST_S),
+                warmup=self._settling_s.get(workload, 0.0),
+            )
         rate = self._rates[workload]
         return open_loop(
             send,
@@ -146,6 +159,10 @@ class Measurement:
                 callers=workload.concurrency if workload.loop == "closed" else 1,
                 seconds=self._method.warmup_s,
             )
+            answered = trace.latencies_ms[np.isfinite(trace.latencies_ms)]
+            if workload.loop == "closed" and len(answered):
+                settled_s = 2 * float(np.median(answered)) / 1000
+                self._settling_s[workload] = min(settled_s, _LONGEST_S)
             if not trace.complete:  # the loop keeps Ctrl-C for itself, and nothing of it counts
                 raise KeyboardInterrupt
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import nvml_stand_in
 import pytest
 from bench_cards import target
 from bench_subjects import DIM, Counted, Elsewhere
+from numpy.typing import NDArray
 
 from cliprt import InvalidInput, Overloaded, ServerError
 from cliprt_bench import _measure
@@ -50,6 +53,28 @@ def test_all_inputs_take_their_turn() -> None:
     subject = Counted()
     Measurement(subject, INPUTS, METHOD).run([closed(batch=2)])
     assert {item for items in subject.asked for item in items} == set(INPUTS.pictures)
+
+
+class OneByOne(Counted):
+    """Works at one request at a time, in the order in which they come."""
+
+    def __init__(self, pause_s: float) -> None:
+        super().__init__(pause_s)
+        self._row = threading.Lock()
+
+    def _answer(self, items: Sequence[object]) -> NDArray[np.float32]:
+        with self._row:
+            return super()._answer(items)
+
+
+def test_requests_that_take_longer_than_a_window_are_not_counted_too_often() -> None:
+    subject = OneByOne(0.05)  # four callers wait for 0.2 s, the window has 0.1 s
+    measurement = Measurement(subject, INPUTS, METHOD)
+    measurement.run([closed(callers=4)])
+    (point,) = measurement.points()
+    # All four waiting from one moment on look like twice as many as can be answered.
+    assert max(point.figures["items_s"].repeats) < 1.1 / 0.05
+    assert point.samples >= 4 * 4 * METHOD.repeats
 
 
 def test_as_many_callers_as_asked() -> None:
