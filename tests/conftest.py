@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,18 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import arrays, texts
 from checkpoints import SMALL, VIT_B_32, write_checkpoint
 from hypothesis import settings
 from numpy.typing import NDArray
+from PIL import Image
 from wire_models import write_wire_repository
 
 from cliprt import Bundle, Client, open_bundle
-from cliprt_export import export_checkpoint
+from cliprt_export import Bars, export_checkpoint
 from cliprt_triton import TritonServer, write_repository
 
 # How long an example takes is the machine's affair.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# A shell lets its background jobs, and all that they start, ignore Ctrl-C, which tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -57,6 +64,24 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_bundle(small_checkpoint: Path) -> Bundle:
     return export_checkpoint(str(small_checkpoint), small_checkpoint.parent / "bundle")
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small bundle that also has towers in int8-cpu."""
+    folder = tmp_path_factory.mktemp("int8")
+    calibrate = folder / "calibrate"
+    calibrate.mkdir()
+    for number, pixels in enumerate(arrays(24, 40)):
+        Image.fromarray(pixels).save(calibrate / f"{number}.png")
+    (calibrate / "captions.txt").write_text("\n".join(texts(24)[:24]) + "\n")
+    return export_checkpoint(
+        str(small_checkpoint),
+        folder / "bundle",
+        precisions=["int8-cpu"],
+        calibrate=calibrate,
+        bars=Bars(min_cosine={"fp32": 0.999, "int8-cpu": 0.5}),
+    )
 
 
 @dataclass(frozen=True)

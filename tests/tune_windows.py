@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -43,6 +43,20 @@ def by_formula(
             window(items_s(candidate) * s, late_ms(candidate) / s, requests=requests)
             for s in speeds
         ]
+
+    return measure
+
+
+def interrupted(measured: Measure, after: int) -> Measure:
+    """Ctrl-C comes when so many candidates were measured."""
+    calls = 0
+
+    def measure(candidate: Candidate, numbers: range) -> Sequence[Window]:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise KeyboardInterrupt
+        return measured(candidate, numbers)
 
     return measure
 

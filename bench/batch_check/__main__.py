@@ -6,10 +6,12 @@ all alike; a round has files of its own, read once before. A rate is the median 
 ratio that of the ratios within each.
 
 The ceiling is the slower one of decoding alone and encoding alone, each with all cores. Encoding,
-which is the slower one here, is measured before and behind every job; the mean counts. Where both
-have to share the cores, as on a CPU, the sum of their times bounds any pipeline: that share is told
-too. A job's own rate counts all from its listing to its manifest, not the loading of the model; its
-processor time and the rate by the clock on the wall are those of the whole command.
+which is the slower one here, is measured by turns with every job: each 45 seconds all processes of
+the job are stopped while it runs, since a machine that others use is faster in one minute than in
+the next one; the mean counts. Where both have to share the cores, as on a CPU, the sum of their
+times bounds any pipeline: that share is told too. A job's own rate counts all from its listing to
+its manifest, not the loading of the model; its processor time and the rate by the clock on the wall
+are those of the whole command. Seconds in which it was stopped are left out.
 
 Each precision has goals of its own. In float32 the tower takes nearly all of the cores' time, so
 that the share of the ceiling tells what the pipeline loses; in int8 it is so fast that decoding, on
@@ -29,9 +31,11 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -79,7 +83,7 @@ class Seen:
         peak_mb: most memory of all its processes.
         stages: shares of a job's stages.
         slowest: stage of a job.
-        encoding: what encoding alone reached, on average of just before a job and just after it.
+        encoding: what encoding alone reached, by turns with a job, on average.
     """
 
     rates: list[float] = field(default_factory=list)
@@ -93,7 +97,8 @@ class Seen:
     def add(self, run: Run, items: int) -> dict[str, Any]:
         """Puts down a run; returns what it printed."""
         told: dict[str, Any] = json.loads(run.output)
-        self.rates.append(told["rate"])
+        rate: float = told["rate"]
+        self.rates.append(rate / (1 - rate * run.stopped_s / items))
         self.walls.append(items / run.wall_s)
         self.processor_ms.append(run.processor_s / items * 1000)
         self.peak_mb.append(run.peak_mb)
@@ -127,7 +132,7 @@ class Check:
         files = self._list("all.txt", paths)
         few = paths[: self._arguments.rival_files]
         blocks: list[Callable[[], None]] = [
-            partial(self._ceiling, "decode", DECODE, "", files),
+            partial(self._decoding, files),
             partial(self._rival, self._list("few.txt", few), few),
         ]
         for precision in self._precisions:
@@ -139,35 +144,57 @@ class Check:
         self._agree(len(few))
         shutil.rmtree(self._work)
 
+    def _decoding(self, files: Path) -> None:
+        with self._ceiling("decode", files, PRECISIONS[0]) as rate:
+            self.seen.setdefault((DECODE, ""), Seen()).rates.append(rate())
+        self._tell(DECODE, "")
+
     def _jobs(self, names: list[str], precision: str, files: Path, paths: list[Path]) -> None:
-        """Jobs one after the other, with encoding alone before, between and behind them.
+        alone = self.seen.setdefault((ENCODE, precision), Seen())
+        with self._ceiling("encode", files, precision) as rate:
+            for name in names:
+                turns = [rate()]
+                self._embed(name, precision, files, paths, lambda turns=turns: turns.append(rate()))
+                turns.append(rate())
+                alone.rates.append(statistics.mean(turns))
+                self.seen[name, precision].encoding.append(alone.rates[-1])
+                self._tell(ENCODE, precision)
 
-        A machine that others use is faster in one quarter of an hour than in the next one.
-        """
-        encode = partial(self._ceiling, "encode", ENCODE, precision, files)
-        before = encode()
-        for name in names:
-            self._embed(name, precision, files, paths)
-            after = encode()
-            self.seen[name, precision].encoding.append((before + after) / 2)
-            before = after
-
-    def _ceiling(self, what: str, name: str, precision: str, files: Path) -> float:
+    @contextmanager
+    def _ceiling(self, what: str, files: Path, precision: str) -> Iterator[Callable[[], float]]:
+        """Measures what decoding or encoding alone reaches, as often as the function is called."""
         command = [sys.executable, "-W", "ignore", str(HERE / "ceilings.py"), what]
-        command += [str(self._bundle), str(files), "--precision", precision or PRECISIONS[0]]
-        command += ["--seconds", str(self._arguments.seconds)]
-        run = watched(command, self._work / f"{what}-{precision}.log")
-        seen = self.seen.setdefault((name, precision), Seen())
-        seen.rates.append(json.loads(run.output)["rate"])
-        seen.peak_mb.append(run.peak_mb)
-        return self._tell(name, precision)
+        command += [str(self._bundle), str(files), "--precision", precision]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
 
-    def _embed(self, name: str, precision: str, files: Path, paths: list[Path]) -> None:
+            def rate() -> float:
+                print(self._arguments.seconds, file=process.stdin, flush=True)
+                if not (answer := process.stdout.readline()):
+                    raise SystemExit(f"{what} alone cannot be measured, see above")
+                return float(json.loads(answer)["rate"])
+
+            try:
+                yield rate
+            finally:
+                process.stdin.close()
+
+    def _embed(
+        self,
+        name: str,
+        precision: str,
+        files: Path,
+        paths: list[Path],
+        meanwhile: Callable[[], object],
+    ) -> None:
         out = self._work / precision / name.split()[-1]
         out.parent.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "cliprt", *name.split()[1:], str(files), "--json"]
-        command += ["--bundle", str(self._bundle), "--precision", precision]
-        run = watched([*command, "--out", str(out)], self._work / f"{out.name}-{precision}.log")
+        command += ["--bundle", str(self._bundle), "--precision", precision, "--out", str(out)]
+        log = self._work / f"{out.name}-{precision}.log"
+        run = watched(command, log, meanwhile=meanwhile)
         told = self.seen.setdefault((name, precision), Seen()).add(run, len(paths))
         if told["embedded"] != len(paths):
             raise SystemExit(f"{name} embedded {told['embedded']} of {len(paths)} files")
@@ -180,10 +207,9 @@ class Check:
         self.seen.setdefault((RIVAL, ""), Seen()).add(run, len(paths))
         self._tell(RIVAL, "")
 
-    def _tell(self, name: str, precision: str) -> float:
+    def _tell(self, name: str, precision: str) -> None:
         rate = self.seen[name, precision].rates[-1]
         print(f"{titled((name, precision))}: {rate:.1f}/s", file=sys.stderr)
-        return rate
 
     def _agree(self, count: int) -> None:
         """Fails unless all of them computed the same."""
@@ -243,7 +269,7 @@ def figures(seen: Mapping[Way, Seen]) -> dict[Way, dict[str, Any]]:
             "of_shared_cores": over(rates, shared) if is_job else None,
             "times_rival": over(rates, seen[RIVAL, ""].rates) if is_job else None,
             "processor_ms": statistics.median(each.processor_ms) if each.processor_ms else None,
-            "peak_mb": max(each.peak_mb),
+            "peak_mb": max(each.peak_mb, default=None),
             "goal": GOALS.get(way),
             "rival_goal": RIVAL_GOALS.get(way),
             "stages": {
@@ -307,7 +333,7 @@ def show(told: dict[str, Any]) -> None:
             number(row["rival_goal"]),
             number(row["wall_rate"]),
             number(row["processor_ms"]),
-            f"{row['peak_mb']:.0f}",
+            number(row["peak_mb"], 0),
         )
     console.print(table)
     for name, row in told["ways"].items():
@@ -327,7 +353,7 @@ def main() -> None:
     parser.add_argument(
         "--rival-files", type=int, default=1000, help="of a round; enough for a rate"
     )
-    parser.add_argument("--seconds", type=float, default=30.0, help="of a ceiling, each time")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of a ceiling, each time")
     parser.add_argument(
         "--precision", choices=PRECISIONS, action="append", help="may be given twice; both if not"
     )

@@ -3,16 +3,22 @@
 Both use what the pipeline uses, in the same numbers and sizes: its pool of processes, its encoder,
 its windows. The rate is that between the first window that is ready and the last one before work
 runs out, so that neither beginning nor end count.
+
+Each line of standard input asks for a rate, which is printed as JSON: the model stays in memory,
+so that encoding alone can be measured by turns with a job.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +41,7 @@ _Answer = TypeVar("_Answer")
 _KEPT = 8
 
 # Windows from which on beginning and end of a measurement can be left out.
-_ENOUGH = 8
+_ENOUGH = 3
 
 
 def pool_of(spec: ImageSpec, slots: int) -> DecodePool:
@@ -72,19 +78,23 @@ def decode(spec: ImageSpec, files: Sequence[str], seconds: float) -> float:
         pool.close()
 
 
-def encode(bundle: Path, precision: Any, files: Sequence[str], seconds: float) -> float:
-    """Pictures in a second that are embedded, from pixels that lie ready in memory."""
+@contextmanager
+def encoding(
+    bundle: Path, precision: Any, files: Sequence[str]
+) -> Iterator[Callable[[float], float]]:
+    """A function of seconds: pictures in one that are embedded, from pixels in memory."""
     with LocalClip(bundle, precision=precision) as clip:
         encoder = LocalEncoder(clip, ("image",), truncate=True)
         assert clip.card.image is not None
-        kept = _pixels(clip.card.image, files[: _KEPT * WINDOW])
-        wanted = max(len(files) // WINDOW, _KEPT)
+        kept = cycle(_pixels(clip.card.image, files[: _KEPT * WINDOW]))
         with ThreadPoolExecutor(encoder.threads) as threads:
-            encoder.images(kept[0])
-            begun = (
-                threads.submit(encoder.images, window) for window in islice(cycle(kept), wanted)
-            )
-            return _rate(begun, len, 2 * encoder.threads, seconds)
+            encoder.images(next(kept))
+
+            def rate(seconds: float) -> float:
+                begun = (threads.submit(encoder.images, window) for window in kept)
+                return _rate(begun, len, encoder.threads, seconds)
+
+            yield rate
 
 
 def _rate(
@@ -133,22 +143,26 @@ def _pixels(spec: ImageSpec, files: Sequence[str]) -> list[NDArray[np.uint8]]:
 
 
 def main() -> None:
-    """Prints a rate as JSON."""
+    """Reads seconds, a line each, and prints rates as JSON."""
     parser = argparse.ArgumentParser(description="Decoding alone, or encoding alone.")
     parser.add_argument("what", choices=("decode", "encode"))
     parser.add_argument("bundle", type=Path)
     parser.add_argument("list", type=Path, help="a path a line")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--seconds", type=float, default=30.0)
     arguments = parser.parse_args()
     files = arguments.list.read_text().splitlines()
     if arguments.what == "decode":
         spec = open_bundle(arguments.bundle).card.image
         assert spec is not None
-        rate = decode(spec, files, arguments.seconds)
+        _answer(partial(decode, spec, files))
     else:
-        rate = encode(arguments.bundle, arguments.precision, files, arguments.seconds)
-    print(json.dumps({"rate": rate}))
+        with encoding(arguments.bundle, arguments.precision, files) as rate:
+            _answer(rate)
+
+
+def _answer(rate: Callable[[float], float]) -> None:
+    for line in sys.stdin:
+        print(json.dumps({"rate": rate(float(line))}), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rich.console import Console
 from cliprt._console import out
 from cliprt_bench._bench_card import BenchCard
 from cliprt_bench._cli_compare import compare
-from cliprt_bench._cli_options import Asked, Numbers, shared_options, writable
+from cliprt_bench._cli_options import Asked, Numbers, shared_options, writable, write_out
 
 _PATH = click.Path(path_type=Path)
 _PRECISIONS = ("fp32", "int8-cpu", "fastest")
@@ -194,7 +194,4 @@ def _finish(
     else:
         show(card, at_p99_ms=at_p99_ms)
     if path is not None:
-        try:
-            card.write(path)
-        except OSError as cause:
-            raise click.ClickException(f"{path} cannot be written: {cause.strerror}") from None
+        write_out(card, path)

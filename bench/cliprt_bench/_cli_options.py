@@ -8,16 +8,19 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cliprt import open_bundle
 from cliprt._connection_options import ConnectionOptions, connection_options
 from cliprt._names import ModelNames
-from cliprt_bench._bench_card import Tower
+from cliprt_bench._bench_card import BenchCard, Tower
 from cliprt_bench._front import OpenAiFront
 from cliprt_bench._targets import Ensembles, InProcess, Served, Subject
+
+if TYPE_CHECKING:
+    from cliprt_triton import Tuned
 
 _PATH = click.Path(path_type=Path)
 
@@ -146,6 +149,18 @@ def writable(context: click.Context, option: click.Parameter, path: Path | None)
                 f"{path} cannot be written; name a file in a folder that exists and may be written"
             )
     return path
+
+
+def write_out(made: BenchCard | Tuned, path: Path) -> None:
+    """Writes what was measured, and printed before.
+
+    Raises:
+        click.ClickException: it cannot be written.
+    """
+    try:
+        made.write(path)
+    except OSError as cause:
+        raise click.ClickException(f"{path} cannot be written: {cause.strerror or cause}") from None
 
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from cliprt._console import out, print_table
 from cliprt._extras import require
 from cliprt_bench._bench_card import Tower
 from cliprt_bench._cli import teller
+from cliprt_bench._cli_options import write_out
 
 if TYPE_CHECKING:
     from cliprt_bench._tune import Trial
@@ -169,12 +170,7 @@ def tune(
     if not result.held:
         raise SystemExit(1)
     if path is not None:
-        try:
-            tuned.write(path)
-        except OSError as cause:
-            raise click.ClickException(
-                f"{path} cannot be written: {cause.strerror or cause}"
-            ) from None
+        write_out(tuned, path)
         if not as_json:
             out().print(f"cliprt serve {bundle} --policy {path}")
 

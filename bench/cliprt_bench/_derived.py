@@ -11,6 +11,7 @@ import msgspec
 
 from cliprt_bench._bench_card import BenchCard, Ceiling, Point, Tower, Workload
 from cliprt_bench._figures import Figure, student_t
+from cliprt_bench._figures import figure as figure_of
 
 # Beyond it exp() overflows.
 _WIDEST = 700.0
@@ -96,6 +97,23 @@ def ratio_of(figure: Figure, baseline: Figure) -> Ratio | None:
     t = student_t(max(freedom, 1))
     reach = math.exp(min(t * math.sqrt(whole), _WIDEST))
     return Ratio(value=value, low=value / reach, high=min(value * reach, 1e300), noisy=noisy)
+
+
+def ratio_in_turns(values: Sequence[float], others: Sequence[float]) -> Ratio:
+    """A figure as a multiple of another, where each repeat of one has its turn beside the other's.
+
+    What drifts meets both of a turn alike, so turns are compared in pairs. The interval is
+    Student's, on the logarithms: twice and half as much are equally far from as much.
+
+    Args:
+        values: of the turns, all positive, two or more.
+        others: as many.
+    """
+    pairs = figure_of([math.log(a / b) for a, b in zip(values, others, strict=True)])
+    assert pairs.low is not None
+    assert pairs.high is not None
+    high = math.exp(min(pairs.high, _WIDEST))
+    return Ratio(value=math.exp(pairs.value), low=math.exp(pairs.low), high=high, noisy=pairs.noisy)
 
 
 def ceilings_of(card: BenchCard, workload: Workload) -> tuple[tuple[float, Ceiling], ...]:

@@ -9,15 +9,14 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cliprt._errors import InvalidInput, ServerError
+from cliprt._errors import InvalidInput
 from cliprt_bench._bench_card import Method, Point, Workload
 from cliprt_bench._figures import Figure, figure
 from cliprt_bench._inputs import InputSet
 from cliprt_bench._load import closed_loop, open_loop
 from cliprt_bench._repeats import errors_of, figures_of, marks_of, samples_of
-from cliprt_bench._targets import Subject
+from cliprt_bench._targets import Subject, sender
 from cliprt_bench._trace import Trace
 from cliprt_bench._watch import Watch, Watched
 from cliprt_bench._wire import tcp_bytes
@@ -167,21 +166,10 @@ class Measurement:
                 raise KeyboardInterrupt
 
     def _sender(self, workload: Workload) -> Callable[[int], None]:
-        """Sends the n-th request of a workload and checks the answer's shape."""
         items: Sequence[Any] = self._inputs.pictures
-        call: Callable[[Sequence[Any]], NDArray[np.float32]] = self._subject.images
         if workload.tower == "text":
-            items, call = self._captions(workload.text_length), self._subject.texts
-        shape = (workload.batch, self._subject.model.dim)
-
-        def send(number: int) -> None:
-            first = number * workload.batch
-            chosen = [items[(first + place) % len(items)] for place in range(workload.batch)]
-            found = call(chosen).shape
-            if found != shape:
-                raise ServerError(f"the answer has the shape {found}, not {shape}")
-
-        return send
+            items = self._captions(workload.text_length)
+        return sender(self._subject, workload.tower, items, workload.batch)
 
     def _captions(self, length: int | None) -> tuple[str, ...]:
         if length is None:

@@ -7,7 +7,7 @@ do the same work, wherever they do it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,7 +18,7 @@ import cliprt
 from cliprt import Bundle, Client
 from cliprt._bundle import CERTIFICATE, TOKENIZER
 from cliprt._connection import Connection
-from cliprt._errors import CliprtError, InvalidInput
+from cliprt._errors import CliprtError, InvalidInput, ServerError
 from cliprt._extras import require
 from cliprt._grpc import TritonChannel
 from cliprt._grpc_errors import translate
@@ -191,6 +191,31 @@ class Ensembles:
         except grpc.RpcError as error:
             raise translate(error, self.connection, TIMEOUT_S, lost=False) from None
         return np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(len(items), -1)
+
+
+def sender(
+    subject: Subject, tower: Tower, items: Sequence[Any], batch: int
+) -> Callable[[int], None]:
+    """Sends the n-th request and checks the answer's shape; raises what failed.
+
+    Args:
+        subject: is asked.
+        tower: which one of it.
+        items: encoded pictures or strings, that take their turns.
+        batch: items of a request.
+    """
+    call: Callable[[Sequence[Any]], NDArray[np.float32]] = subject.images
+    if tower == "text":
+        call = subject.texts
+    shape = (batch, subject.model.dim)
+
+    def send(number: int) -> None:
+        first = number * batch
+        found = call([items[(first + place) % len(items)] for place in range(batch)]).shape
+        if found != shape:
+            raise ServerError(f"the answer has the shape {found}, not {shape}")
+
+    return send
 
 
 def precisions_of(subject: Subject) -> dict[str, str]:

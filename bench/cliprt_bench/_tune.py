@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._errors import InvalidInput
-from cliprt_bench._derived import ratio_of
+from cliprt_bench._derived import Ratio, ratio_in_turns, ratio_of
 from cliprt_bench._figures import Figure, enough_for, figure
 from cliprt_bench._trace import PERCENTILES, percentile_of
 from cliprt_triton import Policy
@@ -27,9 +27,6 @@ _FAR = 2.0
 
 # A closed loop that holds its limit has its requests in half of this time.
 _SLACK = 2.0
-
-# Beyond it exp() overflows.
-_WIDEST = 700.0
 
 
 @dataclass(frozen=True)
@@ -313,14 +310,11 @@ def gain(new: Trial, old: Trial, goal: Goal) -> Gain | None:
     ours, theirs = found
     if min(*ours, *theirs) <= 0:
         return None
+    ratio: Ratio | None
     if new.in_turns and old.in_turns and len(ours) > 1:
-        # Of logarithms: twice and half as much are equally far from as much.
-        pairs = figure([math.log(a / b) for a, b in zip(ours, theirs, strict=True)])
-        low, high = pairs.low, pairs.high
-        assert low is not None
-        assert high is not None
-        return Gain(math.exp(pairs.value), math.exp(low), math.exp(min(high, _WIDEST)), by)
-    ratio = ratio_of(figure(ours), figure(theirs))
+        ratio = ratio_in_turns(ours, theirs)
+    else:
+        ratio = ratio_of(figure(ours), figure(theirs))
     return None if ratio is None else Gain(ratio.value, ratio.low, ratio.high, by)
 
 

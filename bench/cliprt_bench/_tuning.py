@@ -9,15 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cliprt import Bundle
 from cliprt._connection import Connection
 from cliprt_bench._bench_card import Tower
 from cliprt_bench._inputs import InputSet
 from cliprt_bench._load import closed_loop, open_loop
-from cliprt_bench._targets import Served
+from cliprt_bench._targets import Served, sender
 from cliprt_bench._trace import Trace
 from cliprt_bench._tune import Candidate, Goal, Plan, Window
 from cliprt_bench._tune_search import Search
@@ -62,7 +59,8 @@ class Tuner:
             batch: items of a request.
             callers: of the closed loop, where no rate is asked for.
         """
-        self._bundle, self._inputs, self._goal, self._plan = bundle, inputs, goal, plan
+        self._bundle, self._goal, self._plan = bundle, goal, plan
+        self._items: Sequence[Any] = inputs.captions if tower == "text" else inputs.pictures
         self._tower, self._batch, self._callers = tower, batch, callers
 
     def measure(self, candidate: Candidate, numbers: range) -> list[Window]:
@@ -92,7 +90,7 @@ class Tuner:
                 TritonServer(repository) as server,
                 closing(Served(Connection(server.address))) as subject,
             ):
-                send = self._sender(subject)
+                send = sender(subject, self._tower, self._items, self._batch)
                 warmup = max(_WARMUP_S, _WARMUP_REQUESTS * _seconds_of(send))
                 warmup = min(warmup, self._plan.seconds)
                 windows: list[Window] = []
@@ -110,19 +108,6 @@ class Tuner:
             for tower in ("image", "text")
             if getattr(card, tower) is not None
         }
-
-    def _sender(self, subject: Served) -> Callable[[int], None]:
-        """Sends the n-th request."""
-        items: Sequence[Any] = self._inputs.pictures
-        call: Callable[[Sequence[Any]], NDArray[np.float32]] = subject.images
-        if self._tower == "text":
-            items, call = self._inputs.captions, subject.texts
-
-        def send(number: int) -> None:
-            first = number * self._batch
-            call([items[(first + place) % len(items)] for place in range(self._batch)])
-
-        return send
 
     def _trace(self, send: Callable[[int], None], number: int, warmup: float) -> Trace:
         plan = self._plan

@@ -97,15 +97,12 @@ def run(arguments: argparse.Namespace, folder: Path, notes: Console) -> dict[str
                 callers=arguments.callers,
                 seconds=arguments.seconds,
             )
-    apart = {}
-    for name in () if arguments.only else APART:
-        way = _environment(name.replace("_", "-"), arguments.python, notes)
-        refused = isinstance(way, Refusal)
-        apart[name] = {"step": way.step, "reason": way.reason} if refused else None
-    batch = None
-    if not arguments.only and apart["clip-retrieval"] is None:
-        way = _environment("clip-retrieval", arguments.python, notes)
-        assert isinstance(way, Environment)
+    others = {
+        name: _environment(name.replace("_", "-"), arguments.python, notes)
+        for name in (() if arguments.only else APART)
+    }
+    batch = generators = None
+    if isinstance(way := others.get("clip-retrieval"), Environment):
         notes.print("clip-retrieval")
         batch = compare_jobs(
             jobs(way, inputs),
@@ -114,10 +111,7 @@ def run(arguments: argparse.Namespace, folder: Path, notes: Console) -> dict[str
             pictures=16 if arguments.small else 512,
             rounds=min(arguments.rounds, 3),
         )
-    generators = None
-    if not arguments.only and apart["perf_analyzer"] is None and arguments.rounds:
-        way = _environment("perf-analyzer", arguments.python, notes)
-        assert isinstance(way, Environment)
+    if arguments.rounds and isinstance(way := others.get("perf_analyzer"), Environment):
         notes.print("perf_analyzer")
         generators = compare_generators(
             way, inputs, rounds=min(arguments.rounds, 3), seconds=arguments.seconds
@@ -128,7 +122,10 @@ def run(arguments: argparse.Namespace, folder: Path, notes: Console) -> dict[str
         "callers": arguments.callers,
         "seconds": arguments.seconds,
         "rivals": [row.record() for row in rows],
-        "apart": apart,
+        "apart": {
+            name: {"step": way.step, "reason": way.reason} if isinstance(way, Refusal) else None
+            for name, way in others.items()
+        },
         "batch": batch,
         "generators": generators,
     }

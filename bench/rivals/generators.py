@@ -18,9 +18,10 @@ import msgspec
 
 from cliprt import CliprtError, Connection, open_bundle
 from cliprt._names import ModelNames
+from cliprt_bench._bench_card import Tower
 from cliprt_bench._figures import figure
 from cliprt_bench._load import closed_loop
-from cliprt_bench._targets import Ensembles
+from cliprt_bench._targets import Ensembles, sender
 from cliprt_triton import TritonServer, write_repository
 from rivals.environments import Environment, attempt
 from rivals.inputs import Inputs
@@ -34,7 +35,7 @@ RUN_S = 300
 WINDOW_S = 2.0
 
 NAMES = ModelNames("clip")
-MODELS = {"image": NAMES.image_file, "text": NAMES.text_string}
+MODELS: dict[Tower, str] = {"image": NAMES.image_file, "text": NAMES.text_string}
 
 
 @dataclass(frozen=True)
@@ -101,27 +102,24 @@ def compare_generators(
 
 
 def own(
-    ensembles: Ensembles, kind: str, items: Sequence[Any], callers: int, seconds: float
+    ensembles: Ensembles, kind: Tower, items: Sequence[Any], callers: int, seconds: float
 ) -> Seen:
     """What our load generator sees.
 
     Raises:
         GeneratorFailed: a request failed, or too few were answered.
     """
-    ask = ensembles.images if kind == "image" else ensembles.texts
-    trace = closed_loop(
-        lambda number: ask([items[number % len(items)]]),
-        callers=callers,
-        seconds=seconds,
-        warmup=0.5,
-    )
+    send = sender(ensembles, kind, items, batch=1)
+    trace = closed_loop(send, callers=callers, seconds=seconds, warmup=0.5)
     p50, p95 = trace.percentile_ms(50), trace.percentile_ms(95)
     if trace.errors or p50 is None or p95 is None:
         raise GeneratorFailed(f"{OURS}: {trace.errors or 'too few answers for a percentile'}")
     return Seen(trace.answered_s, p50, p95)
 
 
-def foreign(environment: Environment, address: str, kind: str, inputs: Path, callers: int) -> Seen:
+def foreign(
+    environment: Environment, address: str, kind: Tower, inputs: Path, callers: int
+) -> Seen:
     """What perf_analyzer sees.
 
     Raises:

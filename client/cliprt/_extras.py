@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from cliprt._errors import MissingExtra
+
+
+def require_installed(module: str, *, extra: str) -> None:
+    """As ``require``, for a module that another process imports.
+
+    Raises:
+        MissingExtra: the module is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module, extra)
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -24,8 +35,12 @@ def require(module: str, *, extra: str) -> ModuleType:
         # A module that exists but misses one of its own dependencies is another problem.
         if error.name is None or not module.startswith(error.name):
             raise
-        raise MissingExtra(
-            f"this needs the module {module!r}, which is not installed; "
-            f"install it with: pip install 'cliprt[{extra}]'",
-            name=module,
-        ) from None
+        raise _missing(module, extra) from None
+
+
+def _missing(module: str, extra: str) -> MissingExtra:
+    return MissingExtra(
+        f"this needs the module {module!r}, which is not installed; "
+        f"install it with: pip install 'cliprt[{extra}]'",
+        name=module,
+    )

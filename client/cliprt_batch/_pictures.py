@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cliprt._errors import CliprtError
@@ -12,7 +12,7 @@ from cliprt._limits import Limits
 from cliprt_batch._addresses import address_of, local_path, read_bytes, scheme
 from cliprt_batch._collection import Entry
 from cliprt_batch._items import Item, Ref
-from cliprt_batch._plan import open_plan
+from cliprt_batch._plan import Plan, open_plan
 from cliprt_batch._run_config import FOLDER
 
 
@@ -37,8 +37,14 @@ def find_pictures(folder: Path, entries: Sequence[Entry]) -> list[Ref | bytes | 
             within.setdefault(entry.shard, []).append(index)
         else:
             found[index] = place_of(entry.image_path)
+    if not within:
+        return found
+    try:
+        plan = open_plan(folder / FOLDER)
+    except CliprtError:  # it was deleted, as it may be
+        return found
     for shard, indexes in within.items():
-        for index, picture in _within(folder, shard, {index: entries[index] for index in indexes}):
+        for index, picture in _within(plan, shard, {index: entries[index] for index in indexes}):
             found[index] = picture
     return found
 
@@ -64,25 +70,23 @@ def place_of(place: str | Path) -> Ref | None:
     return Ref(place) if known else None
 
 
-def _within(folder: Path, shard: int, wanted: dict[int, Entry]) -> list[tuple[int, Ref | bytes]]:
-    found: list[tuple[int, Ref | bytes]] = []
+def _within(plan: Plan, shard: int, wanted: dict[int, Entry]) -> Iterator[tuple[int, Ref | bytes]]:
+    """Pictures of one shard, by the numbers of their entries, as far as they can be had."""
     try:
-        plan = open_plan(folder / FOLDER)
         unit = plan.units[shard]
         if scheme(unit.address):
-            return []
+            return
         # An item stands in the source where its row is, or behind that by those that failed.
         for item in plan.read(unit, min(entry.row for entry in wanted.values())):
             for index, entry in list(wanted.items()):
                 if entry.key == item.key and (picture := _same(item, entry)) is not None:
-                    found.append((index, picture))
+                    yield index, picture
                     del wanted[index]
             if not wanted:
-                break
+                return
     # The source is another one by now, or cannot be read on.
     except (CliprtError, IndexError):
-        pass
-    return found
+        return
 
 
 def _same(item: Item, entry: Entry) -> Ref | bytes | None:

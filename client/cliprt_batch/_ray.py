@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from cliprt._extras import require
+from cliprt._extras import require_installed
 from cliprt_batch._job import Job, carry_out, config_of
 from cliprt_batch._models import Local, Served
 from cliprt_batch._monitor import Monitor
@@ -63,7 +63,7 @@ def embed_on_ray(
         RetryableError: the server is gone or full and did not come back.
         CliprtError: the model failed.
     """
-    require("ray", extra="ray")
+    require_installed("ray", extra="ray")
     out, options, monitor = out.absolute(), options or JobOptions(), monitor or Monitor()
     if isinstance(model, Local):
         model = replace(model, bundle=model.bundle.absolute())

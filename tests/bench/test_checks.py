@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -73,3 +74,41 @@ def test_goals_that_are_not_reached_are_named(
     found = batch_check.unreached(ways)
     assert len(found) == len(lines)
     assert all(part in line for part, line in zip(lines, found, strict=True))
+
+
+TICKS = """
+import subprocess, sys, time
+ticks = "import time; [print(time.monotonic(), flush=True) or time.sleep(0.01) for _ in range(150)]"
+sys.exit(subprocess.run([sys.executable, "-c", ticks]).returncode)
+"""
+
+
+def test_a_command_and_its_children_stand_still_at_turns(tmp_path: Path) -> None:
+    turns = []
+
+    def meanwhile() -> None:
+        begun = time.monotonic()
+        time.sleep(0.3)
+        turns.append((begun, time.monotonic()))
+
+    run = _loaded("watched", BENCH / "batch_check" / "watched.py").watched(
+        [sys.executable, "-c", TICKS],
+        tmp_path / "log",
+        every_s=0.2,
+        meanwhile=meanwhile,
+        turn_s=0.5,
+    )
+    ticks = [float(line) for line in run.output.split()]
+    assert len(ticks) == 150
+    assert turns
+    assert not [tick for tick in ticks for begun, ended in turns if begun < tick < ended]
+    stood_still = sum(ended - begun for begun, ended in turns)
+    assert stood_still <= run.stopped_s
+    assert run.wall_s + run.stopped_s >= ticks[-1] - ticks[0] >= stood_still
+
+
+def test_seconds_in_which_a_job_stood_still_do_not_count(batch_check: ModuleType) -> None:
+    seen, run = batch_check.Seen(), batch_check.Run('{"rate": 10.0}', 6.0, 4.0, 1.0, [(1.0, 2.0)])
+    seen.add(run, 100)  # in 10 s by its own clock, of which it stood still for 4
+    assert seen.rates == pytest.approx([100 / 6])
+    assert seen.walls == pytest.approx([100 / 6])

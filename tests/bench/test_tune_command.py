@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from cases import arrays, texts
 from click.testing import CliRunner, Result
-from PIL import Image
 from tune_windows import batch, by_formula
 
 from cliprt import Bundle
@@ -17,30 +15,11 @@ from cliprt._cli import main
 from cliprt_bench import _inputs, _tune_search, _tuning
 from cliprt_bench._inputs import drawn_inputs
 from cliprt_bench._tune import Candidate, Window
-from cliprt_export import Bars, export_checkpoint
 from cliprt_triton import Tuned, read_tuned
 
 
 def tune(bundle: Bundle, *words: str) -> Result:
     return CliRunner().invoke(main, ["tune", str(bundle.path), *words])
-
-
-@pytest.fixture(scope="module")
-def int8_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A small bundle that also has towers in int8-cpu."""
-    folder = tmp_path_factory.mktemp("int8")
-    calibrate = folder / "calibrate"
-    calibrate.mkdir()
-    for number, pixels in enumerate(arrays(24, 40)):
-        Image.fromarray(pixels).save(calibrate / f"{number}.png")
-    (calibrate / "captions.txt").write_text("\n".join(texts(24)[:24]) + "\n")
-    return export_checkpoint(
-        str(small_checkpoint),
-        folder / "bundle",
-        precisions=["int8-cpu"],
-        calibrate=calibrate,
-        bars=Bars(min_cosine={"fp32": 0.999, "int8-cpu": 0.5}),
-    )
 
 
 @pytest.fixture

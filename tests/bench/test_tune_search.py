@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from tune_windows import NOISE, PLAN, batch, by_formula, found, window
+from tune_windows import NOISE, PLAN, batch, by_formula, found, interrupted, window
 
 from cliprt import CliprtError, InvalidInput
 from cliprt_bench._tune import Candidate, Goal, Window
@@ -174,16 +174,7 @@ def test_batches_that_requests_cannot_fill_are_not_tried() -> None:
 @pytest.mark.parametrize("after", [1, 3])
 def test_ctrl_c_keeps_what_was_measured(after: int) -> None:
     measured = by_formula(lambda c: 100.0 + 100 * (c.cpu_goal == "latency"), lambda c: 1.0)
-    calls = 0
-
-    def measure(candidate: Candidate, numbers: range) -> Sequence[Window]:
-        nonlocal calls
-        calls += 1
-        if calls > after:
-            raise KeyboardInterrupt
-        return measured(candidate, numbers)
-
-    result = found(measure, Goal(50))
+    result = found(interrupted(measured, after), Goal(50))
     assert not result.complete
     assert result.held
     assert len(result.trials) == after

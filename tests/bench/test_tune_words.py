@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from tune_windows import NOISE, batch, by_formula, found, window
+from tune_windows import NOISE, batch, by_formula, found, interrupted, window
 
 from cliprt_bench._bench_card import Fidelity
 from cliprt_bench._tune import Candidate, Goal, Window
-from cliprt_bench._tune_search import Result
 from cliprt_bench._tune_words import in_words, why
 
 LOSSES = {"int8-cpu": "by the certificate: image, much"}
@@ -102,23 +101,13 @@ def test_neither_holds_the_limit() -> None:
 def test_an_interrupted_search_says_so() -> None:
     measured = by_formula(lambda c: 100.0 + 100 * (c.cpu_goal == "latency"), lambda c: 1.0)
 
-    def interrupted(after: int) -> Result:
-        calls = 0
-
-        def measure(candidate: Candidate, numbers: range) -> Sequence[Window]:
-            nonlocal calls
-            calls += 1
-            if calls > after:
-                raise KeyboardInterrupt
-            return measured(candidate, numbers)
-
-        return found(measure, Goal(50))
-
-    words = why(interrupted(3), {})
+    words = why(found(interrupted(measured, 3), Goal(50)), {})
     assert words.startswith("Interrupted: the best so far, of 3 candidates. Best: fp32")
     assert "2.00 times (" in words
     assert "not yet measured in turns, what the defaults reach" in words
-    assert why(interrupted(1), {}).startswith("Interrupted: the best so far, of the defaults.")
+    assert why(found(interrupted(measured, 1), Goal(50)), {}).startswith(
+        "Interrupted: the best so far, of the defaults."
+    )
 
 
 def test_what_the_certificate_says() -> None:

@@ -9,35 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import arrays, texts
-from PIL import Image
 from wire import request_of, stub_of, tensors_of
 
 from cliprt import Bundle, Client, DeploymentError, ServerStartError
 from cliprt_engines import CpuSettings, LocalClip
-from cliprt_export import Bars, export_checkpoint
 from cliprt_triton import TritonServer, _install, write_repository
 from cliprt_triton._python_tower import measured_settings
 from cliprt_triton.models import _backend
 
 PICTURES, STRINGS = arrays(13, 32), texts(77)
-
-
-@pytest.fixture(scope="module")
-def quantised(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A small bundle that also has towers in int8-cpu."""
-    folder = tmp_path_factory.mktemp("quantised")
-    calibrate = folder / "calibrate"
-    calibrate.mkdir()
-    for number, pixels in enumerate(arrays(24, 40)):
-        Image.fromarray(pixels).save(calibrate / f"{number}.png")
-    (calibrate / "captions.txt").write_text("\n".join(texts(24)[:24]) + "\n")
-    return export_checkpoint(
-        str(small_checkpoint),
-        folder / "bundle",
-        precisions=["int8-cpu"],
-        calibrate=calibrate,
-        bars=Bars(min_cosine={"fp32": 0.999, "int8-cpu": 0.5}),
-    )
 
 
 @pytest.fixture
@@ -77,16 +57,16 @@ def test_every_setting_answers_the_same(
         np.testing.assert_allclose(client.encode_text(STRINGS), strings, atol=1e-5)
 
 
-def test_int8_answers_as_in_process(quantised: Bundle, tmp_path: Path) -> None:
+def test_int8_answers_as_in_process(int8_bundle: Bundle, tmp_path: Path) -> None:
     settings = {tower: CpuSettings(workers=2, batch=4) for tower in ("image", "text")}
     repository = write_repository(
-        quantised, tmp_path / "repository", precision="int8-cpu", settings=settings, link=True
+        int8_bundle, tmp_path / "repository", precision="int8-cpu", settings=settings, link=True
     )
     with (
         TritonServer(repository) as server,
         Client(server.address) as client,
-        LocalClip(quantised, precision="int8-cpu", settings=settings["image"]) as local,
-        LocalClip(quantised, precision="fp32", settings=settings["image"]) as exact,
+        LocalClip(int8_bundle, precision="int8-cpu", settings=settings["image"]) as local,
+        LocalClip(int8_bundle, precision="fp32", settings=settings["image"]) as exact,
     ):
         found = client.encode_image(PICTURES)
         np.testing.assert_allclose(found, local.encode_image(PICTURES), atol=1e-5)

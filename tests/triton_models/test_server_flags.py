@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import urllib.error
@@ -69,6 +70,17 @@ def test_administration_is_for_who_knows_the_secret(tmp_path: Path) -> None:
             assert answer.status == 200
         assert status_of_repository(server.address, (SECRET, "sesame")) == grpc.StatusCode.OK
         assert status_of_repository(server.address, (SECRET, "x")) == grpc.StatusCode.UNAVAILABLE
+
+
+def test_every_port_is_served_when_a_server_is_up(tmp_path: Path) -> None:
+    # Triton starts gRPC some milliseconds before HTTP; who asks at once must not be refused.
+    repository = write_wire_repository(tmp_path / "models")
+    for _ in range(3):
+        with TritonServer(repository, http_port=0) as server:
+            with urllib.request.urlopen(f"{server.http_url}/v2/health/ready", timeout=20) as answer:
+                assert answer.status == 200
+            started = re.findall(r"Started (\w+) ", server.log.read_text())
+        assert started == ["GRPCInferenceService", "HTTPService", "Metrics"]
 
 
 def test_answers_are_cached_where_a_model_asks_for_it(tmp_path: Path) -> None:

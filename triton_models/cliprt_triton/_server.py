@@ -18,8 +18,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from cliprt._connection import Connection
-from cliprt._errors import CliprtError, ServerStartError
+from cliprt._errors import ServerStartError
 from cliprt._tokenizer_cache import cache_home
 from cliprt_triton._install import TritonInstall, find_tritonserver
 from cliprt_triton._server_flags import (
@@ -138,8 +137,7 @@ class TritonServer:
                 *(tls.arguments() if tls else ()),
             ]
             start = partial(self._start, install, arguments)
-            ready = self._metrics_ready if tls else None
-            wait = partial(self._wait_until_ready, ready_timeout_s, ready)
+            wait = partial(self._wait_until_ready, ready_timeout_s)
             if restarts is None:
                 start()
                 wait()
@@ -227,39 +225,29 @@ class TritonServer:
                 "name another file if that cannot be written"
             ) from None
 
-    def _wait_until_ready(self, timeout_s: float, ready: Callable[[], bool] | None) -> None:
-        """Waits until the server is ready, which it is asked over gRPC unless a way is given."""
-        from cliprt._grpc import TritonChannel
-
+    def _wait_until_ready(self, timeout_s: float) -> None:
+        """Waits until all models are loaded and every port is served."""
         assert self._process is not None
         deadline = time.monotonic() + timeout_s
-        channel = TritonChannel(Connection(self.address, retry=None))
-        ready = ready or partial(channel.server_ready, timeout_s=1)
-        try:
-            while self._process.poll() is None:
-                if time.monotonic() > deadline:
-                    raise ServerStartError(
-                        f"tritonserver was not ready after {timeout_s:g} s: {_why(self.log)}. "
-                        f"All it printed is in {self.log}"
-                    )
-                try:
-                    if ready():
-                        return
-                except CliprtError:
-                    pass  # not listening yet
-                time.sleep(0.05)
-        finally:
-            channel.close()
+        while self._process.poll() is None:
+            if time.monotonic() > deadline:
+                raise ServerStartError(
+                    f"tritonserver was not ready after {timeout_s:g} s: {_why(self.log)}. "
+                    f"All it printed is in {self.log}"
+                )
+            if self._metrics_served():
+                return
+            time.sleep(0.05)
         raise ServerStartError(
             f"tritonserver ended with status {self._process.returncode} while starting: "
             f"{_why(self.log)}. All it printed is in {self.log}"
         )
 
-    def _metrics_ready(self) -> bool:
-        """Whether metrics are served, which Triton starts last, when all models are loaded.
+    def _metrics_served(self) -> bool:
+        """Whether metrics are served, which Triton starts last: after its models, gRPC and HTTP.
 
-        With TLS gRPC cannot be asked: the certificate is for another name than the address to
-        listen on, and a server may want one of this program, too.
+        gRPC cannot be asked instead: it answers before HTTP does, and with TLS the certificate
+        is for another name than the address, and a server may want one of this program, too.
         """
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
