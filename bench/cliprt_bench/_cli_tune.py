@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from cliprt._console import out, print_table
 from cliprt._extras import require
 from cliprt_bench._bench_card import Tower
 from cliprt_bench._cli import teller
-from cliprt_bench._cli_options import write_out
+from cliprt_bench._cli_options import writable, write_out
 
 if TYPE_CHECKING:
     from cliprt_bench._tune import Trial
@@ -97,7 +96,13 @@ def _percentile(percentile: int) -> Callable[[Any], Any]:
     show_default=True,
     help="Windows of each candidate, and turns in the end.",
 )
-@click.option("--out", "path", type=click.Path(path_type=Path), help="Write the policy here.")
+@click.option(
+    "--out",
+    "path",
+    type=click.Path(path_type=Path),
+    callback=writable,
+    help="Write the policy here.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the policy, and nothing else.")
 def tune(
     bundle: Path,
@@ -133,8 +138,6 @@ def tune(
     if len(limits) != 1:
         raise click.UsageError("give one limit: --p99, --p95 or --p90")
     ((percentile, limit_ms),) = limits.items()
-    if path is not None:
-        _check_writable(path)
     opened = open_bundle(bundle)
     there = _precisions_of(opened, tower, precisions)
     goal = Goal(limit_ms=limit_ms, rate=rate, percentile=percentile)
@@ -173,13 +176,6 @@ def tune(
         write_out(tuned, path)
         if not as_json:
             out().print(f"cliprt serve {bundle} --policy {path}")
-
-
-def _check_writable(path: Path) -> None:
-    """Refuses a file that cannot be written, before minutes are spent on it."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise click.UsageError(f"--out {path} cannot be written")
 
 
 def _precisions_of(bundle: Bundle, tower: Tower, wanted: tuple[str, ...]) -> list[str]:

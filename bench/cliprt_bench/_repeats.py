@@ -29,15 +29,14 @@ def figures_of(traces: Sequence[Trace], items_per_request: int) -> dict[str, Fig
     Returns:
         By name: ``p50_ms``, ``p90_ms``, ``p95_ms``, ``p99_ms``, of those for which each repeat has
         enough samples; where only all repeats together have enough, one value of them all, whose
-        spread is not known; ``max_ms``; ``items_s``, items answered in a second; ``lag_p99_ms``,
-        how late the generator itself was; ``generator_cores``, processors that its own code kept
-        busy; ``process_cores``, those that its process did, with the client and whatever target is
-        in it.
+        spread is not known; ``max_ms``, the longest request of all repeats; ``items_s``, items
+        answered in a second; ``lag_p99_ms``, how late the generator itself was;
+        ``generator_cores``, processors that its own code kept busy; ``process_cores``, those that
+        its process did, with the client and whatever target is in it.
         Empty if no repeat has a request.
     """
     told: dict[str, Callable[[Trace], float | None]] = {
         **{f"p{p}_ms": partial(Trace.percentile_ms, percentile=p) for p in PERCENTILES},
-        "max_ms": lambda trace: trace.max_ms,
         "items_s": lambda trace: trace.answered_s * items_per_request,
         "lag_p99_ms": lambda trace: trace.lag_ms(99),
         "generator_cores": lambda trace: trace.generator_cores,
@@ -54,12 +53,14 @@ def figures_of(traces: Sequence[Trace], items_per_request: int) -> dict[str, Fig
 
 
 def _of_all(traces: Sequence[Trace]) -> dict[str, Figure]:
-    """Percentiles of the samples of all repeats together."""
+    """Percentiles of the samples of all repeats together, and the longest that was answered."""
     if not traces:
         return {}
     ascending = np.sort(np.concatenate([trace.latencies_ms for trace in traces]))
     values = {p: percentile_of(ascending, p) for p in PERCENTILES}
-    return {f"p{p}_ms": figure([value]) for p, value in values.items() if value is not None}
+    found = {f"p{p}_ms": figure([value]) for p, value in values.items() if value is not None}
+    longest = max((trace.max_ms for trace in traces if trace.max_ms is not None), default=None)
+    return found if longest is None else {**found, "max_ms": figure([longest])}
 
 
 def samples_of(traces: Iterable[Trace]) -> int:

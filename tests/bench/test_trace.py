@@ -56,6 +56,11 @@ def test_percentiles_are_told_where_ten_samples_lie_beyond_them(percentile: int)
         assert figures_of([trace], 1)["max_ms"].value == count - 1
 
 
+def test_the_longest_request_is_that_of_all_repeats() -> None:
+    traces = [trace_of(np.arange(100)), trace_of(np.arange(300)), trace_of(np.arange(200))]
+    assert figures_of(traces, 1)["max_ms"].repeats == (299.0,)
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1000, 1100))
 def test_percentiles_are_those_of_numpy(seed: int, count: int) -> None:
