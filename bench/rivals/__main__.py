@@ -29,7 +29,7 @@ from cliprt import __version__
 from cliprt._console import out, print_table
 from rivals.asking import NotStarted
 from rivals.batch_work import compare_jobs, jobs
-from rivals.entries import OWN, OWN_ENTRIES, REFERENCE, RIVALS, Entry
+from rivals.entries import EXACT, OWN, OWN_ENTRIES, REFERENCE, RIVALS, Entry
 from rivals.environments import Environment, Refusal, make_environment
 from rivals.generators import OURS, THEIRS, compare_generators
 from rivals.inputs import prepare, write_graphs
@@ -102,19 +102,19 @@ def run(arguments: argparse.Namespace, folder: Path, notes: Console) -> dict[str
         for name in (() if arguments.only else APART)
     }
     batch = generators = None
-    if isinstance(way := others.get("clip-retrieval"), Environment):
+    if isinstance(job := others.get("clip-retrieval"), Environment):
         notes.print("clip-retrieval")
         batch = compare_jobs(
-            jobs(way, inputs),
+            jobs(job, inputs),
             inputs,
             reference,
             pictures=16 if arguments.small else 512,
             rounds=min(arguments.rounds, 3),
         )
-    if arguments.rounds and isinstance(way := others.get("perf_analyzer"), Environment):
+    if arguments.rounds and isinstance(asker := others.get("perf_analyzer"), Environment):
         notes.print("perf_analyzer")
         generators = compare_generators(
-            way, inputs, rounds=min(arguments.rounds, 3), seconds=arguments.seconds
+            asker, inputs, rounds=min(arguments.rounds, 3), seconds=arguments.seconds
         )
     return {
         "cliprt": __version__,
@@ -138,6 +138,11 @@ def show(seen: Mapping[str, Any]) -> None:
         lines = [_line(row, entry, points) for row in seen["rivals"]]
         out().print(f"\n{entry.name}: how many times as fast as each rival\n")
         print_table(("rival", *points, "least cosine", "versions or reason"), lines)
+    for row in seen["rivals"]:
+        if row["remark"]:
+            out().print(f"{row['rival']}: {row['remark']}")
+    for line in behind(seen):
+        out().print(line)
     for name, absent in seen["apart"].items():
         told = "runs" if absent is None else f"absent: {absent['step']}: {absent['reason']}"
         out().print(f"{name} ({APART[name]}): {told}")
@@ -145,6 +150,27 @@ def show(seen: Mapping[str, Any]) -> None:
         out().print(f"cliprt embed beside clip-retrieval: {_told(seen['batch'])}")
     if seen["generators"] is not None:
         _show_generators(seen["generators"])
+
+
+def behind(seen: Mapping[str, Any]) -> list[str]:
+    """Where cliprt is slower than a rival, a line for each point.
+
+    An exact rival is compared with cliprt in float32, one that is not with the faster precision.
+    """
+    exact = OWN_ENTRIES[0].name
+    lines = []
+    for row in seen["rivals"]:
+        for point, rate in row["items_per_s"].items():
+            own = [exact] if row["bar"] == EXACT else row["ratios"]
+            ratios = [row["ratios"][name][point] for name in own]
+            best = max(ratios, key=lambda ratio: ratio["value"])
+            if best["value"] < 1:
+                clear = "" if (best["high"] or 1) < 1 else ", within its spread"
+                lines.append(
+                    f"BEHIND: {row['rival']}, {point}: {rate['value']:.4g} items/s, "
+                    f"cliprt {_ratio(best)} times that{clear}"
+                )
+    return lines
 
 
 def _show_generators(seen: Mapping[str, Any]) -> None:
@@ -190,7 +216,9 @@ def _told(batch: Mapping[str, Any]) -> str:
 def _ratio(ratio: Mapping[str, Any] | None) -> str:
     if ratio is None:
         return "-"
-    return f"{ratio['value']:.2f}" + (" (noisy)" if ratio["noisy"] else "")
+    if ratio["low"] is None:
+        return f"{ratio['value']:.2f}"
+    return f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
 def _environment(name: str, given: Mapping[str, Path], notes: Console) -> Environment | Refusal:

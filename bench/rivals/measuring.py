@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,6 +86,26 @@ def started(
 def answers_of(worker: Worker, inputs: Inputs) -> Answers:
     """A worker's answers to the items that are compared."""
     return {kind: worker.ask(kind, inputs.compared(kind)) for kind in inputs.items}
+
+
+@contextmanager
+def own_workers(
+    entries: tuple[Entry, ...], environment: Environment, inputs: Inputs, reference: Answers
+) -> Iterator[dict[str, Worker]]:
+    """Cliprt's workers, whose answers are compared too.
+
+    Raises:
+        NotStarted: one did not start, or answers otherwise than the reference.
+    """
+    with ExitStack() as stack:
+        workers = {}
+        for entry in entries:
+            worker = stack.enter_context(started(entry, environment, inputs.folders))
+            like = likeness(answers_of(worker, inputs), reference, entry.bar)
+            if not like.same:
+                raise NotStarted(Refusal("ask", f"{entry.name} answers otherwise: {like.least}"))
+            workers[entry.name] = worker
+        yield workers
 
 
 def look_at(

@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import to_builtins
 
+from cliprt_bench._figures import Figure, figure
 from rivals import batch_work, environments, generators, measuring, perf_analyzer
+from rivals.__main__ import behind
 from rivals.adapters import Adapter
 from rivals.asking import NotStarted, Worker
 from rivals.comparing import likeness
@@ -414,3 +417,30 @@ def test_the_table_of_perf_analyzer_is_read() -> None:
         "4,57.5,40,1500,310,25,62000,30,9,68123,75000,80456,90000\n"
     )
     assert generators.read_table(text) == generators.Seen(57.5, 68.123, 80.456)
+
+
+def test_rows_in_which_cliprt_is_behind_are_named() -> None:
+    def row(rival: str, bar: float, fp32: Figure, int8: Figure) -> dict[str, Any]:
+        own = dict(zip((entry.name for entry in OWN_ENTRIES), (fp32, int8), strict=True))
+        return {
+            "rival": rival,
+            "bar": bar,
+            "items_per_s": {"image 1": to_builtins(figure([50.0, 51.0, 52.0]))},
+            "ratios": {name: {"image 1": to_builtins(ratio)} for name, ratio in own.items()},
+        }
+
+    ahead, close = figure([1.9, 2.0, 2.1]), figure([0.9, 0.95, 1.1])
+    slower = figure([0.79, 0.8, 0.81])
+    rows = [
+        row("exact, slower", EXACT, ahead, ahead),
+        row("exact, faster", EXACT, slower, ahead),
+        row("exact, as fast", EXACT, close, ahead),
+        row("lossy, slower", BFLOAT16, slower, ahead),
+        row("lossy, faster", BFLOAT16, slower, slower),
+    ]
+    assert [line.partition(":")[2] for line in behind({"rivals": rows})] == [
+        " exact, faster, image 1: 51 items/s, cliprt 0.80 (0.78 to 0.82) times that",
+        " exact, as fast, image 1: 51 items/s, cliprt 0.95 (0.72 to 1.24) times that, "
+        "within its spread",
+        " lossy, faster, image 1: 51 items/s, cliprt 0.80 (0.78 to 0.82) times that",
+    ]

@@ -21,7 +21,7 @@ class Rival(Adapter):
         self._clip = LocalClip(bundle, precision=precision)  # type: ignore[arg-type]
         # Loaded and measured now, not within the first request.
         for tower in ("image", "text"):
-            self._clip.settings(tower)  # type: ignore[arg-type]
+            self._clip.settings(tower)
 
     def embed(self, kind: str, items: Sequence[Any]) -> NDArray[Any]:
         """As `Adapter.embed` says."""
