@@ -32,8 +32,8 @@ from rivals.reasons import reason_of
 OURS, THEIRS = "cliprt bench", "perf_analyzer"
 CALLERS = (1, 4)
 RUN_S = 300
-# Three of its windows must agree, or it gives up after ten. How far repeats lie apart is told by the
-# rounds here; its own 10 % would never be reached on a machine that others use.
+# Three of its windows must agree, or it gives up after ten. How far repeats lie apart is told by
+# the rounds here; its own 10 % would never be reached on a machine that others use.
 WINDOW_S = 2.0
 AGREEMENT_PERCENT = 50
 

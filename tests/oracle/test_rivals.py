@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +13,12 @@ import numpy as np
 import pytest
 
 from rivals import measuring
+from rivals.__main__ import show
 from rivals.comparing import Answers, likeness
 from rivals.entries import OWN_ENTRIES, REFERENCE, RIVALS, Entry
 from rivals.environments import Environment
 from rivals.inputs import Inputs, prepare, write_graphs
+from rivals.measuring import POINTS
 
 HERE = Environment("oracle", Path(sys.executable))
 ENTRIES = {entry.name: entry for entry in (*OWN_ENTRIES, *RIVALS)}
@@ -49,7 +54,7 @@ def test_the_same_weights_answer_alike(name: str, inputs: Inputs, reference: Ans
         assert worker.threads
         assert set(worker.versions) >= {"numpy"}
     seen = likeness(found, reference, entry.bar)
-    assert seen.same, seen.told()
+    assert seen.same, seen.least
     for rows in found.values():
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
 
@@ -62,3 +67,23 @@ def test_other_weights_answer_otherwise(inputs: Inputs, reference: Answers, tmp_
     with measuring.started(ENTRIES[REFERENCE], HERE, folders) as worker:
         found = measuring.answers_of(worker, inputs)
     assert not likeness(found, reference, ENTRIES[REFERENCE].bar).same
+
+
+def test_the_program_compares_and_tells(inputs: Inputs) -> None:
+    rivals = [REFERENCE, "ONNX Runtime, plain"]
+    command = [sys.executable, "-W", "ignore", "-m", "rivals", "--small", "--json"]
+    command += ["--folder", str(inputs.folders["bundle"].parent)]
+    command += ["--rounds", "2", "--seconds", "0.2"]
+    for name in rivals:
+        command += ["--only", name, "--python", f"{ENTRIES[name].environment}={sys.executable}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert [row["rival"] for row in seen["rivals"]] == rivals
+    for row in seen["rivals"]:
+        assert row["same_answers"], row
+        assert row["absent"] is None
+        for own in OWN_ENTRIES:
+            assert set(row["ratios"][own.name]) == {f"{kind} {size}" for kind, size in POINTS}
+    show(seen)
