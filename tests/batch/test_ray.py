@@ -31,6 +31,7 @@ from cliprt_batch._models import Local
 from cliprt_batch._monitor import Monitor
 from cliprt_batch._output_errors import OutputError
 from cliprt_batch._ray import embed_on_ray
+from cliprt_batch._ray_driver import _TO_END_S
 from cliprt_batch._ray_worker import Order, Outcome, RayWorker
 from cliprt_batch._run_folder import RunFolder
 from cliprt_batch._source import make_plan, open_plan
@@ -272,7 +273,8 @@ def test_the_command_line_alone_and_ctrl_c(job: Callable[..., Job], tmp_path: Pa
         time.sleep(0.05)
     # As a terminal does it.
     os.killpg(process.pid, signal.SIGINT)
-    printed, told = process.communicate(timeout=60)
+    # Longer than the program waits for Ray.
+    printed, told = process.communicate(timeout=_TO_END_S + 60)
     assert process.returncode == 130, told
     assert printed == ""
     *lines, last = told.splitlines()
