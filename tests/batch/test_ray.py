@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from cases import demo_pictures
+from patience import until
 
 import cliprt
 from cliprt import Bundle, BundleError, DeploymentError, MissingExtra
@@ -281,8 +282,7 @@ def test_the_command_line_alone_and_ctrl_c(job: Callable[..., Job], tmp_path: Pa
     assert last.startswith("stopped; what is done is kept in ")
     assert all(" of 1,501 items, " in line for line in lines), told
     assert not list(Path(folder).glob("cliprt-ray-*"))
-    everything = subprocess.run(["ps", "axeww"], capture_output=True, text=True, check=True)
-    assert folder not in everything.stdout
+    until(lambda: folder not in subprocess.check_output(["ps", "axeww"], text=True))
     summary = one.here(out)
     assert output(out) == one.expected
     assert summary.computed <= 1501 - 512
