@@ -165,5 +165,5 @@ def test_the_status_of_a_bad_tensor_is_invalid_argument(demo_server: TritonServe
         )
         request.inputs.add(name="tokens", datatype="INT32", shape=tokens.shape)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.ModelInfer(request, timeout=10)
+            stub.ModelInfer(request, timeout=60)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -38,9 +38,9 @@ def test_it_serves_and_leaves_nothing_behind(repository: Path) -> None:
     with TritonServer(repository, http_port=0) as server:
         with Client(server.address) as client:
             assert client.encode_text("a").shape == (1, 24)
-        with urllib.request.urlopen(server.metrics_url, timeout=5) as answer:
+        with urllib.request.urlopen(server.metrics_url, timeout=30) as answer:
             assert b"nv_inference_count" in answer.read()
-        with urllib.request.urlopen(f"{server.http_url}/v2/health/ready", timeout=5) as answer:
+        with urllib.request.urlopen(f"{server.http_url}/v2/health/ready", timeout=30) as answer:
             assert answer.status == 200
         assert servers_at(server.address)
     assert not servers_at(server.address)
@@ -62,7 +62,7 @@ def test_a_client_survives_a_restart(repository: Path) -> None:
             client.encode_text("a")
         port = int(first.address.rsplit(":", 1)[1])
         with TritonServer(repository, grpc_port=port):
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while True:
                 try:
                     assert (client.encode_text("a") == expected).all()
