@@ -109,8 +109,8 @@ def main() -> int:
             table += rows(case, outcome)
             said.append(
                 f"{case.name}, run {outcome.tries}: wire {outcome.wire:.2f} ms, "
-                f"lag p99 {trace.lag_ms(99):.2f} ms, generator {trace.generator_cores:.3f} and process {trace.process_cores:.3f} "
-                f"processors; {trace.was_bottleneck() or 'the generator was no bottleneck.'}"
+                f"lag p99 {trace.lag_ms(99):.2f} ms, generator {trace.generator_cores:.3f} and "
+                f"process {trace.process_cores:.3f} processors; {trace.was_bottleneck() or 'the generator was no bottleneck.'}"
             )
             if abs(outcome.worst_told) > TOLERANCE:
                 wrong.append(f"{case.name} (from what callers saw)")
