@@ -107,10 +107,11 @@ def main() -> int:
             outcome = run_until_right(server, case)
             trace = outcome.trace
             table += rows(case, outcome)
+            bottleneck = trace.was_bottleneck() or "the generator was no bottleneck."
             said.append(
                 f"{case.name}, run {outcome.tries}: wire {outcome.wire:.2f} ms, "
                 f"lag p99 {trace.lag_ms(99):.2f} ms, generator {trace.generator_cores:.3f} and "
-                f"process {trace.process_cores:.3f} processors; {trace.was_bottleneck() or 'the generator was no bottleneck.'}"
+                f"process {trace.process_cores:.3f} processors; {bottleneck}"
             )
             if abs(outcome.worst_told) > TOLERANCE:
                 wrong.append(f"{case.name} (from what callers saw)")

@@ -24,11 +24,7 @@ ONE = {"value": np.array([[1, 2, 3]], dtype=np.uint8)}
 
 HOLD = "until it is gone: "
 
-MODEL = (
-    f"""
-HOLD = {HOLD!r}
-"""
-    + """
+MODEL = """
 import json
 import time
 from pathlib import Path
@@ -62,7 +58,6 @@ class TritonPythonModel:
                 time.sleep(0.01)
         return pb_utils.InferenceResponse([pb_utils.Tensor("value", value)])
 """
-)
 
 CONFIG = """
 name: "{name}"
@@ -119,7 +114,7 @@ def _write(
 ) -> None:
     code = folder / name / str(VERSION)
     code.mkdir(parents=True)
-    (code / "model.py").write_text(MODEL)
+    (code / "model.py").write_text(f"HOLD = {HOLD!r}\n{MODEL}")
     (folder / name / "config.pbtxt").write_text(
         CONFIG.format(
             name=name, batch=batch, version=VERSION, queue=queue, sleep_s=sleep_s, refuse=refuse
