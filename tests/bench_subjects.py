@@ -68,8 +68,9 @@ class Elsewhere(Counted):
 
 
 class Marking(Counted):
-    """Makes a file, which the environment names, when it is first asked."""
+    """Makes a file, which the environment names, long after the few requests of warm-ups."""
 
     def _answer(self, items: Sequence[object]) -> NDArray[np.float32]:
-        Path(os.environ["CLIPRT_TEST_MARK"]).touch()
+        if len(self.asked) >= 100:
+            Path(os.environ["CLIPRT_TEST_MARK"]).touch()
         return super()._answer(items)

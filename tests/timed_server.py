@@ -28,6 +28,7 @@ from queueing import Fifo, Stall, Times
 SERVICE = "Timed"
 THREADS = 64
 NANO = 1e9
+WATCH_S = 0.005
 _REQUEST = struct.Struct("<qd")
 
 
@@ -36,10 +37,21 @@ class _Handlers:
         self._lock = threading.Lock()
         self._set = {"workers": 1, "stall": None}
         self._begin()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def _begin(self) -> None:
         self._queue: Fifo | None = None
         self._record: list[tuple[int, int, int, int]] = []
+        self._held_up = 0
+
+    def _watch(self) -> None:
+        """Looks how long this process stands still at most."""
+        while True:
+            before = time.monotonic_ns()
+            time.sleep(WATCH_S)
+            late = time.monotonic_ns() - before - int(WATCH_S * NANO)
+            with self._lock:
+                self._held_up = max(self._held_up, late)
 
     def set(self, request: bytes, context: object) -> bytes:
         with self._lock:
@@ -65,13 +77,20 @@ class _Handlers:
         return Fifo(self._set["workers"], span)
 
     def record(self, request: bytes, context: object) -> bytes:
-        return np.array(self._record, dtype=np.int64).tobytes()
+        with self._lock:
+            rows = [(self._held_up, 0, 0, 0), *self._record]
+        return np.array(rows, dtype=np.int64).tobytes()
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the server did, int64 [requests] in nanoseconds of the monotonic clock, by number."""
+    """What the server did, int64 [requests] in nanoseconds of the monotonic clock, by number.
 
+    Attributes:
+        held_up_ms: how long it stood still at most, as a thread of it saw that only sleeps.
+    """
+
+    held_up_ms: float
     number: NDArray[np.int64]
     came: NDArray[np.int64]
     finished: NDArray[np.int64]
@@ -86,14 +105,15 @@ class Record:
 class TimedServer:
     """A running one, and the way to it."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, pid: int) -> None:
+        self.pid = pid
         self._set = channel.unary_unary(f"/{SERVICE}/Set")
         self._serve = channel.unary_unary(f"/{SERVICE}/Serve")
         self._record = channel.unary_unary(f"/{SERVICE}/Record")
 
     def begin(self, workers: int, *, stall: Stall | None = None) -> None:
         """An empty queue; a stall is told in seconds since the first request comes."""
-        self._set(json.dumps({"workers": workers, "stall": stall}).encode(), timeout=10)
+        self._set(json.dumps({"workers": workers, "stall": stall}).encode(), timeout=60)
 
     def sender(self, services: Times) -> Any:
         """What a load generator is given: the n-th request takes the n-th time, in seconds."""
@@ -104,8 +124,9 @@ class TimedServer:
         return send
 
     def record(self) -> Record:
-        rows = np.frombuffer(self._record(b"", timeout=10), np.int64).reshape(-1, 4)
-        return Record(*rows[np.argsort(rows[:, 0])].T)
+        told = np.frombuffer(self._record(b"", timeout=60), np.int64).reshape(-1, 4)
+        rows = told[1:]
+        return Record(float(told[0, 0]) / 1e6, *rows[np.argsort(rows[:, 0])].T)
 
 
 @contextmanager
@@ -116,8 +137,8 @@ def timed_server() -> Iterator[TimedServer]:
         try:
             port = int(process.stdout.readline())
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                grpc.channel_ready_future(channel).result(timeout=20)
-                yield TimedServer(channel)
+                grpc.channel_ready_future(channel).result(timeout=60)
+                yield TimedServer(channel, process.pid)
         finally:
             process.terminate()
 

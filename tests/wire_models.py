@@ -1,21 +1,33 @@
 """A repository of small models with which the wire is tested: echo, slow, refusing.
 
-The models are real models of the real server; only what they compute is nothing.
+The models are real models of the real server; only what they compute is nothing. Each is busy for
+as long as a request wants it: a request may name a file that is made when its turn has come, and
+that must be gone before it is answered.
 """
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from patience import until
+
+from cliprt._grpc import PendingTensor, TritonChannel
+from cliprt_triton import TritonServer
 
 VERSION = 7
 
 ONE = {"value": np.array([[1, 2, 3]], dtype=np.uint8)}
 
+HOLD = "until it is gone: "
+
 MODEL = """
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -38,6 +50,12 @@ class TritonPythonModel:
                 value.tobytes().decode(), pb_utils.TritonError.INVALID_ARG
             )
             return pb_utils.InferenceResponse(error=error)
+        if value.tobytes().startswith(HOLD.encode()):
+            file = Path(value.tobytes().decode().removeprefix(HOLD))
+            file.touch()
+            ends = time.monotonic() + 60
+            while file.exists() and time.monotonic() < ends:
+                time.sleep(0.01)
         return pb_utils.InferenceResponse([pb_utils.Tensor("value", value)])
 """
 
@@ -62,6 +80,27 @@ parameters [
 """
 
 
+def say(words: str) -> dict[str, NDArray[np.uint8]]:
+    """An input that holds words."""
+    return {"value": np.frombuffer(words.encode(), np.uint8)[None]}
+
+
+def keep_busy(channel: TritonChannel, file: Path) -> PendingTensor:
+    """A request that the model slow works at from now on, until a file is gone."""
+    pending = channel.infer("slow", say(f"{HOLD}{file}"), "value", 90)
+    until(file.exists)
+    return pending
+
+
+def waiting(server: TritonServer, model: str) -> int:
+    """Requests that have come and whose turn has not."""
+    with urllib.request.urlopen(server.metrics_url, timeout=20) as answer:
+        text = answer.read().decode()
+    name = "nv_inference_pending_request_count"
+    (count,) = re.findall(rf'^{name}\{{model="{model}".*\}} (\d+)$', text, re.MULTILINE)
+    return int(count)
+
+
 def write_wire_repository(folder: Path, *, slow_s: float = 0.2) -> Path:
     """Writes the models: echo, slow (one at a time, four may wait), refusing."""
     _write(folder, "echo", batch=8, queue=100_000)
@@ -75,7 +114,7 @@ def _write(
 ) -> None:
     code = folder / name / str(VERSION)
     code.mkdir(parents=True)
-    (code / "model.py").write_text(MODEL)
+    (code / "model.py").write_text(f"HOLD = {HOLD!r}\n{MODEL}")
     (folder / name / "config.pbtxt").write_text(
         CONFIG.format(
             name=name, batch=batch, version=VERSION, queue=queue, sleep_s=sleep_s, refuse=refuse

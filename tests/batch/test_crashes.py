@@ -217,13 +217,15 @@ with RunFolder.open(Path(sys.argv[1]), settings) as run:
     print("open", flush=True)
     for unit in range(12):
         do_unit(run, settings, unit, items=60, bad=(1, 8, 19), size=10)
+        print("done", flush=True)
     run.finish(12)
+sys.stdin.read()
 """
 
 
 @LAYOUTS
 def test_a_process_that_is_killed_again_and_again(tmp_path: Path, layout: Layout) -> None:
-    """SIGKILL from without, at instants that nobody chose; the seed says when."""
+    """SIGKILL from without, at instants that nobody chose, farther on each time."""
     settings, out = config(layout), tmp_path / "out"
     with RunFolder.open(tmp_path / "whole", settings) as run:
         run.note_plan(PLAN)
@@ -232,18 +234,17 @@ def test_a_process_that_is_killed_again_and_again(tmp_path: Path, layout: Layout
         run.finish(12)
     path = [str(Path(__file__).resolve().parent.parent), *sys.path]
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}\n{SCRIPT}"]
-    draw, killed = random.Random(6), 0
-    for _ in range(100):
-        with subprocess.Popen([*command, str(out), layout], stdout=subprocess.PIPE) as process:
+    command += [str(out), layout]
+    draw = random.Random(6)
+    for killed in range(4):
+        # It does not end before it has read all of its input, which never ends here.
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            process.stdout.readline()
-            if killed < 4:
-                time.sleep(draw.uniform(0, 0.15))
-                process.send_signal(signal.SIGKILL)
-        if process.returncode == 0:
-            break
+            for _ in range(1 + 3 * killed + draw.randrange(3)):
+                assert process.stdout.readline()
+            time.sleep(draw.uniform(0, 0.03))
+            process.kill()
         assert process.returncode == -signal.SIGKILL
-        killed += 1
+    subprocess.run(command, input=b"", stdout=subprocess.PIPE, check=True)
     assert files(out) == files(tmp_path / "whole")
     assert left_over(out) == []
-    assert killed >= 1

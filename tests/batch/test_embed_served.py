@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from batch_inputs import caption, small_pictures, write_source
 from batch_runs import command, finished, kept, output, parts_of, run
+from patience import settled
 from tritonclient.grpc import InferenceServerClient
 
 from cliprt import Bundle, Client
@@ -92,9 +93,9 @@ def test_requests_are_as_large_as_the_greatest_batch(
     server: TritonServer, source: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     """So nothing can be joined to them, whoever asks at the same time."""
-    before = _batches(server)
+    before = settled(lambda: _batches(server))
     finished("embed", source, "--url", server.address, "--out", tmp_path / "out", *BOTH)
-    computed = _batches(server) - before
+    computed = settled(lambda: _batches(server)) - before
     with Client(server.address) as client:
         most = {tower: client._core.most(tower) for tower in ("image", "text")}
     assert {size for _, size in computed} == set(most.values())

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from cases import demo_pictures
+from patience import until
 
 import cliprt
 from cliprt import Bundle, BundleError, DeploymentError, MissingExtra
@@ -31,6 +32,7 @@ from cliprt_batch._models import Local
 from cliprt_batch._monitor import Monitor
 from cliprt_batch._output_errors import OutputError
 from cliprt_batch._ray import embed_on_ray
+from cliprt_batch._ray_driver import _TO_END_S
 from cliprt_batch._ray_worker import Order, Outcome, RayWorker
 from cliprt_batch._run_folder import RunFolder
 from cliprt_batch._source import make_plan, open_plan
@@ -272,15 +274,15 @@ def test_the_command_line_alone_and_ctrl_c(job: Callable[..., Job], tmp_path: Pa
         time.sleep(0.05)
     # As a terminal does it.
     os.killpg(process.pid, signal.SIGINT)
-    printed, told = process.communicate(timeout=60)
+    # Longer than the program waits for Ray.
+    printed, told = process.communicate(timeout=_TO_END_S + 60)
     assert process.returncode == 130, told
     assert printed == ""
     *lines, last = told.splitlines()
     assert last.startswith("stopped; what is done is kept in ")
     assert all(" of 1,501 items, " in line for line in lines), told
     assert not list(Path(folder).glob("cliprt-ray-*"))
-    everything = subprocess.run(["ps", "axeww"], capture_output=True, text=True, check=True)
-    assert folder not in everything.stdout
+    until(lambda: folder not in subprocess.check_output(["ps", "axeww"], text=True))
     summary = one.here(out)
     assert output(out) == one.expected
     assert summary.computed <= 1501 - 512

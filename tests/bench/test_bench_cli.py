@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from bench_cards import card
 from click.testing import CliRunner, Result
+from patience import until
 
 from cliprt import Bundle
 from cliprt._cli import main
@@ -157,12 +157,13 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    until = time.monotonic() + 60
-    while not mark.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    printed, told = process.communicate(timeout=60)
+    with process:
+        try:
+            until(lambda: mark.exists() or process.poll() is not None, 120)
+            process.send_signal(signal.SIGINT)
+            printed, told = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 0, told
     assert "interrupted: this is what was measured until then" in printed
     found = read_bench_card(path)

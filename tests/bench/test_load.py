@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import _thread
+import os
+import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import cast
 
+import load_cases
 import numpy as np
 import pytest
-from load_cases import TOLERANCE, Case, Outcome, constant, exponential, run_until_right
+from load_cases import TOLERANCE, Case, Outcome, constant, exponential, run_case, run_until_right
+from numpy.typing import NDArray
 from queueing import closed_latencies, open_latencies
 from timed_server import TimedServer, timed_server
 
 from cliprt_bench._load import arrivals, closed_loop, open_loop
-from cliprt_bench._trace import UNANSWERED
+from cliprt_bench._trace import UNANSWERED, Trace
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,46 @@ def test_requests_that_come_while_the_server_stands_still_count(server: TimedSer
     right(outcome)
 
 
+class StoppedOnce(TimedServer):
+    """Its process stands still for a while when a load is under way."""
+
+    def __init__(self, server: TimedServer) -> None:
+        vars(self).update(vars(server))
+
+    def sender(self, services: NDArray[np.float64]) -> Callable[[int], None]:
+        send: Callable[[int], None] = super().sender(services)
+
+        def stopping(number: int) -> None:
+            if number == 20:
+                os.kill(self.pid, signal.SIGSTOP)
+                time.sleep(0.3)
+                os.kill(self.pid, signal.SIGCONT)
+            send(number)
+
+        return stopping
+
+
+def test_a_server_that_stood_still_once_disturbs_a_case(server: TimedServer) -> None:
+    """So few requests see it that neither nine of ten answers nor the wire before and after do."""
+    case = Case("closed, 2 callers", constant(0.02), workers=2, seconds=1, callers=2)
+    outcome = run_case(StoppedOnce(server), case)
+    assert "process stood still for" in outcome.disturbed
+
+
+def test_which_run_an_outcome_is_of_is_told(
+    server: TimedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = iter([20.0, 10.1])
+
+    def run(*_: object) -> Outcome:
+        theory, measured = {50: 10.0}, {50: next(given)}
+        return Outcome(cast("Trace", None), theory, theory, measured, theory, 0.0, "")
+
+    monkeypatch.setattr(load_cases, "run_case", run)
+    outcome = run_until_right(server, Case("any", constant(1), 1, 1))
+    assert (outcome.tries, outcome.measured) == (2, {50: 10.1})
+
+
 def test_moments_are_those_of_a_poisson_process_and_of_their_seed() -> None:
     due = arrivals(200, 500, seed=1)
     assert (np.diff(due) >= 0).all()
@@ -132,10 +177,10 @@ def test_warmup_is_sent_and_not_counted() -> None:
         numbers.append(number)
         time.sleep(0.002)
 
-    trace = closed_loop(send, callers=1, seconds=0.1, warmup=0.1)
+    trace = closed_loop(send, callers=1, seconds=0.3, warmup=0.3)
     assert len(trace.number) == len(numbers)
     assert 0 < trace.samples < len(numbers)
-    assert trace.window[1] - trace.window[0] == 100_000_000
+    assert trace.window[1] - trace.window[0] == 300_000_000
     opened = open_loop(send, rate=200, seconds=0.1, most=2, seed=1, warmup=0.1)
     assert opened.samples == ((due := arrivals(200, 0.2, seed=1)) >= 100_000_000).sum()
     assert len(opened.number) == len(due)
@@ -181,7 +226,7 @@ def test_a_request_without_an_answer_is_told() -> None:
         if number == 3:
             never.wait(30)
 
-    trace = open_loop(send, rate=100, seconds=0.3, most=4, seed=1, patience=0.5)
+    trace = open_loop(send, rate=100, seconds=0.3, most=4, seed=1, patience=2)
     never.set()
     assert trace.errors == {UNANSWERED: 1}
     assert trace.ended[3] == -1
@@ -238,26 +283,19 @@ def test_a_generator_that_burns_the_processor_is_marked() -> None:
     assert trace.process_cores >= trace.sending_s / trace.elapsed_s
 
 
-def test_a_generator_that_has_time_is_not_marked() -> None:
-    reasons = []
+def test_a_generator_that_has_time_is_not_marked(server: TimedServer) -> None:
+    seen = []
     for _ in range(3):
+        server.begin(1)
         trace = open_loop(lambda n: time.sleep(0.05), rate=60, seconds=0.8, most=16, seed=1)
+        assert trace.generator_cores < 0.2
         if (reason := trace.was_bottleneck()) is None:
-            assert trace.generator_cores < 0.2
             return
-        reasons.append((reason, _oversleep_ms()))
-    if min(late for _, late in reasons) > 2:
-        pytest.skip(f"a thread of this machine wakes up late: {reasons}")
-    pytest.fail(str(reasons))
-
-
-def _oversleep_ms() -> float:
-    late = []
-    for _ in range(50):
-        before = time.monotonic_ns()
-        time.sleep(0.005)
-        late.append((time.monotonic_ns() - before) / 1e6 - 5)
-    return float(np.percentile(late, 90))
+        seen.append((reason, server.record().held_up_ms))
+    # A mark takes 5 ms in half the cases.
+    if max(late for _, late in seen) > 5:
+        pytest.skip(f"another process of this machine stood still meanwhile, too: {seen}")
+    pytest.fail(str(seen))
 
 
 @pytest.mark.parametrize(

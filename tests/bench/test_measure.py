@@ -60,11 +60,20 @@ class OneByOne(Counted):
 
     def __init__(self, pause_s: float) -> None:
         super().__init__(pause_s)
-        self._row = threading.Lock()
+        # A lock alone may be taken again by who gave it back, before those who wait for it.
+        self._turn, self._given, self._now = threading.Condition(), 0, 0
 
     def _answer(self, items: Sequence[object]) -> NDArray[np.float32]:
-        with self._row:
+        with self._turn:
+            ticket = self._given
+            self._given += 1
+            self._turn.wait_for(lambda: self._now == ticket)
+        try:
             return super()._answer(items)
+        finally:
+            with self._turn:
+                self._now += 1
+                self._turn.notify_all()
 
 
 def test_requests_that_take_longer_than_a_window_are_not_counted_too_often() -> None:

@@ -152,7 +152,9 @@ def test_an_interpreter_that_ends_at_once_is_refused(tmp_path: Path) -> None:
 
 
 class Meeting(Adapter):
-    """Counts how many threads are in it."""
+    """Counts how many threads are in it, and waits for a second one for a while."""
+
+    patience_s = 0.2
 
     def __init__(self) -> None:
         self.most, self.now, self.lock = 0, 0, threading.Lock()
@@ -164,7 +166,7 @@ class Meeting(Adapter):
             self.most = max(self.most, self.now)
             if self.now == 2:
                 self.both.set()
-        self.both.wait(0.2)
+        self.both.wait(self.patience_s)
         with self.lock:
             self.now -= 1
         return np.ones((len(items), 2))
@@ -172,6 +174,7 @@ class Meeting(Adapter):
 
 class Free(Meeting):
     threads = True
+    patience_s = 20.0
 
 
 @pytest.mark.parametrize(("adapter", "most"), [(Meeting(), 1), (Free(), 2)])

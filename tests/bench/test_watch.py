@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import nvml_stand_in
 import pytest
+from patience import until
 
 from cliprt_bench._watch import Watch
 
@@ -90,11 +91,17 @@ def test_what_a_target_did_before_does_not_count() -> None:
 
 
 def test_a_target_that_ends_keeps_what_was_seen_of_it() -> None:
-    with (
-        running(BURN.format(0.4) + "import time; time.sleep(0.5)") as process,
-        Watch([process.pid], every_s=0.02, gpus=False) as watch,
-    ):
-        process.wait()
+    burning = "import time\ninput()\nuntil = time.process_time() + 0.4\n" + BURN.format("until")
+    with running(burning + "print('done', flush=True)\ninput()\n") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with Watch([process.pid], every_s=0.02, gpus=False) as watch:
+            process.stdin.write("go\n")
+            assert process.stdout.readline() == "done\n"
+            readings = watch._readings
+            until(lambda: watch._readings > readings + 1)
+            process.stdin.write("end\n")
+            process.wait()
     assert watch.seen.target_cores is not None
     assert 0.25 <= watch.seen.target_cores * watch.seen.seconds <= 2.0
 

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
-import time
+import threading
 from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
@@ -58,17 +58,21 @@ def test_items_may_come_from_other_calls(demo_server: TritonServer) -> None:
 def test_generators_that_block_hold_up_no_others(demo_server: TritonServer) -> None:
     async def main() -> None:
         async with AsyncClient(demo_server.address) as client:
-            end = time.monotonic() + 1
+            begun, given = threading.Semaphore(0), threading.Event()
 
             def slow() -> Iterator[str]:
-                while time.monotonic() < end:
-                    time.sleep(0.01)
+                begun.release()
+                given.wait(60)
                 yield "a"
 
             waiting = [asyncio.create_task(client.encode_text(slow())) for _ in range(MANY)]
-            await asyncio.sleep(0.1)
-            await client.encode_text(LONG)
-            assert not any(task.done() for task in waiting)
+            try:
+                for _ in range(MANY):
+                    assert await asyncio.to_thread(begun.acquire, timeout=30)
+                await asyncio.wait_for(client.encode_text(LONG), 30)
+                assert not any(task.done() for task in waiting)
+            finally:
+                given.set()
             await asyncio.gather(*waiting)
 
     asyncio.run(main())

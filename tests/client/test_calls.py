@@ -318,7 +318,7 @@ def test_a_server_that_was_given_another_model_is_refused(
         client.encode_text("a")
         port = int(server.address.rpartition(":")[2])
     with client, TritonServer(second, grpc_port=port):
-        for _ in range(100):  # until the connection is made again
+        for _ in range(600):  # until the connection is made again
             try:
                 client.encode_text("a")
             except ModelUnavailable as error:

@@ -58,7 +58,7 @@ def alive(process_id: int) -> bool:
 
 def ended(process_ids: list[int]) -> bool:
     """Whether processes are gone, soon."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while any(map(alive, process_ids)) and time.monotonic() < until:
         time.sleep(0.01)
     return not any(map(alive, process_ids))
@@ -190,7 +190,7 @@ def test_closing_wakes_who_waits(processes: Decoder) -> None:
 
     caller = threading.Thread(target=call)
     caller.start()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while len(process_ids(processes)) < 2 and time.monotonic() < until:
         time.sleep(0.01)
     processes.close()

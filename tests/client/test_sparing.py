@@ -53,7 +53,7 @@ def channel(server: TritonServer) -> Iterator[TritonChannel]:
 
 def cancelled(server: TritonServer) -> int:
     """Requests that Triton counts as given up by their callers."""
-    with urllib.request.urlopen(server.metrics_url, timeout=5) as answer:
+    with urllib.request.urlopen(server.metrics_url, timeout=30) as answer:
         text = answer.read().decode()
     found = re.findall(r'^nv_inference_request_failure\{.*reason="CANCELED".*\} (\d+)$', text, re.M)
     assert found

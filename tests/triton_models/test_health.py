@@ -32,6 +32,9 @@ from folders import write_calibration
 
 QUEUE = 8
 
+# Of the health model of `clip`: longer than a sound tower takes on any machine.
+PATIENCE_S = 10.0
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
@@ -86,11 +89,11 @@ class Served:
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())["error"]
 
-    def probe_until(self, sign: str) -> tuple[int, str]:
+    def probe_until(self, sign: str, name: str = "clip") -> tuple[int, str]:
         """The first new answer that holds a sign; reports hold for a while."""
-        ends = time.monotonic() + 40
+        ends = time.monotonic() + 60
         while True:
-            status, content = self.probe()
+            status, content = self.probe(name)
             if sign in content or time.monotonic() > ends:
                 return status, content
             time.sleep(0.1)
@@ -116,7 +119,7 @@ def served(
             (repository / model).rename(whole / model)
     switch = Switch(folder / "mode")
     break_tower(whole / "clip_image", version, switch)
-    set_patience(whole, bundle, "clip", 4.0)
+    set_patience(whole, bundle, "clip", PATIENCE_S)
     swap_tower(whole / "swapped_image" / str(version), other_bundle)
     shutil.rmtree(whole / "half_text")
     forget_precision(whole / "old_image", version)
@@ -146,7 +149,7 @@ def test_sound_models_are_healthy(
         for what in ("answers", "numbers", "length", "constant", "batch", "known answers"):
             assert f"{tower} {what}" in looked_at
     assert check_server(served.address, model=model, bundle=bundle).status == "good"
-    status, content = served.probe(model)
+    status, content = served.probe_until('"status":"good","healthy":true', model)
     assert status == 200
     assert '"status":"good","healthy":true' in content
 
@@ -216,12 +219,13 @@ def test_a_tower_that_does_not_answer_is_wrong(served: Served) -> None:
     with served.switch.broken("slow"):
         status, content = served.probe_until("waits for image since")
         assert status == 503
-        assert "the limit is 4 s; it hangs, or is too slow" in content
+        assert f"the limit is {PATIENCE_S:g} s; it hangs, or is too slow" in content
         # Nobody waits behind one that hangs.
         assert served.probe()[0] == 503
-        report = check_server(served.address, timeout_s=1.0)
+        # A question may take three tenths of it, and the sound tower, too, is asked in time.
+        report = check_server(served.address, timeout_s=20.0)
         assert list(wrong(report)) == ["image answers"]
-        assert "no answer within 0.3 s" in wrong(report)["image answers"]
+        assert "no answer within 6 s" in wrong(report)["image answers"]
     assert served.probe_until('"healthy":true')[0] == 200
 
 
@@ -235,7 +239,7 @@ def test_a_full_queue_is_busy_and_not_wrong(served: Served, bundle: Bundle) -> N
         crowd: list[PendingTensor] = []
         while not any(one.done() for one in crowd):
             assert len(crowd) < 100
-            crowd.append(channel.infer("clip_image", {"pixels": picture}, "embedding", 60))
+            crowd.append(channel.infer("clip_image", {"pixels": picture}, "embedding", 120))
             time.sleep(0.02)
         refused = [one for one in crowd if one.done()]
         with pytest.raises(Overloaded):

@@ -16,7 +16,7 @@ import pytest
 from processes import processes_with, servers_at, shared_memory
 
 from cliprt import Bundle, Client, ServerStartError, ServerUnavailable
-from cliprt_triton import TritonServer, _install, write_repository
+from cliprt_triton import TritonServer, _install, _server, write_repository
 from cliprt_triton._server import _free_ports, _why
 
 
@@ -38,9 +38,9 @@ def test_it_serves_and_leaves_nothing_behind(repository: Path) -> None:
     with TritonServer(repository, http_port=0) as server:
         with Client(server.address) as client:
             assert client.encode_text("a").shape == (1, 24)
-        with urllib.request.urlopen(server.metrics_url, timeout=5) as answer:
+        with urllib.request.urlopen(server.metrics_url, timeout=30) as answer:
             assert b"nv_inference_count" in answer.read()
-        with urllib.request.urlopen(f"{server.http_url}/v2/health/ready", timeout=5) as answer:
+        with urllib.request.urlopen(f"{server.http_url}/v2/health/ready", timeout=30) as answer:
             assert answer.status == 200
         assert servers_at(server.address)
     assert not servers_at(server.address)
@@ -62,7 +62,7 @@ def test_a_client_survives_a_restart(repository: Path) -> None:
             client.encode_text("a")
         port = int(first.address.rsplit(":", 1)[1])
         with TritonServer(repository, grpc_port=port):
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while True:
                 try:
                     assert (client.encode_text("a") == expected).all()
@@ -85,6 +85,34 @@ def test_two_servers_live_side_by_side(repository: Path) -> None:
 def test_free_ports_are_different_ones() -> None:
     ports = _free_ports("127.0.0.1", *[0] * 500)
     assert len(set(ports)) == 500
+
+
+def test_free_ports_are_none_that_the_system_lends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection could take such a one before Triton listens."""
+    (tmp_path / "range").write_text("20500\t60999\n")
+    monkeypatch.setattr(_server, "_LENT_PORTS", tmp_path / "range")
+    assert all(20_000 <= port < 20_500 for port in _free_ports("127.0.0.1", *[0] * 50))
+
+
+@pytest.mark.parametrize("lent", ["1024\t65535\n", None])
+def test_a_free_port_is_found_where_the_system_lends_all(
+    lent: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lent is not None:
+        (tmp_path / "range").write_text(lent)
+    monkeypatch.setattr(_server, "_LENT_PORTS", tmp_path / "range")
+    (port,) = _free_ports("127.0.0.1", 0)
+    assert port > 0
+
+
+def test_taken_ports_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (held,) = _free_ports("127.0.0.1", 0)
+    with socket.create_server(("127.0.0.1", held)):
+        monkeypatch.setattr(_server, "_unlent_ports", lambda: [held])
+        (port,) = _free_ports("127.0.0.1", 0)
+    assert port not in (0, held)
 
 
 def test_a_taken_port_is_named(repository: Path) -> None:

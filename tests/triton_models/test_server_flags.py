@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
+from patience import settled
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from wire_models import ONE, write_wire_repository
 
@@ -91,7 +92,7 @@ def test_answers_are_cached_where_a_model_asks_for_it(tmp_path: Path) -> None:
         channel = TritonChannel(server.address)
         for _ in range(3):
             channel.infer("echo", ONE, "value", 20).result()
-        counted = channel.statistics("echo", 20)
+        counted = settled(lambda: channel.statistics("echo", 20))
         assert (counted.cache_hits, counted.cache_misses, counted.inferences) == (2, 1, 1)
         channel.close()
 
