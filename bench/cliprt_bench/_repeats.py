@@ -89,7 +89,7 @@ def marks_of(
     Returns:
         Sentences; none if nothing is wrong.
     """
-    marks = [*_bottleneck(traces, apart), *_errors(traces), *_backlog(traces)]
+    marks = [*_bottleneck(traces, apart), *_beside(traces), *_errors(traces), *_backlog(traces)]
     number = samples_of(traces)
     missing = [percentile for percentile in PERCENTILES if number < enough_for(percentile)]
     if missing:
@@ -121,6 +121,16 @@ def _bottleneck(traces: Sequence[Trace], apart: bool) -> list[str]:
     if len(traces) == 1:
         return reasons
     return [f"In {len(reasons)} of {len(traces)} repeats: {reasons[0]}"]
+
+
+def _beside(traces: Sequence[Trace]) -> list[str]:
+    disturbed = [trace.beside for trace in traces if trace.beside]
+    if not disturbed:
+        return []
+    return [
+        f"In {len(disturbed)} of {len(traces)} repeats the target was still at work on up to "
+        f"{max(disturbed)} requests of earlier ones, which had been given up."
+    ]
 
 
 def _errors(traces: Sequence[Trace]) -> list[str]:

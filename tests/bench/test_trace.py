@@ -37,10 +37,10 @@ def trace_of(latencies_ms: Any, *, gap_ms: float = 10, kinds: Any = None, **give
         "kinds": names,
         "messages": {},
         "held_up": np.zeros(100, np.int64),
-        "elapsed_s": 10.0,
-        "generator_s": 0.1,
-        "sending_s": 1.0,
-        "process_s": 2.0,
+        "generator_s": count * gap_ms / 1e5,
+        "sending_s": count * gap_ms / 1e4,
+        "process_s": count * gap_ms / 5e3,
+        "beside": 0,
         "complete": True,
     }
     return Trace(**{**fields, **given})
