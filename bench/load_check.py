@@ -104,9 +104,11 @@ def main() -> int:
         for case in cases(scale):
             outcome = run_until_right(server, case)
             trace = outcome.trace
+            lag = trace.lag_ms(99)
             table += rows(case, outcome)
             said.append(
-                f"{case.name}: wire {outcome.wire:.2f} ms, lag p99 {trace.lag_ms(99):.2f} ms, "
+                f"{case.name}: wire {outcome.wire:.2f} ms, "
+                f"lag p99 {'of too few requests' if lag is None else f'{lag:.2f} ms'}, "
                 f"generator {trace.generator_cores:.3f} and process {trace.process_cores:.3f} "
                 f"processors; {trace.was_bottleneck() or 'the generator was no bottleneck.'}"
             )

@@ -110,10 +110,14 @@ class Trace:
         answered = self.latencies_ms[np.isfinite(self.latencies_ms)]
         return float(answered[-1]) if len(answered) else None
 
+    @cached_property
+    def lags_ms(self) -> NDArray[np.float64]:
+        """Milliseconds of the generator's own lag, ascending, float64 [samples that were begun]."""
+        return np.sort(self.lag[self.counted & (self.begun >= 0)] / _MS)
+
     def lag_ms(self, percentile: float) -> float | None:
-        """A percentile of the generator's own lag; None if no request was begun."""
-        begun = self.lag[self.counted & (self.begun >= 0)]
-        return float(np.percentile(begun, percentile)) / _MS if len(begun) else None
+        """A percentile of the generator's own lag; None if there are too few samples for it."""
+        return percentile_of(self.lags_ms, percentile)
 
     @property
     def answered_s(self) -> float:

@@ -259,10 +259,10 @@ class Trial:
 
 
 def spread(found: Figure) -> str:
-    """A figure and half its interval: ``20.1 ± 0.4``."""
-    if found.low is None or found.high is None:
+    """A figure and how far its interval reaches: ``20.1 ± 0.4``."""
+    if found.reach is None:
         return f"{found.value:.1f}"
-    return f"{found.value:.1f} ± {(found.high - found.low) / 2:.1f}"
+    return f"{found.value:.1f} ± {found.reach:.1f}"
 
 
 @dataclass(frozen=True)
