@@ -267,9 +267,10 @@ def _roofline(comparison: Comparison) -> Plot | None:
         figure,
         "roofline",
         "Roofline",
-        "How near each card comes to what its machine can do at most: the dot is the highest "
+        "How near each card comes to the ceilings of its machine: the dot is the highest "
         "throughput measured, the upright strokes are ceilings measured in the same run (products "
-        "of the same type, decoding, the wire), the percentage is the share of the lowest.",
+        "of the same type at typical sizes, cliprt's decoding, the wire), the percentage is the "
+        "share of the lowest; what decodes faster than cliprt may have more than 100 %.",
         keys,
     )
 
