@@ -44,8 +44,8 @@ def test_percentiles_that_some_card_has_are_shown(
     first: dict[str, float], second: dict[str, float], whole: list[str], brief: list[str]
 ) -> None:
     comparison = compared(first, second)
-    for given, wanted in (({}, whole), ({"brief": True}, brief)):
-        shown = [table.title for table in tables(comparison, **given)]
+    for short, wanted in ((False, whole), (True, brief)):
+        shown = [table.title for table in tables(comparison, brief=short)]
         assert [name for name, title in TITLES.items() if title in shown] == wanted
     written = to_markdown(comparison, None)
     assert [name for name, title in TITLES.items() if f"## {title}" in written] == whole
