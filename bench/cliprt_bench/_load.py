@@ -54,7 +54,8 @@ def closed_loop(
         longest: seconds to which the window may be lengthened; by default without limit.
         warmup: seconds before the window. Requests begun in them are sent and not counted.
         patience: seconds after the window until which answers are waited for; requests without one
-            then count as failed (``unanswered``).
+            then count as failed (``unanswered``), and so do those of an overloaded open loop that
+            were not begun 30 s after the window.
         during: is entered when the window begins, and left when it ends, before the last answers
             are waited for.
 

@@ -25,6 +25,9 @@ _PROBE_S = 0.01
 # A target that refuses at once is not asked a million times.
 _PAUSE_S = 0.01
 
+BACKLOG_S = 30.0
+"""How long behind the window requests that were due in it are still begun."""
+
 # How long requests under way are waited for after Ctrl-C.
 _HURRY_S = 2.0
 
@@ -144,7 +147,9 @@ class Loop(ABC):
             self._beside = left_behind()
             with self._during:
                 self._watch()
-            self._done.wait(self._patience)
+            if not self._done.wait(min(self._patience, BACKLOG_S)):
+                self._stop.set()  # nothing more is begun; what is under way is waited for
+                self._done.wait(max(self._patience - BACKLOG_S, 0))
             cut = time.monotonic_ns()
         except KeyboardInterrupt:
             complete = False

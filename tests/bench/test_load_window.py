@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from cliprt_bench import _sending
 from cliprt_bench._load import PATIENCE_S, closed_loop, open_loop
 from cliprt_bench._repeats import figures_of, marks_of
 from cliprt_bench._sending import _Used, _within, left_behind
@@ -75,6 +76,16 @@ def test_requests_that_were_given_up_are_told_by_the_next_loop() -> None:
     while left_behind() and time.monotonic() < until:
         time.sleep(0.001)
     assert closed_loop(lambda n: time.sleep(0.001), callers=1, seconds=0.05).beside == 0
+
+
+def test_a_backlog_is_not_worked_off_as_long_as_answers_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two hundred requests are due, one at a time; the first is slow and waited for."""
+    monkeypatch.setattr(_sending, "BACKLOG_S", 0.1)
+    trace = open_loop(lambda n: time.sleep(1.0), rate=1000, seconds=0.2, most=1, seed=1)
+    assert (trace.begun >= 0).sum() == (trace.kind == 0).sum() < 5
+    assert trace.samples > 100
 
 
 def test_answers_are_waited_for_longer_than_a_target_waits_itself() -> None:
