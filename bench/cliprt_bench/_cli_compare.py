@@ -94,7 +94,7 @@ def compare(
 
 def _print(comparison: Comparison, verdict: Verdict | None) -> None:
     console = out()
-    for table in tables(comparison):
+    for table in tables(comparison, brief=True):
         console.print(table.title)
         print_table(table.columns, [[plain(cell) for cell in row] for row in table.rows])
         console.print()

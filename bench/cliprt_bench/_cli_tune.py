@@ -125,7 +125,8 @@ def tune(
 
     Starts a Triton for each candidate, asks it as the load will, and changes one thing at a time:
     threads, greatest batch, delay, instances, precision. What came out best is measured again, in
-    turns with the defaults. Takes some minutes; says how many. Ctrl-C keeps the best so far. The
+    turns with the defaults. Takes some minutes; says how many. Ctrl-C keeps the best so far. One
+    tower is measured, and the policy is for both: what was not measured is said. The
     file that --out names is what `cliprt serve BUNDLE --policy FILE` and `cliprt repository` take.
     """
     require("cliprt_triton", extra="serve")
@@ -163,7 +164,7 @@ def tune(
     result = search.run()
     load = f"{concurrency} callers" if rate is None else f"{rate:g} requests per second"
     tuned = _tuned(
-        opened, result, tuner.settings(result.best.candidate), f"{tower}, {load} of {batch}"
+        opened, result, tuner.settings(result.best.candidate), tower, f"{load} of {batch}"
     )
     if as_json:
         out().print(msgspec.json.encode(tuned).decode())
@@ -193,13 +194,16 @@ def _precisions_of(bundle: Bundle, tower: Tower, wanted: tuple[str, ...]) -> lis
     return there
 
 
-def _tuned(bundle: Bundle, result: Result, settings: Mapping[str, Any], load: str) -> Tuned:
+def _tuned(
+    bundle: Bundle, result: Result, settings: Mapping[str, Any], tower: Tower, load: str
+) -> Tuned:
     """The policy file."""
-    from cliprt_bench._targets import certified
-    from cliprt_bench._tune_words import in_words, why
+    from cliprt_bench._targets import certified, towers_in
+    from cliprt_bench._tune_words import in_words, unmeasured, why
     from cliprt_triton import Tuned
 
     goal = result.goal
+    others = [other for other in towers_in(bundle.card) if other != tower]
     losses = {
         precision: in_words(certified(bundle, dict.fromkeys(("image", "text"), precision)))
         for precision in {trial.candidate.precision for trial in result.trials}
@@ -210,8 +214,8 @@ def _tuned(bundle: Bundle, result: Result, settings: Mapping[str, Any], load: st
         model=bundle.card.name,
         space=bundle.card.space,
         machine=Tuned.this_machine(),
-        goal=f"{load}, {goal.in_words()}",
-        why=why(result, losses),
+        goal=f"{tower}, {load}, {goal.in_words()}",
+        why=why(result, losses) + unmeasured(tower, others),
         precision=result.best.candidate.precision,
         policy=result.best.candidate.policy,
         settings=dict(settings),

@@ -20,16 +20,19 @@ from cliprt_bench._resources import resources
 
 NONE = "–"
 LEGEND = (
-    "± is half of the 95 % confidence interval over repeats, as a part of the figure; ~ marks a "
-    "figure too noisy to go by. x is a multiple of the first card's figure. In brackets stands its "
-    "95 % interval, or that of a share (Welch's, on the logarithms of the repeats)."
+    "± is how far the 95 % confidence interval over repeats reaches from the figure, as a part of "
+    "it; ~ marks a figure too noisy to go by. x is a multiple of the first card's figure. In "
+    "brackets stands its 95 % interval, or that of a share (Welch's, on the logarithms of the "
+    "repeats)."
 )
 
-_FIGURES = (
-    ("p50_ms", "Latency p50, ms", False),
-    ("p99_ms", "Latency p99, ms", False),
-    ("items_s", "Throughput, items/s", True),
-)
+_LATENCIES = {
+    "p50_ms": "Latency p50, ms",
+    "p90_ms": "Latency p90, ms",
+    "p95_ms": "Latency p95, ms",
+    "p99_ms": "Latency p99, ms",
+    "max_ms": "Longest request, ms",
+}
 
 # What Markdown or HTML would take for more than a sign.
 _MARKDOWN = {
@@ -70,12 +73,23 @@ def number(value: float) -> str:
     return f"{value:.2f}" if size >= 1 else f"{value:#.3g}" if size >= 1e-4 else f"{value:.3g}"
 
 
-def tables(comparison: Comparison) -> tuple[Table, ...]:
-    """All tables that there is something to say in; those of the cards themselves come first."""
+def tables(comparison: Comparison, *, brief: bool = False) -> tuple[Table, ...]:
+    """All tables that there is something to say in; those of the cards themselves come first.
+
+    Args:
+        comparison: of cards.
+        brief: leave out the longest request and, if there is a higher percentile, p90.
+    """
     found = [_cards(comparison)]
     if comparison.at_p99_ms is not None:
         found.append(_best(comparison))
-    found += [_figures(comparison, *one) for one in _FIGURES]
+    left_out = _left_out(comparison) if brief else ()
+    found += [
+        _figures(comparison, name, title, more=False)
+        for name, title in _LATENCIES.items()
+        if name not in left_out
+    ]
+    found.append(_figures(comparison, "items_s", "Throughput, items/s", more=True))
     found.append(
         _per_point(
             comparison,
@@ -205,11 +219,9 @@ def _cards(comparison: Comparison) -> Table:
 
 def _spread(figure: Figure) -> str:
     main = f"{'~' if figure.noisy else ''}{number(figure.value)}"
-    if figure.low is None or figure.high is None:
+    if figure.reach is None or figure.value <= 0:
         return main
-    if figure.value <= 0:
-        return main
-    reach = (figure.high - figure.low) / 2 / figure.value
+    reach = figure.reach / figure.value
     return f"{main} ±{reach:.0%}" if reach >= 0.0995 else f"{main} ±{reach:.1%}"
 
 
@@ -235,7 +247,18 @@ def _columns(comparison: Comparison, first: str) -> tuple[str, ...]:
     return (first, *map(column_name, comparison.cards))
 
 
-def _figures(comparison: Comparison, name: str, title: str, more: bool) -> Table:
+def _left_out(comparison: Comparison) -> tuple[str, ...]:
+    there = {
+        name
+        for row in comparison.rows
+        for cell in row.cells
+        if cell is not None
+        for name in cell.figures
+    }
+    return ("p90_ms", "max_ms") if there & {"p95_ms", "p99_ms"} else ("max_ms",)
+
+
+def _figures(comparison: Comparison, name: str, title: str, *, more: bool) -> Table:
     rows: list[tuple[Text, ...]] = []
     tower = None
     for row in comparison.rows:

@@ -44,7 +44,7 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """Throughput as a part of what the machine can do at most.
+    """Throughput as a part of a ceiling of the machine.
 
     Attributes:
         of: name of the ceiling, the lowest that bounds this tower in this precision.

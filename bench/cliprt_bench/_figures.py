@@ -9,8 +9,12 @@ from collections.abc import Sequence
 import msgspec
 
 # Two-sided 95 % points of Student's t by degrees of freedom (Student 1908; any table of it).
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
-_T_LIMIT = 1.96
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+_NORMAL = 1.959964
 
 NOISY = 0.1
 """A figure is noisy if its confidence interval reaches further than this part of it either way."""
@@ -20,8 +24,12 @@ BEYOND = 10
 
 
 def student_t(freedom: int) -> float:
-    """The two-sided 95 % point of Student's t; of more than 12 degrees, that of the normal."""
-    return _T[freedom - 1] if freedom <= len(_T) else _T_LIMIT
+    """The two-sided 95 % point of Student's t, to three digits behind the point."""
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    # Cornish and Fisher's expansion around that of the normal distribution.
+    z = _NORMAL
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,8 +40,8 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         low: lower end of the 95 % confidence interval of their mean; None of a single repeat.
         high: upper end.
         repeats: the value of each repeat, in the order in which they were measured.
-        noisy: whether the interval is so wide, or so little was repeated, that a difference of
-            some per cent means nothing.
+        noisy: whether the interval reaches so far from the value, or so little was repeated, that a
+            difference of some per cent means nothing.
     """
 
     value: float
@@ -41,6 +49,17 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     high: float | None
     repeats: tuple[float, ...]
     noisy: bool
+
+    @property
+    def reach(self) -> float | None:
+        """How far the interval reaches from the value, on the side on which it reaches further.
+
+        The value plus and minus this holds the whole interval, even of repeats so uneven that
+        their median is far from their mean. None if there is no interval.
+        """
+        if self.low is None or self.high is None:
+            return None
+        return max(self.high - self.value, self.value - self.low)
 
 
 def figure(repeats: Sequence[float]) -> Figure:
@@ -60,7 +79,7 @@ def figure(repeats: Sequence[float]) -> Figure:
         return Figure(middle, None, None, values, noisy=True)
     mean = statistics.fmean(values)
     reach = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    noisy = reach > NOISY * abs(mean)
+    noisy = reach + abs(mean - middle) > NOISY * abs(middle)
     return Figure(middle, mean - reach, mean + reach, values, noisy)
 
 

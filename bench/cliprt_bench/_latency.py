@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cliprt_bench._figures import enough_for
+from cliprt_bench._trace import percentile_of
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -15,12 +18,12 @@ class Latency:
 
     Attributes:
         p50_ms: median, in milliseconds.
-        p95_ms: 95th percentile, in milliseconds.
+        p95_ms: 95th percentile, in milliseconds; None of fewer than 200 calls, ten beyond it.
         samples: number of timed calls.
     """
 
     p50_ms: float
-    p95_ms: float
+    p95_ms: float | None
     samples: int
 
 
@@ -29,14 +32,14 @@ def measure_latency(call: Callable[[], object], *, samples: int = 100, warmup: i
 
     Args:
         call: what to time; its result is thrown away.
-        samples: number of timed calls, at least 20, so that a 95th percentile exists.
+        samples: number of timed calls, at least 20, so that there is a median.
         warmup: calls before the first timed one.
 
     Raises:
         ValueError: fewer than 20 samples.
     """
-    if samples < 20:
-        raise ValueError(f"a 95th percentile needs at least 20 samples, got {samples}")
+    if samples < enough_for(50):
+        raise ValueError(f"a median needs at least {enough_for(50)} samples, got {samples}")
     for _ in range(warmup):
         call()
     times = np.empty(samples)
@@ -44,5 +47,5 @@ def measure_latency(call: Callable[[], object], *, samples: int = 100, warmup: i
         start = time.perf_counter_ns()
         call()
         times[index] = (time.perf_counter_ns() - start) / 1e6
-    p50, p95 = np.percentile(times, [50, 95])
-    return Latency(p50_ms=float(p50), p95_ms=float(p95), samples=samples)
+    times.sort()
+    return Latency(float(np.median(times)), percentile_of(times, 95), samples)

@@ -13,12 +13,20 @@ to thread when it is.
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliprt_bench._sending import SECOND, Loop, Send, Sent, Ticket
 from cliprt_bench._trace import UNANSWERED, Trace
+
+PATIENCE_S = 300.0
+"""How long answers are waited for behind a window: late is a figure, too.
+
+It is longer than what a target waits for itself, and long enough for a slow one in this process,
+which has no limit. What is given up goes on computing, beside whatever is measured next.
+"""
 
 
 def closed_loop(
@@ -29,7 +37,8 @@ def closed_loop(
     least: int = 0,
     longest: float | None = None,
     warmup: float = 0.0,
-    patience: float = 30.0,
+    patience: float = PATIENCE_S,
+    during: AbstractContextManager[object] | None = None,
 ) -> Trace:
     """Callers that ask, wait for the answer, and ask again.
 
@@ -45,7 +54,10 @@ def closed_loop(
         longest: seconds to which the window may be lengthened; by default without limit.
         warmup: seconds before the window. Requests begun in them are sent and not counted.
         patience: seconds after the window until which answers are waited for; requests without one
-            then count as failed (``unanswered``).
+            then count as failed (``unanswered``), and so do those of an overloaded open loop that
+            were not begun 30 s after the window.
+        during: is entered when the window begins, and left when it ends, before the last answers
+            are waited for.
 
     Raises:
         ValueError: a number is out of its range.
@@ -55,7 +67,8 @@ def closed_loop(
         raise ValueError(
             f"least must not be negative, longest not below seconds; got {least}, {longest}"
         )
-    return _Closed(send, callers, seconds, least, longest, warmup, patience).run()
+    whole = during or nullcontext()
+    return _Closed(send, callers, seconds, least, longest, warmup, patience, whole).run()
 
 
 def open_loop(
@@ -66,7 +79,8 @@ def open_loop(
     most: int,
     seed: int,
     warmup: float = 0.0,
-    patience: float = 30.0,
+    patience: float = PATIENCE_S,
+    during: AbstractContextManager[object] | None = None,
 ) -> Trace:
     """Requests that come when they come (Poisson), whether those before are answered or not.
 
@@ -82,6 +96,7 @@ def open_loop(
         warmup: seconds before the window. Requests due in them are sent and not counted; with
             none the target begins the window idle.
         patience: as in :func:`closed_loop`.
+        during: as in :func:`closed_loop`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -90,7 +105,7 @@ def open_loop(
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
     due = arrivals(rate, warmup + seconds, seed)
-    return _Open(send, most, due, seconds, warmup, patience).run()
+    return _Open(send, most, due, seconds, warmup, patience, during or nullcontext()).run()
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> NDArray[np.int64]:
@@ -136,8 +151,9 @@ class _Closed(Loop):
         longest: float | None,
         warmup: float,
         patience: float,
+        during: AbstractContextManager[object],
     ) -> None:
-        super().__init__(send, callers, seconds, warmup, patience)
+        super().__init__(send, callers, seconds, warmup, patience, during)
         self._least = least
         self._longest_ns = None if longest is None else int(longest * SECOND)
         self._number = self._counted = 0
@@ -182,8 +198,9 @@ class _Open(Loop):
         seconds: float,
         warmup: float,
         patience: float,
+        during: AbstractContextManager[object],
     ) -> None:
-        super().__init__(send, most, seconds, warmup, patience)
+        super().__init__(send, most, seconds, warmup, patience, during)
         self._due = due.tolist()
         self._number = 0
 
@@ -200,4 +217,4 @@ class _Open(Loop):
 
     def never_begun(self, cut: int) -> list[Sent]:
         moments = enumerate(self.start + due for due in self._due)
-        return [Sent(n, due, -1, -1, 0, UNANSWERED) for n, due in moments if due < cut]
+        return [Sent(n, due, -1, -1, 0, 0, 0, UNANSWERED) for n, due in moments if due < cut]

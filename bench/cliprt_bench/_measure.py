@@ -24,6 +24,9 @@ from cliprt_bench._wire import tcp_bytes
 # Requests of each caller that a window of a closed loop has, unless they take longer than that.
 _LEAST, _LONGEST_S = 4, 30.0
 
+# Slower requests than that are measured as if they took no longer.
+_SLOWEST_S = 60.0
+
 # Requests of a warm-up at least, however long it takes.
 _WARM = 3
 
@@ -56,7 +59,8 @@ class Measurement:
         self._seen: dict[Workload, _Seen] = {}
         self._senders: dict[Workload, Callable[[int], None]] = {}
         self._rates: dict[Workload, float] = {}
-        self._settling_s: dict[Workload, float] = {}
+        # Seconds of a request where all callers begin at once.
+        self._slow_s: dict[Workload, float] = {}
         self._capacities: dict[Workload, Figure] = {}
 
     def run(
@@ -113,7 +117,7 @@ class Measurement:
         before = tcp_bytes()
         ids = {"own": (os.getpid(),), "other": self._subject.process_ids, "remote": ()}[process]
         with Watch(ids, gpus=process != "remote") as watch:
-            trace = self._loop(workload, self._method.repeat_s, self._method.seed + number)
+            trace = self._loop(workload, self._method.seed + number, watch)
         after = tcp_bytes()
         seen.traces.append(trace)
         seen.watched.append(watch.seen)
@@ -125,18 +129,21 @@ class Measurement:
         if not trace.complete:
             raise KeyboardInterrupt
 
-    def _loop(self, workload: Workload, seconds: float, seed: int) -> Trace:
-        send = self._senders[workload]
+    def _loop(self, workload: Workload, seed: int, watch: Watch) -> Trace:
+        send, seconds = self._senders[workload], self._method.repeat_s
         if workload.loop == "closed":
             # Callers that all begin at once wait in a row at first, and of requests that a window
             # cuts off a share counts: neither is true of slow requests in a short window.
+            slow_s = self._slow_s.get(workload, 0.0)
             return closed_loop(
                 send,
                 callers=workload.concurrency,
                 seconds=seconds,
                 least=_LEAST * workload.concurrency,
-                longest=max(seconds, _LONGEST_S),
-                warmup=self._settling_s.get(workload, 0.0),
+                # In a window as long as a request each caller begins one.
+                longest=max(seconds, _LONGEST_S, slow_s),
+                warmup=min(2 * slow_s, max(_LONGEST_S, slow_s)),
+                during=watch.counted(),
             )
         rate = self._rates[workload]
         return open_loop(
@@ -146,6 +153,7 @@ class Measurement:
             most=workload.concurrency,
             seed=seed,
             warmup=settling_s(rate, self._method),
+            during=watch.counted(),
         )
 
     def _warm_up(self, workload: Workload) -> None:
@@ -158,10 +166,8 @@ class Measurement:
                 callers=workload.concurrency if workload.loop == "closed" else 1,
                 seconds=self._method.warmup_s,
             )
-            answered = trace.latencies_ms[np.isfinite(trace.latencies_ms)]
-            if workload.loop == "closed" and len(answered):
-                settled_s = 2 * float(np.median(answered)) / 1000
-                self._settling_s[workload] = min(settled_s, _LONGEST_S)
+            if workload.loop == "closed":
+                self._slow_s[workload] = min(_middle_s(trace), _SLOWEST_S)
             if not trace.complete:  # the loop keeps Ctrl-C for itself, and nothing of it counts
                 raise KeyboardInterrupt
 
@@ -207,6 +213,12 @@ class Measurement:
             errors=errors_of(seen.traces),
             marks=marks_of(seen.traces, figures, apart=apart),
         )
+
+
+def _middle_s(trace: Trace) -> float:
+    """How long a request was under way, in the middle; one without an answer for ever."""
+    taken = np.where(trace.ended < 0, np.inf, (trace.ended - trace.due) / 1e9)[trace.counted]
+    return float(np.median(taken)) if len(taken) else 0.0
 
 
 def settling_s(rate: float, method: Method) -> float:

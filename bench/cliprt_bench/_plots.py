@@ -47,7 +47,7 @@ _STARTS = (
     "sum of its steps' medians.",
 )
 
-# From the highest down: the first that all can show is drawn.
+# From the highest down: the first of those that most lines have is drawn.
 _PERCENTILES = (99, 95, 90, 50)
 
 
@@ -161,7 +161,10 @@ def _latency(comparison: Comparison) -> Plot | None:
         "beaten. Hollow dots are noisy."
     )
     if percentile != _PERCENTILES[0]:
-        caption += f" It is p{percentile} for all, since not all had requests enough for p99."
+        caption += (
+            f" It is p{percentile} for all, which most lines have; not all had requests enough for "
+            "p99."
+        )
     if left_out := sum(len(series.points) - len(series.dots(percentile)) for series in drawn):
         caption += f" {left_out} points without a p{percentile} are left out."
     return finished(
@@ -264,9 +267,10 @@ def _roofline(comparison: Comparison) -> Plot | None:
         figure,
         "roofline",
         "Roofline",
-        "How near each card comes to what its machine can do at most: the dot is the highest "
+        "How near each card comes to the ceilings of its machine: the dot is the highest "
         "throughput measured, the upright strokes are ceilings measured in the same run (products "
-        "of the same type, decoding, the wire), the percentage is the share of the lowest.",
+        "of the same type at typical sizes, cliprt's decoding, the wire), the percentage is the "
+        "share of the lowest; what decodes faster than cliprt may have more than 100 %.",
         keys,
     )
 

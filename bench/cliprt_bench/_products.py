@@ -1,4 +1,4 @@
-"""Matrix products of a tower's sizes, ready to be computed by the libraries at hand.
+"""Matrix products of typical sizes, ready to be computed by the libraries at hand.
 
 numpy's is not among them: its BLAS was the slowest of the three in float32, and has no other kind.
 """
@@ -18,7 +18,8 @@ from cliprt._extras import require
 Product: TypeAlias = Callable[[], object]
 """Computes all products once, on one core."""
 
-# [rows, in, out] of the products of one block of ViT-B/32 on 16 pictures.
+# [rows, in, out] of the products of one block of ViT-B/32 on 16 pictures, whatever the model is: a
+# peak rate, to which other sizes may come closer or not.
 _ROWS, _WIDTH, _HIDDEN = 16 * 50, 768, 3072
 SHAPES = (
     (_ROWS, _WIDTH, 3 * _WIDTH),

@@ -30,7 +30,8 @@ def figures_of(traces: Sequence[Trace], items_per_request: int) -> dict[str, Fig
         By name: ``p50_ms``, ``p90_ms``, ``p95_ms``, ``p99_ms``, of those for which each repeat has
         enough samples; where only all repeats together have enough, one value of them all, whose
         spread is not known; ``max_ms``, the longest request of all repeats; ``items_s``, items
-        answered in a second; ``lag_p99_ms``, how late the generator itself was;
+        answered in a second; ``lag_p99_ms``, how late the generator itself was, told as the
+        percentiles are;
         ``generator_cores``, processors that its own code kept busy; ``process_cores``, those that
         its process did, with the client and whatever target is in it.
         Empty if no repeat has a request.
@@ -57,8 +58,10 @@ def _of_all(traces: Sequence[Trace]) -> dict[str, Figure]:
     if not traces:
         return {}
     ascending = np.sort(np.concatenate([trace.latencies_ms for trace in traces]))
-    values = {p: percentile_of(ascending, p) for p in PERCENTILES}
-    found = {f"p{p}_ms": figure([value]) for p, value in values.items() if value is not None}
+    values = {f"p{p}_ms": percentile_of(ascending, p) for p in PERCENTILES}
+    lags = np.sort(np.concatenate([trace.lags_ms for trace in traces]))
+    values["lag_p99_ms"] = percentile_of(lags, 99)
+    found = {name: figure([value]) for name, value in values.items() if value is not None}
     longest = max((trace.max_ms for trace in traces if trace.max_ms is not None), default=None)
     return found if longest is None else {**found, "max_ms": figure([longest])}
 
@@ -89,7 +92,7 @@ def marks_of(
     Returns:
         Sentences; none if nothing is wrong.
     """
-    marks = [*_bottleneck(traces, apart), *_errors(traces), *_backlog(traces)]
+    marks = [*_bottleneck(traces, apart), *_beside(traces), *_errors(traces), *_backlog(traces)]
     number = samples_of(traces)
     missing = [percentile for percentile in PERCENTILES if number < enough_for(percentile)]
     if missing:
@@ -109,9 +112,9 @@ def marks_of(
 
 
 def _reach(noisy: Figure) -> str:
-    if noisy.low is None or noisy.high is None or not noisy.value:
+    if noisy.reach is None or not noisy.value:
         return "?"
-    return f"{(noisy.high - noisy.low) / 2 / abs(noisy.value):.0%}".replace("%", " %")
+    return f"{noisy.reach / abs(noisy.value):.0%}".replace("%", " %")
 
 
 def _bottleneck(traces: Sequence[Trace], apart: bool) -> list[str]:
@@ -121,6 +124,16 @@ def _bottleneck(traces: Sequence[Trace], apart: bool) -> list[str]:
     if len(traces) == 1:
         return reasons
     return [f"In {len(reasons)} of {len(traces)} repeats: {reasons[0]}"]
+
+
+def _beside(traces: Sequence[Trace]) -> list[str]:
+    disturbed = [trace.beside for trace in traces if trace.beside]
+    if not disturbed:
+        return []
+    return [
+        f"In {len(disturbed)} of {len(traces)} repeats the target was still at work on up to "
+        f"{max(disturbed)} requests of earlier ones, which had been given up."
+    ]
 
 
 def _errors(traces: Sequence[Trace]) -> list[str]:

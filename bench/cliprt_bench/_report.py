@@ -120,7 +120,7 @@ td .worse {{ color: var(--bad); }}
 
 
 # Tables that answer a second question.
-_FOLDED = ("Latency p50", "Share", "Price", "Load and")
+_FOLDED = ("Latency p50", "Latency p90", "Longest", "Share", "Price", "Load and")
 
 
 def report_page(comparison: Comparison, verdict: Verdict | None = None) -> bytes:

@@ -6,11 +6,13 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cliprt_bench._trace import UNANSWERED, Trace
+from cliprt_bench._trace import UNANSWERED, Trace, part_within
 
 SECOND = 1_000_000_000
 
@@ -22,6 +24,9 @@ _PROBE_S = 0.01
 
 # A target that refuses at once is not asked a million times.
 _PAUSE_S = 0.01
+
+BACKLOG_S = 30.0
+"""How long behind the window requests that were due in it are still begun."""
 
 # How long requests under way are waited for after Ctrl-C.
 _HURRY_S = 2.0
@@ -38,13 +43,19 @@ class Ticket(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """A request that is over."""
+    """A request that is over, or under way.
+
+    ``own`` is the processor time of the generator's code before it, ``sending`` that of ``send``,
+    both in nanoseconds.
+    """
 
     number: int
     due: int
     begun: int
     ended: int
     lag: int
+    own: int
+    sending: int
     kind: str
 
 
@@ -55,8 +66,27 @@ class _Sender:
         self.sent: list[Sent] = []
         self.under_way: Sent | None = None
         self.messages: dict[str, str] = {}
-        self.own_ns = 0
-        self.sending_ns = 0
+
+
+class _Used(NamedTuple):
+    """Processor time of the process and of the thread that watches, at a moment; nanoseconds."""
+
+    moment: int
+    process: int
+    watching: int
+
+    @classmethod
+    def now(cls) -> _Used:
+        return cls(time.monotonic_ns(), time.process_time_ns(), time.thread_time_ns())
+
+
+_LEFT: list[_Sender] = []
+
+
+def left_behind() -> int:
+    """Requests of earlier loops of this process that are under way yet, and not waited for."""
+    _LEFT[:] = [sender for sender in _LEFT if sender.under_way is not None]
+    return len(_LEFT)
 
 
 class Loop(ABC):
@@ -65,9 +95,16 @@ class Loop(ABC):
     loop: Literal["closed", "open"]
 
     def __init__(
-        self, send: Send, threads: int, seconds: float, warmup: float, patience: float
+        self,
+        send: Send,
+        threads: int,
+        seconds: float,
+        warmup: float,
+        patience: float,
+        during: AbstractContextManager[object],
     ) -> None:
         self._send = send
+        self._during = during
         self._patience = patience
         self._warmup_ns = int(warmup * SECOND)
         self._length_ns = int(seconds * SECOND)
@@ -78,6 +115,9 @@ class Loop(ABC):
         self._done = threading.Event()
         self.lock = threading.Lock()
         self._busy = threads
+        self._beside = 0
+        self._used: list[_Used] = []
+        self._held_up: list[int] = []
         self.start = self.first = 0
 
     @abstractmethod
@@ -95,18 +135,21 @@ class Loop(ABC):
     def run(self) -> Trace:
         """Runs the loop to its end, or until Ctrl-C."""
         complete = True
-        held_up: list[int] = []
         try:
             for index, sender in enumerate(self._senders):
                 name = f"load-{index}"
                 threading.Thread(target=self._work, args=(sender,), name=name, daemon=True).start()
             self._gate.wait()
-            processor, own = time.process_time_ns(), time.thread_time_ns()
             self.start = time.monotonic_ns() + _LEAD_NS
             self.first = self.start + self._warmup_ns
             self._clock.set()
-            self._watch(held_up)
-            self._done.wait(self._patience)
+            self._sleep_until(self.first)
+            self._beside = left_behind()
+            with self._during:
+                self._watch()
+            if not self._done.wait(min(self._patience, BACKLOG_S)):
+                self._stop.set()  # nothing more is begun; what is under way is waited for
+                self._done.wait(max(self._patience - BACKLOG_S, 0))
             cut = time.monotonic_ns()
         except KeyboardInterrupt:
             complete = False
@@ -117,10 +160,8 @@ class Loop(ABC):
                 raise
             self._hurry()
         self._stop.set()
-        over = time.monotonic_ns()
-        process_s = (time.process_time_ns() - processor) / SECOND
-        watching_ns = time.thread_time_ns() - own
-        return self._trace(complete, cut, over, process_s, watching_ns, held_up)
+        _LEFT.extend(sender for sender in self._senders if sender.under_way is not None)
+        return self._trace(complete, cut)
 
     def _abandon(self) -> None:
         self._stop.set()
@@ -135,14 +176,16 @@ class Loop(ABC):
         except KeyboardInterrupt:
             return
 
-    def _watch(self, held_up: list[int]) -> None:
+    def _watch(self) -> None:
         """Waits for the end of the window and looks how punctually a thread wakes up here."""
-        while (before := time.monotonic_ns()) < self.last():
-            if self._done.wait(_PROBE_S):
-                return
-            late = time.monotonic_ns() - before - int(_PROBE_S * SECOND)
-            if before >= self.first:
-                held_up.append(max(late, 0))
+        self._used.append(_Used.now())
+        try:
+            while (before := time.monotonic_ns()) < self.last():
+                self._stop.wait(_PROBE_S)
+                late = time.monotonic_ns() - before - int(_PROBE_S * SECOND)
+                self._held_up.append(max(late, 0))
+        finally:
+            self._used.append(_Used.now())
 
     def _work(self, sender: _Sender) -> None:
         try:
@@ -156,21 +199,19 @@ class Loop(ABC):
         while not self._stop.is_set() and (ticket := self.take()):
             if not self._sleep_until(ticket.due):
                 break
-            before = time.thread_time_ns()
-            sender.own_ns += before - own
-            free, own = self._send_one(sender, ticket, free, before)
-        sender.own_ns += time.thread_time_ns() - own
+            free, own = self._send_one(sender, ticket, free, own)
         with self.lock:
             self._busy -= 1
             if not self._busy:
                 self._done.set()
 
-    def _send_one(self, sender: _Sender, ticket: Ticket, free: int, before: int) -> tuple[int, int]:
-        """Sends; returns when it was over, and the thread's processor time then."""
+    def _send_one(self, sender: _Sender, ticket: Ticket, free: int, own: int) -> tuple[int, int]:
+        """Sends; takes and returns when the thread was free, and its processor time then."""
         kind = ""
+        before = time.thread_time_ns()
         begun = time.monotonic_ns()
         lag = max(begun - (free if self.loop == "closed" else max(ticket.due, free)), 0)
-        sender.under_way = Sent(*ticket, begun, -1, lag, UNANSWERED)
+        sender.under_way = Sent(*ticket, begun, -1, lag, before - own, 0, UNANSWERED)
         try:
             self._send(ticket.number)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is counted and told
@@ -178,9 +219,8 @@ class Loop(ABC):
             sender.messages.setdefault(kind, str(error))
         ended = time.monotonic_ns()
         after = time.thread_time_ns()
-        sender.sent.append(Sent(*ticket, begun, ended, lag, kind))
+        sender.sent.append(Sent(*ticket, begun, ended, lag, before - own, after - before, kind))
         sender.under_way = None
-        sender.sending_ns += after - before
         if kind and self.loop == "closed":
             self._stop.wait(_PAUSE_S)
             ended = time.monotonic_ns()
@@ -193,15 +233,7 @@ class Loop(ABC):
                 return False
         return True
 
-    def _trace(
-        self,
-        complete: bool,
-        cut: int,
-        over: int,
-        process_s: float,
-        watching_ns: int,
-        held_up: list[int],
-    ) -> Trace:
+    def _trace(self, complete: bool, cut: int) -> Trace:
         last = self.last() if complete else min(self.last(), cut)
         # A sender that is still at work may finish its request meanwhile: each is read once, what
         # is under way first, and a request that then is in both counts as over.
@@ -215,11 +247,14 @@ class Loop(ABC):
         messages: dict[str, str] = {}
         for sender in self._senders:
             messages = {**sender.messages, **messages}
-        table = np.array([row[:5] for row in rows], dtype=np.int64).reshape(-1, 5)
+        table = np.array([row[:7] for row in rows], dtype=np.int64).reshape(-1, 7)
+        window = (self.first, max(last, self.first))
+        own_s, sending_s = _within(table, window)
+        process_s, watching_s = self._processor_s((window[1] - window[0]) / SECOND)
         return Trace(
             loop=self.loop,
             most=len(self._senders),
-            window=(self.first, max(last, self.first)),
+            window=window,
             number=table[:, 0],
             due=table[:, 1],
             begun=table[:, 2],
@@ -228,10 +263,33 @@ class Loop(ABC):
             kind=np.array([kinds.index(row.kind) for row in rows], dtype=np.int16),
             kinds=kinds,
             messages=messages,
-            held_up=np.array(held_up, dtype=np.int64),
-            elapsed_s=max(over - self.start, 1) / SECOND,
-            generator_s=(sum(sender.own_ns for sender in self._senders) + watching_ns) / SECOND,
-            sending_s=sum(sender.sending_ns for sender in self._senders) / SECOND,
+            held_up=np.array(self._held_up, dtype=np.int64),
+            generator_s=own_s + watching_s,
+            sending_s=sending_s,
             process_s=process_s,
+            beside=self._beside,
             complete=complete,
         )
+
+    def _processor_s(self, seconds: float) -> tuple[float, float]:
+        """Processor time of the process, and of the watching thread, in a window so long."""
+        if len(self._used) < 2:
+            return 0.0, 0.0
+        begin, end = self._used
+        # It is looked some milliseconds behind the ends of the window.
+        scale = seconds / max(end.moment - begin.moment, 1)
+        return (end.process - begin.process) * scale, (end.watching - begin.watching) * scale
+
+
+def _within(table: NDArray[np.int64], window: tuple[int, int]) -> tuple[float, float]:
+    """Processor seconds of the generator's own code and of ``send``, of those in the window.
+
+    Args:
+        table: int64 [requests, 7], the numbers of ``Sent``.
+        window: nanoseconds.
+    """
+    begun, ended, own, sending = table[:, [2, 3, 5, 6]].T
+    inside = (begun >= window[0]) & (begun < window[1])
+    over = ended >= 0
+    parts = part_within(begun[over], ended[over], window)
+    return float(own[inside].sum()) / SECOND, float((sending[over] * parts).sum()) / SECOND

@@ -50,10 +50,11 @@ class Trace:
         messages: what the first error of each kind said.
         held_up: int64 [n], how much too late a thread of this process woke up that did nothing but
             sleep, again and again: whether Python, or the machine, had no time for it.
-        elapsed_s: of the whole run, warm-up and waiting at the end included.
-        generator_s: processor time of the generator's own code in that time.
-        sending_s: processor time that its threads spent in ``send``.
-        process_s: processor time of the whole process.
+        generator_s: processor time of the generator's own code in the window.
+        sending_s: processor time that its threads spent in ``send`` in the window; a request that
+            lies in it only in part counts with that part.
+        process_s: processor time of the whole process in the window.
+        beside: requests of earlier loops that were still under way when the window began.
         complete: whether the loop came to its end; false after Ctrl-C.
     """
 
@@ -69,10 +70,10 @@ class Trace:
     kinds: tuple[str, ...]
     messages: dict[str, str]
     held_up: NDArray[np.int64]
-    elapsed_s: float
     generator_s: float
     sending_s: float
     process_s: float
+    beside: int
     complete: bool
 
     @cached_property
@@ -109,10 +110,14 @@ class Trace:
         answered = self.latencies_ms[np.isfinite(self.latencies_ms)]
         return float(answered[-1]) if len(answered) else None
 
+    @cached_property
+    def lags_ms(self) -> NDArray[np.float64]:
+        """Milliseconds of the generator's own lag, ascending, float64 [samples that were begun]."""
+        return np.sort(self.lag[self.counted & (self.begun >= 0)] / _MS)
+
     def lag_ms(self, percentile: float) -> float | None:
-        """A percentile of the generator's own lag; None if no request was begun."""
-        begun = self.lag[self.counted & (self.begun >= 0)]
-        return float(np.percentile(begun, percentile)) / _MS if len(begun) else None
+        """A percentile of the generator's own lag; None if there are too few samples for it."""
+        return percentile_of(self.lags_ms, percentile)
 
     @property
     def answered_s(self) -> float:
@@ -123,12 +128,9 @@ class Trace:
         under way when the window was cut off are lost, nor does the time count in which the last
         of them were waited for while callers had nothing to do.
         """
-        first, last = self.window
         answered = self.kind == 0
-        begun, ended = self.begun[answered], self.ended[answered]
-        inside = np.minimum(ended, last) - np.maximum(begun, first)
-        shares = np.clip(inside / np.maximum(ended - begun, 1), 0, 1)
-        return float(shares.sum()) / self.seconds
+        parts = part_within(self.begun[answered], self.ended[answered], self.window)
+        return float(parts.sum()) / self.seconds
 
     @property
     def seconds(self) -> float:
@@ -151,12 +153,12 @@ class Trace:
     @property
     def generator_cores(self) -> float:
         """Processors that the generator's own code kept busy, the code of ``send`` not counted."""
-        return self.generator_s / self.elapsed_s
+        return self.generator_s / self.seconds
 
     @property
     def process_cores(self) -> float:
         """Processors that this process kept busy: generator, client, and a target within it."""
-        return self.process_s / self.elapsed_s
+        return self.process_s / self.seconds
 
     def was_bottleneck(self, *, apart: bool = True) -> str | None:
         """Why this run measured the load generator rather than the target.
@@ -180,7 +182,7 @@ class Trace:
                     f"p{percentile} by {lag:.3g} ms of a latency of {latency:.3g} ms, though "
                     f"fewer than {self.most} were under way."
                 )
-        busy = (self.generator_s + self.sending_s) / self.elapsed_s
+        busy = (self.generator_s + self.sending_s) / self.seconds
         if apart and busy > SATURATED:
             return (
                 "The load generator was the bottleneck: its threads kept "
@@ -196,6 +198,21 @@ class Trace:
                 f"half the requests were under way for {np.median(sent) / _MS:.3g} ms."
             )
         return None
+
+
+def part_within(
+    begun: NDArray[np.int64], ended: NDArray[np.int64], window: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Which part of the time of each request lies in a window, float64 [requests], 0 to 1.
+
+    Args:
+        begun: int64 [requests], nanoseconds.
+        ended: int64 [requests], not before.
+        window: its beginning and end.
+    """
+    inside = np.minimum(ended, window[1]) - np.maximum(begun, window[0])
+    parts: NDArray[np.float64] = np.clip(inside / np.maximum(ended - begun, 1), 0, 1)
+    return parts
 
 
 def percentile_of(ascending: NDArray[np.float64], percentile: float) -> float | None:

@@ -25,6 +25,9 @@ LONGEST_S = 60.0
 # A candidate whose percentile lies that far beyond the limit in one window is not measured again.
 _FAR = 2.0
 
+# A percentile that only all windows together have has no interval: that far apart it is clear.
+_CLEARLY = 1.25
+
 # A closed loop that holds its limit has its requests in half of this time.
 _SLACK = 2.0
 
@@ -259,10 +262,10 @@ class Trial:
 
 
 def spread(found: Figure) -> str:
-    """A figure and half its interval: ``20.1 ± 0.4``."""
-    if found.low is None or found.high is None:
+    """A figure and how far its interval reaches: ``20.1 ± 0.4``."""
+    if found.reach is None:
         return f"{found.value:.1f}"
-    return f"{found.value:.1f} ± {(found.high - found.low) / 2:.1f}"
+    return f"{found.value:.1f} ± {found.reach:.1f}"
 
 
 @dataclass(frozen=True)
@@ -304,10 +307,15 @@ def gain(new: Trial, old: Trial, goal: Goal) -> Gain | None:
     """
     if not new.windows or not old.windows:
         return None
-    found, by = _by_goal(new, old, goal)
-    if found is None:
-        return None
-    ours, theirs = found
+    if goal.rate is not None:
+        return _earlier(new, old, goal)
+    both = [[window.items_s for window in trial.windows] for trial in (new, old)]
+    return _times(new, old, both, "in items per second")
+
+
+def _times(new: Trial, old: Trial, both: Sequence[Sequence[float]], by: str) -> Gain | None:
+    """How many times as much, of the values of each window of both."""
+    ours, theirs = both
     if min(*ours, *theirs) <= 0:
         return None
     ratio: Ratio | None
@@ -318,13 +326,8 @@ def gain(new: Trial, old: Trial, goal: Goal) -> Gain | None:
     return None if ratio is None else Gain(ratio.value, ratio.low, ratio.high, by)
 
 
-def _by_goal(
-    new: Trial, old: Trial, goal: Goal
-) -> tuple[tuple[Sequence[float], Sequence[float]] | None, str]:
-    """What is compared, window by window, the greater the better; and its name."""
-    if goal.rate is None:
-        both = [[window.items_s for window in trial.windows] for trial in (new, old)]
-        return (both[0], both[1]), "in items per second"
+def _earlier(new: Trial, old: Trial, goal: Goal) -> Gain | None:
+    """How many times earlier the answers are."""
     for percentile in sorted((p for p in PERCENTILES if p <= goal.percentile), reverse=True):
         late = [
             [percentile_of(window.latencies_ms, percentile) for window in trial.windows]
@@ -332,14 +335,24 @@ def _by_goal(
         ]
         known = [[1e3 / value for value in values if value] for values in late]
         if all(len(values) == len(each) for values, each in zip(known, late, strict=True)):
-            return (known[0], known[1]), f"by the inverse of p{percentile}"
-    return None, ""
+            return _times(new, old, known, f"by the inverse of p{percentile}")
+    return None
+
+
+def _clearly_earlier(new: Trial, old: Trial, goal: Goal, margin: float) -> bool:
+    """Whether a trial is nearer to the limit, or further within it, by more than noise."""
+    ours, theirs = new.nearness_ms(goal), old.nearness_ms(goal)
+    if not ours * (1 + margin) < theirs:
+        return False
+    found = _earlier(new, old, goal)
+    return ours * _CLEARLY < theirs or (found is not None and found.clear(0.0))
 
 
 def is_better(new: Trial, old: Trial, goal: Goal, margin: float) -> bool:
     """Whether a trial is better, and that is more than noise.
 
-    What holds the limit is better than what does not. Where neither does, what is nearer to it is.
+    What holds the limit is better than what does not, if it answers clearly earlier: 49.9 and
+    50.1 ms at a limit of 50 are the same. Where neither does, what is clearly nearer to it is.
 
     Args:
         new: may be better.
@@ -347,9 +360,7 @@ def is_better(new: Trial, old: Trial, goal: Goal, margin: float) -> bool:
         goal: what is wanted.
         margin: part by which it has to be.
     """
-    if new.holds(goal) != old.holds(goal):
-        return new.holds(goal)
-    if not new.holds(goal):
-        return new.nearness_ms(goal) * (1 + margin) < old.nearness_ms(goal)
-    found = gain(new, old, goal)
+    if not old.holds(goal):
+        return _clearly_earlier(new, old, goal, 0.0 if new.holds(goal) else margin)
+    found = gain(new, old, goal) if new.holds(goal) else None
     return found is not None and found.clear(margin)

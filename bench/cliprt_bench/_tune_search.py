@@ -7,7 +7,7 @@ that decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -239,14 +239,19 @@ class Search:
         goal, known = self._goal, {**self._trials, **self._turns}
         default = known[next(iter(self._trials))]
         best, plain = default, known[self._bests[self._plain].candidate]
-        if is_better(plain, best, goal, MARGIN):
+        # In the end what held the limit comes before what did not, however near the two are.
+        if is_better(plain, best, goal, MARGIN) or _alone_holds(plain, best, goal):
             best = plain
+        if not best.holds(goal):
+            # Before one that loses fidelity comes any other of the plainest that held.
+            best = _nearest(known.values(), goal, self._plain)
         rivals = self._rivals(known)
         for rival in rivals:
-            if is_worth(rival.ours, rival.plain, goal) and is_worth(rival.ours, best, goal):
+            worth = is_worth(rival.ours, rival.plain, goal) and is_worth(rival.ours, best, goal)
+            if worth or _alone_holds(rival.ours, best, goal):
                 best = rival.ours
         if not best.holds(goal):
-            best = min(known.values(), key=lambda trial: trial.nearness_ms(goal))
+            best = _nearest(known.values(), goal)
         return Result(
             goal=goal,
             best=best,
@@ -256,6 +261,19 @@ class Search:
             turns=tuple(self._turns.values()),
             complete=complete,
         )
+
+
+def _alone_holds(trial: Trial, other: Trial, goal: Goal) -> bool:
+    return trial.holds(goal) and not other.holds(goal)
+
+
+def _nearest(trials: Iterable[Trial], goal: Goal, precision: str | None = None) -> Trial:
+    """The one nearest to the limit, or furthest within it; of one precision or of all.
+
+    Not the fastest: what is like one that failed its turns would probably fail, too.
+    """
+    own = [trial for trial in trials if precision in (None, trial.candidate.precision)]
+    return min(own, key=lambda trial: trial.nearness_ms(goal))
 
 
 def _moves(most_items: int | None) -> Iterator[list[dict[str, Any]]]:

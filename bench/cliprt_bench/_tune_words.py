@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cliprt_bench._bench_card import Fidelity
 from cliprt_bench._tune import Gain, Trial, gain
@@ -27,6 +27,20 @@ def why(result: Result, losses: Mapping[str, str]) -> str:
     if not result.rivals and precision in losses:
         words.append(f"What {precision} loses, {losses[precision]}.")
     return " ".join(words)
+
+
+def unmeasured(tower: str, others: Sequence[str]) -> str:
+    """Says what the policy changes and nobody measured.
+
+    Args:
+        tower: that was measured.
+        others: towers of the model that were not; empty says nothing.
+    """
+    return "".join(
+        f" Only the {tower} tower was measured. Precision, threads, batches, delay and instances "
+        f"are the {other} tower's, too, and how that is served with them is not known."
+        for other in others
+    )
 
 
 def in_words(losses: Mapping[str, Fidelity]) -> str:
@@ -92,6 +106,12 @@ def _about(rival: Rival, result: Result, losses: Mapping[str, str]) -> str:
         )
     if not plain.holds(goal):
         if result.best.candidate == ours.candidate:
+            if not is_worth(ours, plain, goal):
+                return (
+                    f"{name} is taken since it held the limit and {other} did not; under equal "
+                    f"settings the two are too near to tell apart ({name}: {ours.reached(goal)}; "
+                    f"{other}: {plain.reached(goal)}).{loses}"
+                )
             return (
                 f"{name} is worth it here: under equal settings {other} does not hold the limit "
                 f"({plain.reached(goal)}).{loses}"

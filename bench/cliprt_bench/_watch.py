@@ -8,7 +8,8 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
@@ -56,10 +57,12 @@ class Watched:
 class Watch:
     """Watches from the beginning of one ``with`` block to its end, in a thread of its own.
 
+    Of a block in which :meth:`counted` was entered only that part counts.
+
     Example::
 
         with Watch([server.pid]) as watch:
-            trace = closed_loop(...)
+            trace = closed_loop(..., during=watch.counted())
         watch.seen.cpu_cores
     """
 
@@ -85,10 +88,11 @@ class Watch:
         self._every_s, self._watches_gpus = every_s, gpus
         self._nvml: Nvml | None = None
         self._over = threading.Event()
+        self._lock = threading.Lock()
         self._rss: list[float] = []
         self._gpus: list[list[_Gpu]] = []
         self._readings = 0
-        self._looked = 0.0
+        self._looked = self._begun = self._busy = self._used = 0.0
         self._seen: Watched | None = None
 
     @property
@@ -104,11 +108,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._nvml = self._opened()
-        if self._family is not None:
-            self._family.look()
-        self._read()
-        self._begun = self._looked = time.monotonic()
-        self._busy = self._busy_s()
+        self._begin()
         self._thread = threading.Thread(target=self._run, name="cliprt-bench-watch", daemon=True)
         self._thread.start()
         return self
@@ -119,18 +119,43 @@ class Watch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        busy, seconds = self._busy_s(), time.monotonic() - self._begun
         self._over.set()
         self._thread.join()
+        if self._seen is None:
+            self._seen = self._end()
+        if self._nvml is not None:
+            self._nvml.close()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """The part of the block that counts, which may be entered once: what is seen is of it."""
+        with self._lock:
+            self._begin()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seen = self._end()
+
+    def _begin(self) -> None:
+        self._rss, self._gpus, self._readings = [], [], 0
+        if self._family is not None:
+            self._family.look()
+        self._read()
+        self._used = 0.0 if self._family is None else self._family.processor_s()
+        self._busy, self._begun = self._busy_s(), time.monotonic()
+        self._looked = self._begun
+
+    def _end(self) -> Watched:
+        busy, seconds = self._busy_s(), max(time.monotonic() - self._begun, 1e-9)
         target = None
         if self._family is not None:
             self._family.look()
-            target = self._family.processor_s() / (time.monotonic() - self._begun)
+            used = max(0.0, self._family.processor_s() - self._used)
+            target = used / max(time.monotonic() - self._begun, 1e-9)
         self._read()
-        if self._nvml is not None:
-            self._nvml.close()
         percents = [_mean(gpu.percent for gpu in each) for each in zip(*self._gpus, strict=True)]
-        self._seen = Watched(
+        return Watched(
             seconds=seconds,
             readings=self._readings,
             cpu_cores=max(0.0, busy - self._busy) / seconds,
@@ -146,10 +171,11 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over.wait(self._every_s):
-            if self._family is not None and time.monotonic() > self._looked + _LOOK_S:
-                self._looked = time.monotonic()
-                self._family.look()
-            self._read()
+            with self._lock:
+                if self._family is not None and time.monotonic() > self._looked + _LOOK_S:
+                    self._looked = time.monotonic()
+                    self._family.look()
+                self._read()
 
     def _read(self) -> None:
         self._readings += 1

@@ -84,9 +84,10 @@ def _speed(outcomes: list[dict[str, Any]]) -> list[str]:
     for model, row in rows:
         share = "-" if row.get("share") is None else f"{row['share']:.2f}"
         cosine = "-" if row.get("least_cosine") is None else f"{row['least_cosine']:.6f}"
+        p95 = "-" if row.get("p95_ms") is None else f"{row['p95_ms']:.3f}"
         lines.append(
             f"| {model} | {row['what']} | {row['batch']} | {row['p50_ms']:.3f} | "
-            f"{row['p95_ms']:.3f} | {row['per_s']:.0f} | {share} | {cosine} | {row['samples']} |"
+            f"{p95} | {row['per_s']:.0f} | {share} | {cosine} | {row['samples']} |"
         )
     return lines
 

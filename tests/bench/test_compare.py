@@ -278,7 +278,7 @@ def test_tables_show_spread_ratio_and_noise(tmp_path: Path) -> None:
     two = card([point(p99=21.0, items=cards.noisy(80.0))])
     result = run(tmp_path, [card(), two])
     assert result.exit_code == 0
-    assert "21.0 ±0.9%  1.50x [1.4" in result.output
+    assert "21.0 ±1.0%  1.50x [1.4" in result.output
     assert "~80.0 ±" in result.output
 
 
@@ -308,11 +308,11 @@ def test_what_each_point_took_stands_in_a_table(tmp_path: Path) -> None:
         *("target's memory, MB", "GPU busy, %"),
     ]
     assert first == [
-        *("A, image, batch 1, 1 caller", "2.00 ±0.9%", "–", "0.100 ±0.9% (5% of busy)"),
-        *("900 ±0.9%", "–"),
+        *("A, image, batch 1, 1 caller", "2.00 ±1.0%", "–", "0.100 ±1.0% (5% of busy)"),
+        *("900 ±1.0%", "–"),
     ]
     assert second[0] == "B, image, batch 1, 1 caller"
-    assert second[2] == "1.50 ±0.9%"
+    assert second[2] == "1.50 ±1.0%"
     assert second[5].startswith("~70.0 ±")
 
 

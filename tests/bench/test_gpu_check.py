@@ -81,7 +81,7 @@ def outcome(stage: str, **changes: Any) -> dict[str, Any]:
 
 
 SPEED = {
-    "what": "onnxruntime cuda fp16", "batch": 8, "p50_ms": 2.0, "p95_ms": 3.0, "samples": 50,
+    "what": "onnxruntime cuda fp16", "batch": 8, "p50_ms": 2.0, "p95_ms": None, "samples": 50,
     "per_s": 4000.0, "share": 0.5, "least_cosine": 0.99998,
 }  # fmt: skip
 
@@ -100,8 +100,7 @@ def test_a_card_says_what_it_is(rehearsal: bool, tmp_path: Path) -> None:
     assert json.loads(content.read_text())["stages"] == stages
     text = page.read_text()
     assert (
-        "| ViT-B-32 | onnxruntime cuda fp16 | 8 | 2.000 | 3.000 | 4000 | 0.50 | 0.999980 | 50 |"
-        in text
+        "| ViT-B-32 | onnxruntime cuda fp16 | 8 | 2.000 | - | 4000 | 0.50 | 0.999980 | 50 |" in text
     )
     assert "| torch ViT-B-32 | failed | 1 | out of / memory here |" in text
     assert "| driver | 580.1 |" in text

@@ -12,9 +12,15 @@ def test_every_call_is_made_and_counted() -> None:
     latency = measure_latency(lambda: calls.append(1), samples=25, warmup=4)
     assert len(calls) == 29
     assert latency.samples == 25
-    assert 0 < latency.p50_ms <= latency.p95_ms
+    assert latency.p50_ms > 0
 
 
-def test_too_few_samples_for_a_percentile_are_refused() -> None:
+@pytest.mark.parametrize(("samples", "told"), [(199, False), (200, True)])
+def test_the_95th_percentile_needs_ten_samples_beyond_it(samples: int, told: bool) -> None:
+    latency = measure_latency(lambda: None, samples=samples)
+    assert (latency.p95_ms is not None) == told
+
+
+def test_too_few_samples_for_a_median_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 20 samples, got 19"):
         measure_latency(lambda: None, samples=19)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ from cliprt_bench._inputs import drawn_inputs
 from cliprt_bench._load import closed_loop, open_loop
 from cliprt_bench._measure import Measurement, settling_s
 from cliprt_bench._trace import Trace
+from cliprt_bench._watch import Watch
 
 INPUTS = drawn_inputs(3, 5)
 METHOD = Method(warmup_s=0.02, repeat_s=0.1, repeats=2, seed=0, command="cliprt bench latency")
@@ -84,6 +87,64 @@ def test_requests_that_take_longer_than_a_window_are_not_counted_too_often() -> 
     # All four waiting from one moment on look like twice as many as can be answered.
     assert max(point.figures["items_s"].repeats) < 1.1 / 0.05
     assert point.samples >= 4 * 4 * METHOD.repeats
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "warmup", "longest"),
+    [(10, 20, 30), (20, 30, 30), (40, 40, 40), (100, 60, 60), (None, 60, 60)],
+)
+def test_a_slow_target_settles_as_long_as_a_request_takes(
+    monkeypatch: pytest.MonkeyPatch, latency_s: float | None, warmup: float, longest: float
+) -> None:
+    """None of which no answer came: two of three requests of the warm-up."""
+    given: list[dict[str, Any]] = []
+
+    def loop(send: Callable[[int], None], **asked: Any) -> Trace:
+        given.append(asked)
+        trace = closed_loop(lambda n: time.sleep(0.002), callers=1, seconds=0.02)
+        ended = trace.due + int((latency_s or 1) * 1e9)
+        if latency_s is None:
+            ended[np.arange(len(ended)) % 3 > 0] = -1
+        return dataclasses.replace(trace, ended=ended)
+
+    monkeypatch.setattr(_measure, "closed_loop", loop)
+    Measurement(Counted(), INPUTS, METHOD).run([closed()])
+    assert "longest" not in given[0]
+    assert given[1]["warmup"] == pytest.approx(warmup)
+    assert given[1]["longest"] == pytest.approx(longest)
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [closed(callers=2), Workload(tower="image", batch=1, concurrency=2, loop="open", rate=100)],
+)
+def test_processors_are_watched_in_the_window_alone(
+    monkeypatch: pytest.MonkeyPatch, workload: Workload
+) -> None:
+    """Not while the last answers are waited for."""
+    over = threading.Event()
+
+    class Noting(Watch):
+        @contextmanager
+        def counted(self) -> Iterator[None]:
+            over.clear()
+            with super().counted():
+                yield
+            over.set()
+
+    monkeypatch.setattr(_measure, "Watch", Noting)
+    subject, hung, first = Counted(), list[bool](), threading.Lock()
+    answer = subject._answer
+
+    def answer_late(items: Sequence[object]) -> NDArray[np.float32]:
+        if len(subject.asked) > 3 and first.acquire(blocking=False):
+            hung.append(over.wait(20))
+        return answer(items)
+
+    monkeypatch.setattr(subject, "_answer", answer_late)
+    method = msgspec.structs.replace(METHOD, warmup_s=0, repeats=1)
+    Measurement(subject, INPUTS, method).run([workload])
+    assert hung == [True]
 
 
 def test_as_many_callers_as_asked() -> None:

@@ -339,7 +339,7 @@ def test_headings_and_tables_can_be_found_without_eyes() -> None:
     page = Page(report_page(compared(full_card(), full_card(2.0), at_p99_ms=50.0)))
     tags = [tag for tag, _ in page.elements]
     assert tags.count("h1") == 1
-    assert tags.count("table") == tags.count("thead") == 8
+    assert tags.count("table") == tags.count("thead") == 9
     assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
     assert tags.count("figure") == tags.count("figcaption") == tags.count("svg") == 5
 

@@ -176,6 +176,42 @@ def test_where_nothing_holds_the_nearer_one_is_better() -> None:
     assert not is_better(trial(10, 60), trial(1, 49), Goal(50), 0.03)
 
 
+def late(*windows: float, items_s: float = 10) -> Trial:
+    return Trial(Candidate("fp32"), tuple(window(items_s, ms) for ms in windows))
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "better"),
+    [
+        # 49.9 and 50.1 ms at a limit of 50, windows far apart or not.
+        (late(49, 50, 47, 49.9, 48), late(50.1, 47, 49, 48, 50), False),
+        (late(49.9, 49.9, 49.9), late(50.1, 50.1, 50.1), True),
+        # A single window has no interval: then it takes a quarter.
+        (late(49), late(55), False),
+        (late(49), late(62), True),
+        (late(55), late(62), False),
+        # Neither holds, and they overlap.
+        (late(60, 90, 70), late(95, 65, 85), False),
+        (late(60, 61, 62), late(70, 71, 72), True),
+        (late(60), Trial(Candidate("fp32"), (window(10, 1, failed=1),)), True),
+        (Trial(Candidate("fp32"), (window(10, 1, failed=1),)), late(60), False),
+        (late(60), late(49), False),
+    ],
+)
+def test_where_one_does_not_hold_noise_does_not_decide(
+    new: Trial, old: Trial, better: bool
+) -> None:
+    assert is_better(new, old, Goal(50), 0.03) is better
+
+
+def test_a_tail_that_no_window_can_tell_counts_if_it_is_far_out() -> None:
+    """Each window has enough requests for p95 alone, and those are equal."""
+    tail = np.concatenate([np.full(210, 10.0), np.full(10, 500.0)])
+    old = Trial(Candidate("fp32"), (Window(10, tail, seconds=3.0),) * 5)
+    new = Trial(Candidate("fp32"), (window(10, 10, requests=220),) * 5)
+    assert is_better(new, old, Goal(50), 0.03)
+
+
 def test_a_generator_that_was_the_bottleneck_is_told() -> None:
     slow = Window(10, np.full(1000, 1.0), seconds=3, bottleneck=True)
     words = Trial(Candidate("fp32"), (slow,)).in_words(Goal(50))

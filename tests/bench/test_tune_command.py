@@ -83,6 +83,7 @@ def test_the_evidence_is_printed_and_kept(
     assert any(line.startswith("in turns: fp32") for line in found.evidence)
     assert any("± " in line for line in found.evidence)
     assert "in turns" in done.stdout
+    assert "Only the image tower was measured. Precision, threads, batches" in found.why
     assert found.why in done.stdout
     assert f"--policy {path}" in done.stdout
 

@@ -9,7 +9,8 @@ from tune_windows import NOISE, PLAN, batch, by_formula, found, interrupted, win
 
 from cliprt import CliprtError, InvalidInput
 from cliprt_bench._tune import Candidate, Goal, Window
-from cliprt_bench._tune_search import BATCHES, DELAYS_US, WORTH, Search
+from cliprt_bench._tune_search import BATCHES, DELAYS_US, WORTH, Search, is_worth
+from cliprt_bench._tune_words import why
 
 
 def test_the_highest_throughput_within_the_limit_is_found() -> None:
@@ -98,6 +99,43 @@ def test_a_precision_that_alone_holds_is_tuned_and_taken() -> None:
     assert result.held
     assert result.best.candidate.precision == "int8-cpu"
     assert batch(result.best.candidate) == 4
+
+
+def test_what_keeps_fidelity_comes_first_where_the_best_of_it_fails_its_turns() -> None:
+    """fp32 in batches of 4 is at 51 ms in the turns; that in batches of 1 held at 45."""
+
+    def measure(candidate: Candidate, numbers: range) -> Sequence[Window]:
+        alone, late = len(numbers) > 1, {1: 45.0, 4: 48.0}.get(batch(candidate), 60.0)
+        if candidate.precision == "fp32" and batch(candidate) == 4 and not alone:
+            late = 51.0
+        speed = {1: 95.0, 4: 120.0}.get(batch(candidate), 70.0)
+        if candidate.precision == "int8-cpu":
+            speed *= 1.15 if alone else 0.85
+        return [window(speed * (1 + NOISE[n]), late / (1 + NOISE[n])) for n in numbers]
+
+    result = found(measure, Goal(50), "fp32", "int8-cpu")
+    assert result.held
+    assert any(turn.candidate.precision == "int8-cpu" for turn in result.turns)
+    assert result.best.candidate.precision == "fp32"
+
+
+def test_what_held_comes_before_what_did_not_however_near() -> None:
+    """fp32 is at 50.1 ms, int8-cpu at 49.9, and windows lie further apart than that."""
+    apart = (0.0, 4.0, -4.0, 2.0, -2.0)
+
+    def measure(candidate: Candidate, numbers: range) -> Sequence[Window]:
+        if candidate.precision == "fp32":
+            return [window(100.0, 46.1 + apart[n]) for n in numbers]
+        return [window(100.0, 45.9 + apart[n - 1]) for n in numbers]
+
+    result = found(measure, Goal(50), "fp32", "int8-cpu")
+    (rival,) = result.rivals
+    assert not is_worth(rival.ours, rival.plain, result.goal)
+    assert result.held
+    assert result.best.candidate == rival.ours.candidate
+    assert "int8-cpu is taken since it held the limit and fp32 did not; under equal" in (
+        why(result, {})
+    )
 
 
 def test_what_fails_is_never_best() -> None:

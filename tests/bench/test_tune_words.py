@@ -9,7 +9,7 @@ from tune_windows import NOISE, batch, by_formula, found, interrupted, window
 
 from cliprt_bench._bench_card import Fidelity
 from cliprt_bench._tune import Candidate, Goal, Window
-from cliprt_bench._tune_words import in_words, why
+from cliprt_bench._tune_words import in_words, unmeasured, why
 
 LOSSES = {"int8-cpu": "by the certificate: image, much"}
 
@@ -119,6 +119,11 @@ def test_what_the_certificate_says() -> None:
         "original 0.9000 at the 1st percentile"
     )
     assert in_words({}) == "the certificate does not say what it loses"
+
+
+def test_what_was_not_measured_is_said() -> None:
+    assert unmeasured("image", ["text"]).startswith(" Only the image tower was measured. Precision")
+    assert unmeasured("image", []) == ""
 
 
 def test_only_int8_may_be_used() -> None:

@@ -80,6 +80,20 @@ def test_a_child_of_the_target_that_ends_meanwhile() -> None:
     assert 0.35 <= seen.target_cores * seen.seconds <= 2.0
 
 
+def test_of_a_block_only_the_part_that_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml_stand_in.install(monkeypatch)
+    with Watch([os.getpid()], every_s=0.02) as watch:
+        burn(0.4)
+        with watch.counted():
+            burn(0.1)
+        counted = watch.seen
+        burn(0.4)
+    assert watch.seen == counted
+    assert counted.target_cores is not None
+    assert counted.target_cores * counted.seconds < 0.3
+    assert counted.gpu_percent is not None
+
+
 def test_what_a_target_did_before_does_not_count() -> None:
     with running(PARENT.format(burn=BURN.format(0.6))) as process:
         assert process.stdout is not None
