@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from bench_cards import card
 from click.testing import CliRunner, Result
+from http_front import running_front
 
 from cliprt import Bundle
 from cliprt._cli import main
@@ -83,6 +84,22 @@ def test_a_load_of_ensembles(demo_server: TritonServer) -> None:
     (point,) = found["points"]
     assert point["workload"]["rate"] == 20
     assert point["figures"]["offered_s"]["value"] > 0
+
+
+def test_a_front_that_wants_a_key(demo_server: TritonServer, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("sk-nobodys-business\n")
+    words = ("--tower", "text", "--batch", 1, "--json", *SHORT)
+    with running_front(demo_server.address, api_keys=("sk-nobodys-business",)) as front:
+        refused = bench("latency", "--openai", front.url, *words)
+        assert refused.exit_code == 1
+        assert "status 401" in refused.output
+        done = bench("latency", "--openai", front.url, "--token-file", key, *words)
+    assert done.exit_code == 0, done.output
+    (point,) = json.loads(done.stdout)["points"]
+    assert point["samples"] > 0
+    assert point["errors"] == {}
+    assert "nobodys" not in done.output
 
 
 def test_a_load_as_a_share_of_what_is_reached(
