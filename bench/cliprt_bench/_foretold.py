@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from cliprt_bench._cli_options import Asked
 
 
-def foretold(asked: Asked, settling: Sequence[float], *, stages: bool = False) -> str:
+def foretold(asked: Asked, settling: Sequence[float], later: Sequence[str]) -> str:
     """Says how long points will take.
 
     Args:
         asked: how each is measured.
         settling: of each point, seconds before each repeat that do not count.
-        stages: whether they are measured, too.
+        later: what is measured after them.
     """
     seconds = sum(asked.warmup + asked.repeats * (each + asked.seconds) for each in settling)
     told = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
-    later = [name for name, wanted in (("stages", stages), ("ceilings", asked.ceilings)) if wanted]
     more = f" Then come {' and '.join(later)}." if later else ""
     return (
         f"{len(settling)} points, {asked.repeats} windows of {asked.seconds:g} s each: about "

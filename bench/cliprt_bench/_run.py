@@ -87,7 +87,8 @@ def closed_card(
         def work() -> None:
             # A report of these cards shows them beside the rates.
             staged = kind == "throughput" and isinstance(subject, STAGED)
-            click.echo(foretold(asked, [0.0] * len(workloads), stages=staged), err=True)
+            later = [*(["stages"] if staged else []), *_ceilings_of(asked, subject)]
+            click.echo(foretold(asked, [0.0] * len(workloads), later), err=True)
             measurement.run(workloads, tell)
             if staged:
                 try:
@@ -159,7 +160,7 @@ def open_card(
                 for point in workloads
             ]
             settling = [settling_s(rate, method) for rate in rates_s]
-            click.echo(foretold(asked, settling), err=True)
+            click.echo(foretold(asked, settling, _ceilings_of(asked, subject)), err=True)
             measurement.run(workloads, tell, capacities=capacities)
 
         complete = _until_interrupted(work)
@@ -283,6 +284,11 @@ def _measure_stages(stages: Stages, asked: Asked, run: _Run, tell: Tell) -> None
         advance=tell,
     ):
         stages.update(found)
+
+
+def _ceilings_of(asked: Asked, subject: Subject) -> list[str]:
+    """The word for them, if they will be measured."""
+    return ["ceilings"] if asked.ceilings and subject.target.process != "remote" else []
 
 
 def _lengths_of(tower: Tower, lengths: tuple[int, ...]) -> tuple[int | None, ...]:
