@@ -27,7 +27,7 @@ def fresh_card(demo_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) ->
     path = tmp_path_factory.mktemp("fresh") / "fresh.json"
     command = [
         *(sys.executable, "-c", ON_ONE_CORE, "bench", "latency", "--bundle", demo_bundle.path),
-        *("--batch", "1,8", "--seconds", "0.3", "--repeats", "3", "--warmup", "0"),
+        *("--batch", "1,8", "--seconds", "0.5", "--repeats", "3", "--warmup", "0"),
         *("--no-ceilings", "--out", path),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
