@@ -2,7 +2,8 @@
 
 ViT-B/32 with drawn weights in float32 and in int8, in this process and served by a Triton beside
 it. Everything is measured by the commands that anybody can give, ``cliprt bench ...``; this program
-only gives them one after the other and keeps what they write: cards and ``report.html``.
+only gives them one after the other and keeps what they write: cards, a report for each kind, and
+a picture of each report.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cliprt import Bundle, open_bundle
 from cliprt_engines import chosen_settings
 from cliprt_export import export_random
 from cliprt_triton import TritonServer, write_repository
+from screenshots import chromium, opened
 
 ARCHITECTURE = "ViT-B-32"
 PRECISIONS = ("fp32", "int8-cpu")
@@ -40,10 +42,11 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for kind in KINDS:
         # Of an earlier run; whatever else lies in the folder is not ours.
-        for old in (*out.glob(f"*-{kind}.json"), out / f"{kind}.html"):
+        for old in (*out.glob(f"*-{kind}.json"), out / f"{kind}.html", out / f"{kind}.png"):
             old.unlink(missing_ok=True)
-    bundle = drawn_bundle() if arguments.bundle is None else open_bundle(arguments.bundle)
     begun = time.monotonic()
+    bundle = drawn_bundle() if arguments.bundle is None else open_bundle(arguments.bundle)
+    exported = time.monotonic()
     for precision in PRECISIONS:
         local = ("--bundle", str(bundle.path), "--precision", precision)
         measure_all(out, f"local-{precision}", local)
@@ -66,8 +69,12 @@ def main() -> None:
                 )  # fmt: skip
     for kind in KINDS:
         compare(out, kind)
-    minutes = (time.monotonic() - begun) / 60
-    print(f"measured in {minutes:.1f} minutes; reports: {out}/*.html")
+    keep_pictures(out)
+    minutes, of_export = (time.monotonic() - begun) / 60, (exported - begun) / 60
+    print(
+        f"measured in {minutes:.1f} minutes, {of_export:.1f} of them to have the bundle; reports: "
+        f"{out}/*.html"
+    )
 
 
 def measure_all(out: Path, name: str, target: Sequence[str]) -> None:
@@ -93,6 +100,16 @@ def compare(out: Path, kind: str) -> None:
     html = out / f"{kind}.html"
     command = [sys.executable, "-m", "cliprt", "bench", "compare", *cards, "--html", str(html)]
     subprocess.run(command, check=True)
+
+
+def keep_pictures(out: Path) -> None:
+    """Keeps a picture of each report, beside it, for documents."""
+    with chromium() as browser:
+        if browser is None:
+            print("there is no chromium: no pictures of the reports are kept")
+            return
+        for kind in KINDS:
+            opened(browser, out / f"{kind}.html").keep(out / f"{kind}.png")
 
 
 def drawn_bundle() -> Bundle:

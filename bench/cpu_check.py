@@ -35,6 +35,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from cliprt import open_bundle
 from cliprt._cores import usable_cores
+from cliprt_bench._inputs import long_captions
 from cliprt_bench._machine import cpu_fields
 from cliprt_bench._products import OPERATIONS, SHAPES, computes_bf16, int8_session
 from cliprt_engines import CpuSettings, LocalClip
@@ -52,11 +53,6 @@ PAUSE_S = 0.25
 
 # `--processor-time` puts another one here.
 CLOCK = [time.perf_counter]
-
-WORDS = (  # noqa: SIM905 - easier to read than a list
-    "a photo of the small red cat that sleeps on an old wooden chair near some open window "
-    "while two dogs run over green grass and blue birds sing above their house"
-).split()
 
 
 @dataclass(frozen=True)
@@ -90,15 +86,6 @@ def int8_operations() -> int:
     last = 2 * WIDTH * WIDTH * TOKENS_AN_IMAGE + (block - 2 * WIDTH * WIDTH)
     products = (LAYERS - 1) * block * TOKENS_AN_IMAGE + last + PATCHES * PATCH_BYTES * WIDTH
     return 2 * products
-
-
-def captions(count: int) -> list[str]:
-    """Captions of 8 to 14 words."""
-    random = np.random.Generator(np.random.PCG64(1))
-    return [
-        " ".join(WORDS[index] for index in random.integers(0, len(WORDS), 8 + number % 7))
-        for number in range(count)
-    ]
 
 
 def prepare(folder: Path) -> tuple[Path, Path]:
@@ -230,7 +217,7 @@ def check(folder: Path, rounds: int) -> dict[str, Any]:
     bundle = open_bundle(path)
     random = np.random.Generator(np.random.PCG64(0))
     pictures = random.integers(0, 256, (IMAGES, 224, 224, 3), dtype=np.uint8)
-    strings = captions(TEXTS)
+    strings = long_captions(TEXTS)
     seconds = first_use(path)
 
     spec = bundle.card.image

@@ -37,6 +37,7 @@ from rich.table import Table
 from tritonclient.grpc import InferenceServerClient
 
 from cliprt import Bundle, Client, open_bundle
+from cliprt_bench._inputs import long_captions
 from cliprt_engines import LocalClip, chosen_settings
 from cliprt_export import export_random
 from cliprt_triton import TritonServer, write_repository
@@ -46,11 +47,6 @@ PRECISIONS = ("fp32", "int8-cpu")
 # Items of the calls by which LocalClip is measured: what it is quickest with.
 LOCAL = {"image": 64, "text": 512}
 PAUSE_S = 0.2
-
-WORDS = (  # noqa: SIM905 - easier to read than a list
-    "a photo of the small red cat that sleeps on an old wooden chair near some open window "
-    "while two dogs run over green grass and blue birds sing above their house"
-).split()
 
 
 @dataclass(frozen=True)
@@ -120,15 +116,6 @@ def pictures(kind: str) -> list[Any]:
     return found
 
 
-def captions(count: int) -> list[str]:
-    """Captions of 8 to 14 words."""
-    random = np.random.Generator(np.random.PCG64(1))
-    return [
-        " ".join(WORDS[index] for index in random.integers(0, len(WORDS), 8 + number % 7))
-        for number in range(count)
-    ]
-
-
 def rate(call: Callable[[list[Any]], Any], way: Way, items: list[Any], seconds: float) -> float:
     """Items in a second, by several callers for about some seconds."""
     ends = time.monotonic() + seconds
@@ -149,7 +136,7 @@ def rate(call: Callable[[list[Any]], Any], way: Way, items: list[Any], seconds: 
 
 def serve_orders(pipe: Connection, address: str, kind: str) -> None:
     """The client's process: asks as it is told until it is told nothing."""
-    items = {"image": pictures(kind), "text": captions(512)}
+    items = {"image": pictures(kind), "text": long_captions(512)}
     with Client(address) as client:
         calls = {"image": client.encode_image, "text": client.encode_text}
         while order := pipe.recv():
@@ -256,7 +243,7 @@ def compare(
 ) -> dict[str, Any]:
     """Measures one precision, in rounds in which everybody has a turn."""
     settings = {tower: chosen_settings(bundle, tower, precision) for tower in LOCAL}
-    items = {"image": pictures(kind), "text": captions(LOCAL["text"])}
+    items = {"image": pictures(kind), "text": long_captions(LOCAL["text"])}
     seen = {name: Seen() for name in (*LOCAL, *(way.name for way in WAYS))}
     with tempfile.TemporaryDirectory() as work:
         repository = write_repository(

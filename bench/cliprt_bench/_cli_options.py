@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from cliprt import open_bundle
 from cliprt._connection_options import ConnectionOptions, connection_options
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from cliprt_triton import Tuned
 
 _PATH = click.Path(path_type=Path)
+
+SERVER_ELSEWHERE = "--server-pid is a process of this machine, the server is not"
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -59,6 +63,7 @@ class Asked:
         factory: ``module:function`` that makes an embedder.
         model: prefix of the models' names.
         server_pid: of what computes, on this machine.
+        remote: the target is on another machine, though its address is of this one.
         towers: to measure; None means all that there are.
         pictures: folder of pictures; None means drawn ones.
         captions: file of captions; None means drawn ones.
@@ -81,6 +86,7 @@ class Asked:
     factory: str | None
     model: str
     server_pid: int | None
+    remote: bool
     towers: tuple[Tower, ...]
     pictures: Path | None
     captions: Path | None
@@ -103,11 +109,22 @@ class Asked:
             CliprtError: it cannot be opened.
         """
         self._check()
+        subject = self._open()
+        if self.remote:
+            subject.target = msgspec.structs.replace(subject.target, process="remote")
+        return subject
+
+    def _open(self) -> Subject:
         process_ids = () if self.server_pid is None else (self.server_pid,)
         bundle = None if self.bundle is None else open_bundle(self.bundle)
         if self.openai is not None:
             return OpenAiFront(
-                self.openai, bundle=bundle, precision=self.precision, process_ids=process_ids
+                self.openai,
+                bundle=bundle,
+                precision=self.precision,
+                process_ids=process_ids,
+                tls=self.via.tls,
+                token=self.via.token,
             )
         if self.url is not None:
             made = Ensembles if self.ensemble else Served
@@ -132,8 +149,13 @@ class Asked:
             raise click.UsageError("--precision is LocalClip's; a Triton says what it serves")
         if self.server_pid is not None and self.url is None and self.openai is None:
             raise click.UsageError("--server-pid is the process of a server; name it with --url")
-        if self.url is None and self.via != ConnectionOptions(tls=None, token=None):
-            raise click.UsageError("--tls and --token-file are for --url")
+        here = self.url is None and self.openai is None
+        if here and self.via != ConnectionOptions(tls=None, token=None):
+            raise click.UsageError("--tls and --token-file are for --url and --openai")
+        if self.remote and here and self.factory is None:
+            raise click.UsageError("--remote is for --url, --openai and --python")
+        if self.remote and self.server_pid is not None:
+            raise click.UsageError(SERVER_ELSEWHERE)
 
 
 def writable(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
@@ -186,7 +208,11 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--ensemble", is_flag=True, help="Ask its ensembles, which decode and tokenize."
         ),
-        click.option("--openai", help="Measure an OpenAI-style front: http://host:port."),
+        click.option(
+            "--openai",
+            help="Measure an OpenAI-style front: http://host:port, or https. An API key is given "
+            "with --token-file.",
+        ),
         click.option(
             "--python", "factory", help="Measure what MODULE:FUNCTION returns, a Subject."
         ),
@@ -195,6 +221,12 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--server-pid", type=click.IntRange(min=1), help="Process whose memory is watched."
+        ),
+        click.option(
+            "--remote",
+            is_flag=True,
+            help="The target is on another machine, though its address is of this one (a forwarded "
+            "port): the card does not describe this machine.",
         ),
         click.option(
             "--tower",
@@ -250,7 +282,14 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _made(factory: str) -> Subject:
+    """What a function returns, of a module that may lie in the current folder.
+
+    Raises:
+        click.UsageError: there is no such module or function.
+    """
     module, _, name = factory.partition(":")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)  # as `python -m` does
     try:
         made: Subject = getattr(importlib.import_module(module), name)()
     except (ImportError, AttributeError, ValueError) as cause:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
+import ssl
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt import Bundle
+from cliprt._connection import Tls
 from cliprt._errors import DeploymentError, InvalidInput, ServerError
 from cliprt._texts import TextTokenizer
 from cliprt_bench._bench_card import Model, Target, Tower
 from cliprt_bench._targets import TIMEOUT_S, check_bundle, process_of, tokenizer_of
+
+# What a token may be made of: it becomes a part of a header.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 class OpenAiFront:
@@ -33,21 +39,38 @@ class OpenAiFront:
         bundle: Bundle | None = None,
         precision: str | None = None,
         process_ids: tuple[int, ...] = (),
+        tls: Tls | None = None,
+        token: str | None = None,
     ) -> None:
         """Reads what it serves.
 
         Args:
-            url: with or without ``/v1``, of plain HTTP.
+            url: with or without ``/v1``; without a scheme it is HTTPS if there is ``tls``.
             bundle: the one that is served, if it is at hand; captions of a given number of tokens
                 need it.
             precision: of the towers that are served, which a front does not tell.
             process_ids: of front and server, if they are on this machine.
+            tls: authorities and certificate, as files, for HTTPS with others than the usual ones.
+            token: the API key, for a front that wants one.
 
         Raises:
-            InvalidInput: the address is malformed.
+            InvalidInput: the address is malformed or contradicts ``tls``, which cannot be used; or
+                the token is no single word, or would travel to another machine in plain text.
             CliprtError: nobody answers there, or not as a front does.
         """
-        self._host, self._port, path = _address_of(url)
+        scheme, self._host, self._port, path = _address_of(url, "http" if tls is None else "https")
+        if tls is not None and scheme == "http":
+            raise InvalidInput(f"options of TLS are for https://host, got {url!r}")
+        self._context = _context(tls) if scheme == "https" else None
+        self._headers = {"content-type": "application/json"}
+        if token is not None:
+            if not _TOKEN.fullmatch(token):
+                raise InvalidInput("the token is not one word; its file must hold one, and no more")
+            if self._context is None and process_of(self._host) == "remote":
+                raise InvalidInput(
+                    f"the token would travel to {self._host} in plain text; use https://"
+                )
+            self._headers["authorization"] = f"Bearer {token}"
         self._path = path.rstrip("/").removesuffix("/v1")
         # The one that was used last is taken first: the others may have been closed meanwhile.
         self._idle: deque[http.client.HTTPConnection] = deque()
@@ -128,15 +151,17 @@ class OpenAiFront:
             return self._send(self._new_connection(), method, path, body)
 
     def _new_connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        if self._context is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=TIMEOUT_S, context=self._context
+        )
 
     def _send(
         self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
     ) -> tuple[int, bytes]:
         try:
-            connection.request(
-                method, self._path + path, body, {"content-type": "application/json"}
-            )
+            connection.request(method, self._path + path, body, self._headers)
             response = connection.getresponse()
             content = response.read()
         except BaseException:
@@ -146,16 +171,40 @@ class OpenAiFront:
         return response.status, content
 
 
-def _address_of(url: str) -> tuple[str, int, str]:
-    """Host, port and path of a front.
+def _address_of(url: str, usual: str) -> tuple[str, str, int, str]:
+    """Scheme, host, port and path of a front.
+
+    Args:
+        url: with or without a scheme.
+        usual: the scheme of one without.
 
     Raises:
-        InvalidInput: it is no address of plain HTTP.
+        InvalidInput: it is no address of HTTP or HTTPS.
     """
     try:
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme == "http" and parts.hostname:
-            return parts.hostname, parts.port or 80, parts.path
+        parts = urlsplit(url if "//" in url else f"{usual}://{url}")
+        ports = {"http": 80, "https": 443}
+        if parts.scheme in ports and parts.hostname:
+            return parts.scheme, parts.hostname, parts.port or ports[parts.scheme], parts.path
     except ValueError:  # of the port, or of brackets
         pass
     raise InvalidInput(f"the address of a front is http://host:port, got {url!r}")
+
+
+def _context(tls: Tls | None) -> ssl.SSLContext:
+    """How HTTPS is spoken; the front's certificate is always checked.
+
+    Raises:
+        InvalidInput: an authority or the own certificate cannot be used.
+    """
+    tls = tls or Tls()
+    if tls.server_name is not None:
+        raise InvalidInput("--tls-server-name is for gRPC; name the front as its certificate does")
+    authorities, _, _ = tls.read()
+    try:
+        context = ssl.create_default_context(cadata=authorities and authorities.decode())
+        if tls.certificate is not None:
+            context.load_cert_chain(tls.certificate, tls.key)
+    except (OSError, ValueError) as cause:
+        raise InvalidInput(f"TLS: {cause}") from None
+    return context

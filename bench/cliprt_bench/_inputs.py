@@ -76,10 +76,8 @@ def drawn_inputs(pictures: int = PICTURES, captions: int = CAPTIONS) -> InputSet
         digest.update(pixels.tobytes())
         files.append(jpeg(pixels, QUALITY))
     random = np.random.Generator(np.random.PCG64(0))
-    texts = [
-        " ".join(_WORDS[place] for place in random.integers(0, len(_WORDS), count))
-        for count in random.integers(_SHORTEST, _LONGEST + 1, captions)
-    ]
+    counts = random.integers(_SHORTEST, _LONGEST + 1, captions)
+    texts = [_caption(random, count) for count in counts]
     digest.update("\n".join(texts).encode())
     described = (
         f"{pictures} drawn photographs of {WIDTH} x {HEIGHT}, JPEG of quality {QUALITY}; "
@@ -88,6 +86,12 @@ def drawn_inputs(pictures: int = PICTURES, captions: int = CAPTIONS) -> InputSet
     return InputSet(
         tuple(files), tuple(texts), Inputs(described=described, sha256=digest.hexdigest())
     )
+
+
+def long_captions(count: int) -> list[str]:
+    """Captions of 8 to 14 words, the same ones at every call: what libraries are compared with."""
+    random = np.random.Generator(np.random.PCG64(1))
+    return [_caption(random, 8 + number % 7) for number in range(count)]
 
 
 def given_inputs(folder: Path | None, captions: Path | None) -> InputSet:
@@ -119,6 +123,10 @@ def given_inputs(folder: Path | None, captions: Path | None) -> InputSet:
         digest.update(content)
     record = Inputs(described="; ".join(words), sha256=digest.hexdigest())
     return InputSet(files, texts, record)
+
+
+def _caption(random: np.random.Generator, words: int) -> str:
+    return " ".join(_WORDS[place] for place in random.integers(0, len(_WORDS), words))
 
 
 def _with_lengths(contents: Sequence[bytes]) -> Iterable[bytes]:

@@ -30,12 +30,13 @@ from cliprt_bench._bench_card import (
     Workload,
 )
 from cliprt_bench._bounds import bounds_of
-from cliprt_bench._cli_options import Asked, towers_of
+from cliprt_bench._cli_options import SERVER_ELSEWHERE, Asked, towers_of
 from cliprt_bench._command import command_line
 from cliprt_bench._figures import Figure
+from cliprt_bench._foretold import foretold
 from cliprt_bench._inputs import InputSet, given_inputs
 from cliprt_bench._machine import elsewhere, machine, with_clocks
-from cliprt_bench._measure import Measurement
+from cliprt_bench._measure import Measurement, settling_s
 from cliprt_bench._stages import STAGED, Stages, stages_of
 from cliprt_bench._startup import startup_of
 from cliprt_bench._targets import InProcess, Subject, certified, precisions_of, towers_in
@@ -84,9 +85,12 @@ def closed_card(
         stages: Stages = {}
 
         def work() -> None:
-            measurement.run(workloads, tell)
             # A report of these cards shows them beside the rates.
-            if kind == "throughput" and isinstance(subject, STAGED):
+            staged = kind == "throughput" and isinstance(subject, STAGED)
+            later = [*(["stages"] if staged else []), *_ceilings_of(asked, subject)]
+            click.echo(foretold(asked, [0.0] * len(workloads), later), err=True)
+            measurement.run(workloads, tell)
+            if staged:
                 try:
                     _measure_stages(stages, asked, run, tell)
                 except CliprtError as error:  # the points are worth keeping
@@ -151,6 +155,12 @@ def open_card(
                     parts = [msgspec.structs.replace(point, share=share) for share in shares]
                     capacities |= dict.fromkeys(parts, capacity)
                     workloads += parts
+            rates_s = [
+                point.rate or (point.share or 0) * capacities[point].value / point.batch
+                for point in workloads
+            ]
+            settling = [settling_s(rate, method) for rate in rates_s]
+            click.echo(foretold(asked, settling, _ceilings_of(asked, subject)), err=True)
             measurement.run(workloads, tell, capacities=capacities)
 
         complete = _until_interrupted(work)
@@ -259,7 +269,7 @@ def _opened(asked: Asked) -> Iterator[_Run]:
     begun, here = _now(), machine(warn=warn)
     with closing(asked.open()) as subject:
         if asked.server_pid is not None and subject.target.process == "remote":
-            raise click.UsageError("--server-pid is a process of this machine, the server is not")
+            raise click.UsageError(SERVER_ELSEWHERE)
         yield _Run(begun, here, subject, given_inputs(asked.pictures, asked.captions))
 
 
@@ -274,6 +284,11 @@ def _measure_stages(stages: Stages, asked: Asked, run: _Run, tell: Tell) -> None
         advance=tell,
     ):
         stages.update(found)
+
+
+def _ceilings_of(asked: Asked, subject: Subject) -> list[str]:
+    """The word for them, if they will be measured."""
+    return ["ceilings"] if asked.ceilings and subject.target.process != "remote" else []
 
 
 def _lengths_of(tower: Tower, lengths: tuple[int, ...]) -> tuple[int | None, ...]:

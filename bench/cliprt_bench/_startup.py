@@ -90,7 +90,7 @@ def startup_of(
         After each start what is known by then.
 
     Raises:
-        DeploymentError: the start failed.
+        DeploymentError: the start failed, or took too long.
     """
     steps: dict[str, list[float]] = {}
     with TemporaryDirectory() as folder:
@@ -113,10 +113,15 @@ def startup_of(
 
 def _start(program: str, words: list[str]) -> dict[str, float]:
     begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words],
-        capture_output=True, text=True, timeout=_PATIENCE_S, check=False,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words],
+            capture_output=True, text=True, timeout=_PATIENCE_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise DeploymentError(
+            f"the start took more than {_PATIENCE_S:g} s, and was ended"
+        ) from None
     if done.returncode:
         raise DeploymentError(f"the start failed: {(done.stderr.splitlines() or ['?'])[-1]}")
     found, before = {}, begun

@@ -8,17 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cliprt_bench._inputs import long_captions
 from cliprt_export import Bars, export_checkpoint
 from rivals.entries import INT8
 from rivals.environments import BENCH, Environment, Refusal, attempt
 
 EXPORT_S = 600
 COMPARED = 16
-
-WORDS = (  # noqa: SIM905 - easier to read than a list
-    "a photo of the small red cat that sleeps on an old wooden chair near some open window "
-    "while two dogs run over green grass and blue birds sing above their house"
-).split()
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def prepare(folder: Path, *, small: bool = False) -> Inputs:
         folders,
         {
             "image": [photo(width, height, seed) for seed in range(pictures)],
-            "text": captions(256),
+            "text": long_captions(256),
         },
     )
 
@@ -98,12 +94,3 @@ def write_graphs(inputs: Inputs, environment: Environment) -> Refusal | None:
         *(str(inputs.folders["checkpoint"]), str(graphs)),
     ]
     return attempt("prepare", command, EXPORT_S)
-
-
-def captions(count: int) -> list[str]:
-    """Captions of 8 to 14 words, the same ones at every call."""
-    random = np.random.Generator(np.random.PCG64(1))
-    return [
-        " ".join(WORDS[index] for index in random.integers(0, len(WORDS), 8 + number % 7))
-        for number in range(count)
-    ]

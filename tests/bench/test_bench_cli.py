@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 from bench_cards import card
 from click.testing import CliRunner, Result
+from http_front import running_front
 from patience import until
 
 from cliprt import Bundle
@@ -85,6 +88,22 @@ def test_a_load_of_ensembles(demo_server: TritonServer) -> None:
     assert point["figures"]["offered_s"]["value"] > 0
 
 
+def test_a_front_that_wants_a_key(demo_server: TritonServer, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("sk-nobodys-business\n")
+    words = ("--tower", "text", "--batch", 1, "--json", *SHORT)
+    with running_front(demo_server.address, api_keys=("sk-nobodys-business",)) as front:
+        refused = bench("latency", "--openai", front.url, *words)
+        assert refused.exit_code == 1
+        assert "status 401" in refused.output
+        done = bench("latency", "--openai", front.url, "--token-file", key, *words)
+    assert done.exit_code == 0, done.output
+    (point,) = json.loads(done.stdout)["points"]
+    assert point["samples"] > 0
+    assert point["errors"] == {}
+    assert "nobodys" not in done.output
+
+
 def test_a_load_as_a_share_of_what_is_reached(
     demo_server: TritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,23 +140,33 @@ def test_startup(demo_bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_what_is_kept_can_be_compared_with_a_recorded_card(
-    demo_bundle: Bundle, tmp_path: Path
+    fresh_card: Path, tmp_path: Path
 ) -> None:
-    recorded = Path(__file__).parent / "golden" / "recorded_card.json"
-    fresh = tmp_path / "fresh.json"
-    done = bench(
-        "latency", "--bundle", demo_bundle.path, "--tower", "image", "--batch", 1, "--out", fresh,
-        *SHORT,
-    )  # fmt: skip
+    """Two machines: recorded on one with two cores, measured just now on one of them."""
+    path = Path(__file__).parent / "golden" / "recorded_card.json"
+    recorded, fresh = read_bench_card(path), read_bench_card(fresh_card)
+    assert (recorded.machine.cores, fresh.machine.cores) == (2, 1)
+    files = ("--html", tmp_path / "report.html", "--csv", tmp_path / "points.csv")
+    done = bench("compare", path, fresh_card, *files)
     assert done.exit_code == 0, done.output
-    done = bench("compare", recorded, fresh, "--html", tmp_path / "report.html")
-    assert done.exit_code == 0, done.output
-    assert read_bench_card(recorded).machine.cpu in done.output
-    assert "image, batch 1, 1 caller" in done.output
+    assert (
+        f"B was measured on another machine ({fresh.machine.cpu}, 1 cores) than A "
+        f"({recorded.machine.cpu}, 2 cores)." in done.output
+    )
+    with (tmp_path / "points.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # Every point of both, and the ratio of the second to the first.
+    assert sorted((row["card"], row["tower"], row["batch"]) for row in rows) == [
+        *product("AB", ("image", "text"), "18")
+    ]
+    for row in rows:
+        assert float(row["items_s"]) > 0
+        assert float(row["items_s_ratio"] or 1) > 0
+        assert bool(row["items_s_ratio"]) == (row["card"] == "B")
     assert (tmp_path / "report.html").read_bytes().startswith(b"<!doctype html>")
     other = tmp_path / "other.json"
     card(kind="latency").write(other)
-    refused = bench("compare", fresh, other)
+    refused = bench("compare", fresh_card, other)
     assert refused.exit_code == 1
     assert "space" in refused.output
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import trustme
 
 from cliprt import DeploymentError, InvalidInput, ServerError
+from cliprt._connection import Tls
 from cliprt_bench._front import OpenAiFront
 
 DIM = 4
@@ -24,7 +29,8 @@ MODELS = {"data": [{"id": "m", "name": "m", "space": "0", "dimensions": DIM, "in
 class Stand:
     """A front that answers zeros, and counts who comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.tokens: list[str | None] = []
         self.models: Any = MODELS
         self.refusal: Any = None
         self.hangs_up = False
@@ -40,9 +46,11 @@ class Stand:
                 super().setup()
 
             def do_GET(self) -> None:
+                stand.tokens.append(self.headers["authorization"])
                 self.answer(200, stand.models)
 
             def do_POST(self) -> None:
+                stand.tokens.append(self.headers["authorization"])
                 asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 if stand.together is not None:
                     stand.together.wait()
@@ -64,12 +72,20 @@ class Stand:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self.server.server_address[1]}/v1"
 
 
 @pytest.fixture
 def stand() -> Iterator[Stand]:
-    stand = Stand()
+    with standing(Stand()) as stand:
+        yield stand
+
+
+@contextmanager
+def standing(stand: Stand) -> Iterator[Stand]:
     thread = threading.Thread(target=stand.server.serve_forever, args=(0.01,))
     thread.start()
     yield stand
@@ -154,8 +170,86 @@ def test_the_precision_is_what_was_said_of_it(stand: Stand) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://host", "http://", "ftp://host", "http://host:port", "http://[host"]
+    "url", ["https://", "http://", "ftp://host", "http://host:port", "http://[host"]
 )
 def test_addresses_that_are_no_fronts(url: str) -> None:
     with pytest.raises(InvalidInput, match="the address of a front is http://host:port"):
         OpenAiFront(url)
+
+
+def test_a_key_goes_with_every_request(stand: Stand) -> None:
+    front = OpenAiFront(stand.url, token="sk-1")
+    front.texts(["a cat"])
+    front.close()
+    assert stand.tokens == ["Bearer sk-1"] * 2
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def server_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def secured(authority: trustme.CA) -> Iterator[Stand]:
+    """A front that speaks HTTPS."""
+    context = server_context(authority)
+    with standing(Stand(context)) as stand:
+        yield stand
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_https(secured: Stand, authority: trustme.CA, tmp_path: Path, named: bool) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    url = secured.url if named else secured.url.removeprefix("https://")
+    front = OpenAiFront(url, tls=Tls(ca=tmp_path / "ca.pem"), token="sk-1")
+    assert front.texts(["a cat"]).shape == (1, DIM)
+    front.close()
+    assert secured.tokens == ["Bearer sk-1"] * 2
+    assert secured.connections == 1
+
+
+def test_a_certificate_of_an_unknown_authority_is_refused(secured: Stand) -> None:
+    with pytest.raises(DeploymentError, match="did not answer: SSLCertVerificationError"):
+        OpenAiFront(secured.url, token="sk-1")
+    assert secured.tokens == []
+
+
+def test_a_front_that_wants_a_certificate(authority: trustme.CA, tmp_path: Path) -> None:
+    context = server_context(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    ca, own, other = (tmp_path / name for name in ("ca.pem", "own.pem", "other.pem"))
+    authority.cert_pem.write_to_path(str(ca))
+    issued = authority.issue_cert("client")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(own))
+    authority.issue_cert("other").private_key_pem.write_to_path(str(other))
+    with standing(Stand(context)) as stand:
+        OpenAiFront(stand.url, tls=Tls(ca=ca, certificate=own, key=own)).close()
+        with pytest.raises(DeploymentError, match="did not answer"):
+            OpenAiFront(stand.url, tls=Tls(ca=ca))
+        with pytest.raises(InvalidInput, match="TLS: "):
+            OpenAiFront(stand.url, tls=Tls(ca=ca, certificate=own, key=other))
+        assert stand.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "tls", "token", "said"),
+    [
+        ("http://host", None, "sk-1", "would travel to host in plain text; use https"),
+        ("http://host", Tls(), None, "options of TLS are for https"),
+        ("https://host", Tls(server_name="name"), None, "--tls-server-name is for gRPC"),
+        ("https://host", None, "sk-1\nsk-2", "the token is not one word"),
+        ("https://host", None, "sk-\N{SNOWMAN}", "the token is not one word"),
+    ],
+)
+def test_what_would_be_lost_or_seen_is_refused(
+    url: str, tls: Tls | None, token: str | None, said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        OpenAiFront(url, tls=tls, token=token)

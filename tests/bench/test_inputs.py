@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from io import BytesIO
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from cliprt import Bundle, InvalidInput, Limits
 from cliprt._texts import TextTokenizer
 from cliprt_bench import _inputs
-from cliprt_bench._inputs import drawn_inputs, given_inputs
+from cliprt_bench._inputs import drawn_inputs, given_inputs, long_captions
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,15 @@ def test_drawn_ones_are_always_the_same() -> None:
         assert (image.format, image.size) == ("JPEG", (640, 480))
     # Pinned: cards of different machines are comparable only if this never changes.
     assert one.record.sha256 == "0f7ceb30da02ee2b180c90d41af2b7e00c68f11640be0134b43bde6e74103220"
+
+
+def test_long_captions_are_always_the_same() -> None:
+    found = long_captions(10)
+    assert [len(caption.split()) for caption in found] == [8, 9, 10, 11, 12, 13, 14, 8, 9, 10]
+    assert long_captions(20)[:10] == found
+    # Pinned: figures of different versions are comparable only if this never changes.
+    digest = hashlib.sha256("\n".join(found).encode()).hexdigest()
+    assert digest == "94ae6d6889b1abb5fc9ff8d9c3cc0cb4ad811fa3a5bef40f7569b9b97ee9f766"
 
 
 def test_more_of_them_are_other_inputs() -> None:

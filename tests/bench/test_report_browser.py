@@ -7,29 +7,22 @@ found the tests are skipped, unless CLIPRT_REQUIRE_BROWSER is set (``.ci/run`` d
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench_cards import card, fidelity, full_card, point, target
 from click.testing import CliRunner
+from PIL import Image
 
+import cards
 from cliprt_bench._cli_compare import compare
+from screenshots import chromium, opened
 
-DRAWN = Path(__file__).resolve().parent / "golden" / "drawn_card.json"
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+GOLDEN = Path(__file__).resolve().parent / "golden"
+DRAWN, RECORDED = GOLDEN / "drawn_card.json", GOLDEN / "recorded_card.json"
 # Of each plot: its size, how much it drew, and what is seen of it beyond its frame; what is clipped
 # is seen as far as its clip. Half a pixel is rounding.
 MEASURE = """
@@ -67,28 +60,14 @@ MEASURE = """
 """
 
 
-@dataclass
-class Opened:
-    """A report that was opened, and what the browser said and asked for meanwhile."""
-
-    page: Any
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        if os.environ.get("CLIPRT_REQUIRE_BROWSER"):
-            pytest.fail("CI needs a browser, and there is no chromium: apt-get install chromium")
-        pytest.skip("there is no chromium to open the report with: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
+    with chromium() as started:
+        if started is None:
+            if os.environ.get("CLIPRT_REQUIRE_BROWSER"):
+                pytest.fail("CI needs a browser, and there is no chromium")
+            pytest.skip("there is no chromium to open the report with: apt-get install chromium")
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +94,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-def opened(browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> Opened:
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    found = Opened(page)
-    page.on("request", lambda request: found.requests.append(request.url))
-    page.on("console", lambda message: found.complaints.append(message.text))
-    page.on("pageerror", lambda error: found.complaints.append(str(error)))
-    page.goto(path.as_uri(), wait_until="networkidle")
-    return found
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, fresh_card: Path) -> Path:
+    """A report of cards that were measured: one recorded, one fresh."""
+    page = tmp_path_factory.mktemp("measured") / "report.html"
+    result = CliRunner().invoke(compare, [str(RECORDED), str(fresh_card), "--html", str(page)])
+    assert result.exit_code == 0, result.output
+    return page
 
 
 @pytest.mark.parametrize(
@@ -133,22 +111,48 @@ def test_plots_are_drawn_and_nothing_is_fetched(
 ) -> None:
     found = opened(browser, report, width=width, scheme=scheme)
     page = found.page
-    page.screenshot(path=screenshots / f"report-{width}-{scheme}.png", full_page=True)
-    measured = page.evaluate(MEASURE)
-    assert [plot["name"] for plot in measured] == [
-        *("latency", "scaling", "roofline", "fidelity", "stages")
-    ]
-    for plot in measured:
-        assert plot["width"] > 250
-        assert plot["height"] > 100
-        assert plot["drawn"] > 15, plot["name"]
-        assert plot["inked"] > 15, plot["name"]
-        assert plot["outside"] == [], plot["name"]
+    found.keep(screenshots / f"report-{width}-{scheme}.png")
+    check_plots(page, ["latency", "scaling", "roofline", "fidelity", "stages"])
     # Nothing scrolls sideways but tables in their own frames.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert found.requests == [report.as_uri()]
     assert found.complaints == []
     page.close()
+
+
+def check_plots(page: Any, names: list[str]) -> None:
+    plots = page.evaluate(MEASURE)
+    assert [plot["name"] for plot in plots] == names
+    for plot in plots:
+        assert plot["width"] > 250
+        assert plot["height"] > 100
+        assert plot["drawn"] > 15, plot["name"]
+        assert plot["inked"] > 15, plot["name"]
+        assert plot["outside"] == [], plot["name"]
+
+
+def test_what_was_measured_is_drawn_and_nothing_is_fetched(
+    browser: Any, measured: Path, screenshots: Path
+) -> None:
+    found = opened(browser, measured)
+    found.keep(screenshots / "measured.png")
+    check_plots(found.page, ["latency", "scaling", "roofline", "fidelity"])
+    assert found.requests == [measured.as_uri()]
+    assert found.complaints == []
+    found.page.close()
+
+
+def test_make_bench_keeps_pictures_of_its_reports(
+    browser: Any, measured: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cards, "chromium", lambda: nullcontext(browser))
+    for kind in cards.KINDS:
+        (tmp_path / f"{kind}.html").write_bytes(measured.read_bytes())
+    cards.keep_pictures(tmp_path)
+    for kind in cards.KINDS:
+        with Image.open(tmp_path / f"{kind}.png") as picture:
+            assert (picture.format, picture.width) == ("PNG", 1280)
+            assert picture.height > 900
 
 
 def test_dress_follows_the_reader(browser: Any, report: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from msgspec import to_builtins
 
 from cliprt_bench._figures import Figure, figure
+from cliprt_bench._inputs import long_captions
 from rivals import batch_work, environments, generators, measuring, perf_analyzer
 from rivals.__main__ import behind
 from rivals.adapters import Adapter
@@ -23,7 +24,7 @@ from rivals.asking import NotStarted, Worker
 from rivals.comparing import likeness
 from rivals.entries import BFLOAT16, EXACT, OWN_ENTRIES, REFERENCE, RIVALS, Entry
 from rivals.environments import Environment, Refusal, make_environment
-from rivals.inputs import Inputs, captions
+from rivals.inputs import Inputs
 from rivals.protocol import (
     ProtocolError,
     RivalError,
@@ -279,7 +280,7 @@ def test_every_environment_has_exact_pins_without_addresses() -> None:
 
 
 def small_inputs() -> Inputs:
-    texts = captions(64)
+    texts = long_captions(64)
     return Inputs({}, {"image": [text.encode() for text in texts], "text": texts})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -17,12 +18,14 @@ from click.testing import CliRunner, Result
 
 from cliprt import Bundle, ServerUnavailable
 from cliprt._cli import main
-from cliprt_bench import _bounds, _cli_tune, _run, _targets
+from cliprt_bench import _bounds, _cli_tune, _run, _startup, _targets
 from cliprt_bench._bench_card import BenchCard, read_bench_card
 from cliprt_bench._ceilings import Rate
 from cliprt_bench._cli import bench as group
+from cliprt_bench._cli_options import Asked, shared_options
 from cliprt_bench._command import PRIVATE, command_line
 from cliprt_bench._figures import figure
+from cliprt_bench._foretold import foretold
 from cliprt_bench._stages import Stages
 
 SHORT = ("--seconds", "0.1", "--repeats", "2", "--warmup", "0.01")
@@ -125,6 +128,86 @@ def test_a_target_elsewhere_gets_nothing_of_this_machine() -> None:
     assert card["machine"]["gpus"] == card["ceilings"] == []
     assert "cpu_cores" not in card["points"][0]["figures"]
     assert "the target is on another machine" in done.stderr
+    assert "Then come" not in done.stderr
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_a_target_behind_a_forwarded_port_is_elsewhere(remote: bool) -> None:
+    """Its address does not tell, so somebody has to."""
+    done = bench("latency", *COUNTED, "--batch", 1, *QUIET, "--json", *["--remote"] * remote)
+    assert done.exit_code == 0, done.output
+    card = json.loads(done.stdout)
+    assert (card["target"]["process"] == "remote") == remote
+    assert card["machine"]["cpu"].startswith("another machine, asked from ") == remote
+    assert ("the target is on another machine" in done.stderr) == remote
+
+
+def test_what_is_made_may_lie_in_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = "mine_in_the_current_folder"
+    Path(f"{name}.py").write_text("from bench_subjects import Counted as make\n")
+    try:
+        card = measured("latency", "--python", f"{name}:make", "--batch", 1, *QUIET)
+    finally:
+        sys.modules.pop(name, None)
+    assert card["model"]["name"] == "zeros"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["latency", "--batch", "1,2", "--concurrency", "1,2", *QUIET],
+            "4 points, 2 windows of 0.1 s each: about 1 seconds, longer where requests are slow. "
+            "Ctrl-C ends it",
+        ),
+        (
+            ["load", "--rate", "1000", *QUIET, "--warmup", "0.3"],
+            "1 points, 2 windows of 0.1 s each: about 1 seconds",
+        ),
+    ],
+)
+def test_how_long_it_takes_is_said_beforehand(words: list[str], said: str) -> None:
+    done = bench(*words, *COUNTED)
+    assert done.exit_code == 0, done.output
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        (["stages", "ceilings"], " Then come stages and ceilings."),
+        (["ceilings"], " Then come ceilings."),
+        ([], ""),
+    ],
+)
+def test_what_is_measured_by_default_takes_minutes(later: list[str], said: str) -> None:
+    kept: list[Asked] = []
+
+    @click.command()
+    @shared_options
+    def keep(asked: Asked) -> None:
+        kept.append(asked)
+
+    keep([], standalone_mode=False)
+    assert foretold(kept[0], [0.0] * 24, later) == (
+        "24 points, 5 windows of 5 s each: about 10 minutes, longer where requests are slow."
+        f"{said} Ctrl-C ends it and keeps what was measured so far."
+    )
+
+
+def test_a_start_that_does_not_end_is_told(
+    monkeypatch: pytest.MonkeyPatch, demo_bundle: Bundle
+) -> None:
+    monkeypatch.setattr(_startup, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(_startup, "_LOCAL", "import time; time.sleep(60)")
+    done = bench("startup", "--bundle", demo_bundle.path)
+    assert done.exit_code == 1
+    assert "the start took more than 0.2 s, and was ended" in done.stderr
+    assert isinstance(done.exception, SystemExit)
 
 
 def test_a_load_has_its_text_lengths(demo_bundle: Bundle) -> None:
@@ -207,7 +290,9 @@ def test_a_card_that_cannot_be_written_was_printed_before(
         (["latency", *COUNTED, "--server-pid", 1], "--server-pid is the process of a server"),
         (["latency", "--bundle", "BUNDLE", "--server-pid", 1], "--server-pid is the process of"),
         (["latency", "--url", "a:1", "--precision", "fp32"], "a Triton says what it serves"),
-        (["latency", "--bundle", "BUNDLE", "--tls"], "--tls and --token-file are for --url"),
+        (["latency", "--bundle", "BUNDLE", "--tls"], "are for --url and --openai"),
+        (["latency", "--bundle", "BUNDLE", "--remote"], "--remote is for --url, --openai and"),
+        (["latency", "--url", "a:1", "--remote", "--server-pid", 1], "the server is not"),
     ],
 )
 def test_what_would_change_nothing_or_fail_later_is_refused(
