@@ -27,7 +27,7 @@ class Latency:
     samples: int
 
 
-def measure_latency(call: Callable[[], object], *, samples: int = 100, warmup: int = 10) -> Latency:
+def measure_latency(call: Callable[[], object], *, samples: int = 200, warmup: int = 10) -> Latency:
     """Calls a function again and again and times each call by the monotonic clock.
 
     Args:

@@ -33,7 +33,7 @@ from rivals.entries import EXACT, OWN, OWN_ENTRIES, REFERENCE, RIVALS, Entry
 from rivals.environments import Environment, Refusal, make_environment
 from rivals.generators import OURS, THEIRS, compare_generators
 from rivals.inputs import prepare, write_graphs
-from rivals.measuring import POINTS, Row, answers_of, look_at, own_workers, started
+from rivals.measuring import Row, answers_of, look_at, own_workers, started
 
 # They run, or not, in a way of their own.
 APART = {"clip-retrieval": "batch work", "perf_analyzer": "load generator"}
@@ -133,8 +133,8 @@ def run(arguments: argparse.Namespace, folder: Path, notes: Console) -> dict[str
 
 def show(seen: Mapping[str, Any]) -> None:
     """The tables of a run."""
-    points = [f"{kind} {size}" for kind, size in POINTS]
     for entry in OWN_ENTRIES:
+        points = [f"{kind} {size}" for kind, size in entry.points]
         lines = [_line(row, entry, points) for row in seen["rivals"]]
         out().print(f"\n{entry.name}: how many times as fast as each rival\n")
         print_table(("rival", *points, "least cosine", "versions or reason"), lines)
@@ -157,12 +157,15 @@ def behind(seen: Mapping[str, Any]) -> list[str]:
 
     An exact rival is compared with cliprt in float32, one that is not with the faster precision.
     """
-    exact = OWN_ENTRIES[0].name
+    exact = [entry.name for entry in OWN_ENTRIES if entry.bar == EXACT]
     lines = []
     for row in seen["rivals"]:
         for point, rate in row["items_per_s"].items():
-            own = [exact] if row["bar"] == EXACT else row["ratios"]
-            ratios = [row["ratios"][name][point] for name in own]
+            ratios = [
+                points[point]
+                for name, points in row["ratios"].items()
+                if point in points and (name in exact or row["bar"] != EXACT)
+            ]
             best = max(ratios, key=lambda ratio: ratio["value"])
             if best["value"] < 1:
                 clear = "" if (best["high"] or 1) < 1 else ", within its spread"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +16,11 @@ from cliprt_bench._figures import Figure, figure
 from cliprt_bench._load import closed_loop
 from rivals.asking import NotStarted, Worker
 from rivals.comparing import Answers, Likeness, likeness
-from rivals.entries import Entry
+from rivals.entries import POINTS, Entry
 from rivals.environments import Environment, Refusal
 from rivals.inputs import Inputs
 from rivals.protocol import ProtocolError, RivalError, pack_request, unpack_answer
 from rivals.reasons import reason_of
-
-POINTS = (("image", 1), ("image", 16), ("text", 1), ("text", 64))
-"""What is measured: kind, and items in a request."""
 
 # Threads of some libraries wait in busy loops for a while after their work.
 PAUSE_S = 0.25
@@ -91,20 +88,20 @@ def answers_of(worker: Worker, inputs: Inputs) -> Answers:
 @contextmanager
 def own_workers(
     entries: tuple[Entry, ...], environment: Environment, inputs: Inputs, reference: Answers
-) -> Iterator[dict[str, Worker]]:
+) -> Iterator[list[tuple[Entry, Worker]]]:
     """Cliprt's workers, whose answers are compared too.
 
     Raises:
         NotStarted: one did not start, or answers otherwise than the reference.
     """
     with ExitStack() as stack:
-        workers = {}
+        workers = []
         for entry in entries:
             worker = stack.enter_context(started(entry, environment, inputs.folders))
             like = likeness(answers_of(worker, inputs), reference, entry.bar)
             if not like.same:
                 raise NotStarted(Refusal("ask", f"{entry.name} answers otherwise: {like.least}"))
-            workers[entry.name] = worker
+            workers.append((entry, worker))
         yield workers
 
 
@@ -113,7 +110,7 @@ def look_at(
     environment: Environment,
     inputs: Inputs,
     reference: Answers,
-    own: Mapping[str, Worker],
+    own: Sequence[tuple[Entry, Worker]],
     *,
     rounds: int,
     callers: int,
@@ -127,7 +124,7 @@ def look_at(
         environment: where it runs.
         inputs: the folders and items.
         reference: the reference's answers.
-        own: cliprt's workers, by the name of their entry.
+        own: cliprt's workers.
         rounds: in each of them everybody is measured once.
         callers: requests under way at a time.
         seconds: of one measurement.
@@ -149,22 +146,24 @@ def _measure(
     row: Row,
     worker: Worker,
     inputs: Inputs,
-    own: Mapping[str, Worker],
+    own: Sequence[tuple[Entry, Worker]],
     rounds: int,
     callers: int,
     seconds: float,
     rate_of: RateOf | None,
 ) -> None:
-    workers = {**own, row.entry.name: worker}
-    seen: dict[str, dict[str, list[float]]] = {name: {} for name in workers}
+    everybody = [*own, (row.entry, worker)]
+    seen: dict[str, dict[str, list[float]]] = {entry.name: {} for entry, _ in everybody}
     for number in range(rounds):
         # Every other round goes backwards: whoever is first finds the machine warmer or colder.
-        order = list(workers) if number % 2 == 0 else list(workers)[::-1]
+        order = everybody if number % 2 == 0 else everybody[::-1]
         for kind, size in POINTS:
-            for name in order:
-                send = sender(workers[name], kind, inputs.items[kind], size)
+            for entry, asked in order:
+                if (kind, size) not in entry.points:
+                    continue
+                send = sender(asked, kind, inputs.items[kind], size)
                 rate = (rate_of or requests_per_s)(send, callers, seconds) * size
-                seen[name].setdefault(f"{kind} {size}", []).append(rate)
+                seen[entry.name].setdefault(f"{kind} {size}", []).append(rate)
                 time.sleep(PAUSE_S)
     mine = seen.pop(row.entry.name)
     row.rates = {point: figure(rates) for point, rates in mine.items()}

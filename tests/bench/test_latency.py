@@ -24,3 +24,9 @@ def test_the_95th_percentile_needs_ten_samples_beyond_it(samples: int, told: boo
 def test_too_few_samples_for_a_median_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 20 samples, got 19"):
         measure_latency(lambda: None, samples=19)
+
+
+def test_there_are_calls_enough_for_a_p95_unless_fewer_are_asked_for() -> None:
+    latency = measure_latency(lambda: None)
+    assert latency.samples == 200
+    assert latency.p95_ms is not None

@@ -22,7 +22,17 @@ from rivals.__main__ import behind
 from rivals.adapters import Adapter
 from rivals.asking import NotStarted, Worker
 from rivals.comparing import likeness
-from rivals.entries import BFLOAT16, EXACT, OWN_ENTRIES, REFERENCE, RIVALS, Entry
+from rivals.entries import (
+    BFLOAT16,
+    EXACT,
+    INT8,
+    OWN_ENTRIES,
+    POINTS,
+    REFERENCE,
+    RIVALS,
+    SINGLE,
+    Entry,
+)
 from rivals.environments import Environment, Refusal, make_environment
 from rivals.inputs import Inputs
 from rivals.protocol import (
@@ -293,7 +303,7 @@ def looked_at(lengths: str, turn: str, **settings: Any) -> tuple[measuring.Row, 
         sizes.append(callers)
         # The rival is last in even rounds and first in odd ones: cliprt is three times as fast.
         number, place = divmod(len(sizes) - 1, 2)
-        return 3.0 if place == (number // len(measuring.POINTS)) % 2 else 1.0
+        return 3.0 if place == (number // len(POINTS)) % 2 else 1.0
 
     inputs = small_inputs()
     row = measuring.Row(Entry("turned", lengths, "cliprt", {"turn": turn, **settings}))
@@ -304,7 +314,7 @@ def looked_at(lengths: str, turn: str, **settings: Any) -> tuple[measuring.Row, 
             HERE,
             inputs,
             reference,
-            {"cliprt fp32": worker},
+            [(Entry("own", lengths, "cliprt"), worker)],
             rounds=2,
             callers=2,
             seconds=0.01,
@@ -317,12 +327,25 @@ def test_the_same_answers_are_followed_by_speed(lengths: str) -> None:
     row, sizes = looked_at(lengths, turn="0.01")
     assert row.likeness is not None
     assert row.likeness.same
-    assert len(sizes) == 2 * 2 * len(measuring.POINTS)
-    points = [f"{kind} {size}" for kind, size in measuring.POINTS]
-    assert list(row.ratios["cliprt fp32"]) == points
-    assert all(ratio.repeats == (3.0, 3.0) for ratio in row.ratios["cliprt fp32"].values())
+    assert len(sizes) == 2 * 2 * len(POINTS)
+    points = [f"{kind} {size}" for kind, size in POINTS]
+    assert list(row.ratios["own"]) == points
+    assert all(ratio.repeats == (3.0, 3.0) for ratio in row.ratios["own"].values())
     assert row.rates["text 64"].value == 64.0
     assert row.record()["same_answers"]
+
+
+def test_an_entry_is_measured_at_its_points(lengths: str) -> None:
+    inputs, row = small_inputs(), measuring.Row(Entry("other", lengths, "cliprt"))
+    single = Entry("single", lengths, "cliprt", points=SINGLE)
+    with worker_of(lengths) as worker:
+        reference = measuring.answers_of(worker, inputs)
+        measuring.look_at(
+            row, HERE, inputs, reference, [(single, worker)],
+            rounds=2, callers=1, seconds=0.01, rate_of=lambda *_: 1.0,
+        )  # fmt: skip
+    assert list(row.ratios["single"]) == ["image 1", "text 1"]
+    assert len(row.rates) == len(POINTS)
 
 
 def test_other_answers_have_a_cosine_and_no_speed(lengths: str) -> None:
@@ -425,7 +448,11 @@ def test_the_table_of_perf_analyzer_is_read() -> None:
 
 def test_rows_in_which_cliprt_is_behind_are_named() -> None:
     def row(rival: str, bar: float, fp32: Figure, int8: Figure) -> dict[str, Any]:
-        own = dict(zip((entry.name for entry in OWN_ENTRIES), (fp32, int8), strict=True))
+        exact, lossy = (
+            next(entry for entry in OWN_ENTRIES if entry.bar == bar and entry.points == SINGLE)
+            for bar in (EXACT, INT8)
+        )
+        own = {exact.name: fp32, lossy.name: int8}
         return {
             "rival": rival,
             "bar": bar,

@@ -18,13 +18,11 @@ from rivals.comparing import Answers, likeness
 from rivals.entries import OWN_ENTRIES, REFERENCE, RIVALS, Entry
 from rivals.environments import Environment
 from rivals.inputs import Inputs, prepare, write_graphs
-from rivals.measuring import POINTS
 
 HERE = Environment("oracle", Path(sys.executable))
 ENTRIES = {entry.name: entry for entry in (*OWN_ENTRIES, *RIVALS)}
 TRIED = [
-    "cliprt fp32",
-    "cliprt int8-cpu",
+    *(entry.name for entry in OWN_ENTRIES),
     "transformers float32, unpadded",
     "transformers bfloat16",
     "transformers bfloat16, unpadded",
@@ -85,5 +83,5 @@ def test_the_program_compares_and_tells(inputs: Inputs) -> None:
         assert row["same_answers"], row
         assert row["absent"] is None
         for own in OWN_ENTRIES:
-            assert set(row["ratios"][own.name]) == {f"{kind} {size}" for kind, size in POINTS}
+            assert set(row["ratios"][own.name]) == {f"{kind} {size}" for kind, size in own.points}
     show(seen)

@@ -17,8 +17,8 @@ class Rival(Adapter):
     threads = True
     packages = ("cliprt", "numpy", "onnxruntime")
 
-    def __init__(self, *, bundle: str, precision: str) -> None:
-        self._clip = LocalClip(bundle, precision=precision)  # type: ignore[arg-type]
+    def __init__(self, *, bundle: str, precision: str, goal: str) -> None:
+        self._clip = LocalClip(bundle, precision=precision, goal=goal)  # type: ignore[arg-type]
         # Loaded and measured now, not within the first request.
         for tower in ("image", "text"):
             self._clip.settings(tower)
