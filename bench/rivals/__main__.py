@@ -27,6 +27,7 @@ from rich.console import Console
 
 from cliprt import __version__
 from cliprt._console import out, print_table
+from cliprt_bench._figures import enough_for
 from rivals.asking import NotStarted
 from rivals.batch_work import compare_jobs, jobs
 from rivals.entries import EXACT, OWN, OWN_ENTRIES, REFERENCE, RIVALS, Entry
@@ -178,6 +179,7 @@ def behind(seen: Mapping[str, Any]) -> list[str]:
 
 def _show_generators(seen: Mapping[str, Any]) -> None:
     out().print("\nOne server, two load generators: what ours sees over what the other one sees\n")
+    points = {name: point for name, point in seen["points"].items() if point["absent"] is None}
     columns = ("items_s", "p50_ms", "p95_ms")
     lines = [
         [
@@ -185,10 +187,15 @@ def _show_generators(seen: Mapping[str, Any]) -> None:
             *(f"{point[who]['items_s']['value']:.4g}" for who in (OURS, THEIRS)),
             *(_ratio(point["ratios"][column]) for column in columns),
         ]
-        for name, point in seen["points"].items()
+        for name, point in points.items()
     ]
     titles = (f"items/s, {OURS}", f"items/s, {THEIRS}", "items/s", "p50", "p95")
     print_table(("point", *titles), lines)
+    if any(point["ratios"]["p95_ms"] is None for point in points.values()):
+        out().print(f"p95 -: {OURS} tells none of fewer than {enough_for(95)} answers")
+    for name, point in seen["points"].items():
+        if name not in points:
+            out().print(f"{name}: absent: {point['absent']}")
     if seen["absent"] is not None:
         out().print(f"measured no further: {seen['absent']}")
 

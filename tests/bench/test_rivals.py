@@ -17,7 +17,7 @@ from msgspec import to_builtins
 
 from cliprt_bench._figures import Figure, figure
 from cliprt_bench._inputs import long_captions
-from rivals import batch_work, environments, generators, measuring, perf_analyzer
+from rivals import batch_work, environments, measuring
 from rivals.__main__ import behind
 from rivals.adapters import Adapter
 from rivals.asking import NotStarted, Worker
@@ -423,27 +423,6 @@ def test_names_and_folders_of_entries() -> None:
     for entry in entries:
         assert not [value for value in entry.filled(folders).values() if "{" in value]
         assert (Path(environments.BENCH) / "rivals" / "adapters" / f"{entry.adapter}.py").exists()
-
-
-def test_inputs_of_perf_analyzer_are_serialised_strings(tmp_path: Path) -> None:
-    import base64
-
-    perf_analyzer.write_inputs(tmp_path / "inputs.json", "text", ["a cat", "ü"])
-    data = json.loads((tmp_path / "inputs.json").read_text())["data"]
-    raw = [base64.b64decode(item["text"]["b64"]) for item in data]
-    assert raw == [b"\x05\0\0\0a cat", b"\x02\0\0\0" + "ü".encode()]
-    assert [item["text"]["shape"] for item in data] == [[1], [1]]
-
-
-def test_the_table_of_perf_analyzer_is_read() -> None:
-    # Columns and a line of version 2.38.
-    text = (
-        "Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,"
-        "Server Compute Input,Server Compute Infer,Server Compute Output,Client Recv,"
-        "p50 latency,p90 latency,p95 latency,p99 latency\n"
-        "4,57.5,40,1500,310,25,62000,30,9,68123,75000,80456,90000\n"
-    )
-    assert generators.read_table(text) == generators.Seen(57.5, 68.123, 80.456)
 
 
 def test_rows_in_which_cliprt_is_behind_are_named() -> None:

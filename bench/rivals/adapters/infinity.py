@@ -11,8 +11,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ class Rival(Adapter):
 
     def __init__(self, *, checkpoint: str, dtype: str = "float32") -> None:
         self._port = _free_port()
-        self._own = threading.local()
+        # The one that was used last is taken first: the others may have been closed meanwhile.
+        self._idle: deque[http.client.HTTPConnection] = deque()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         command = [
             *(str(Path(sys.executable).parent / "infinity_emb"), "v2"),
@@ -72,6 +73,8 @@ class Rival(Adapter):
 
     def close(self) -> None:
         """Ends what was started."""
+        while self._idle:
+            self._idle.pop().close()
         self._server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._server.wait(10)
@@ -80,24 +83,30 @@ class Rival(Adapter):
         self._log.close()
 
     def _post(self, body: dict[str, Any]) -> Any:
-        # A connection for each thread, kept open as clients of infinity keep it.
-        if not hasattr(self._own, "connection"):
-            self._own.connection = http.client.HTTPConnection(
-                "127.0.0.1", self._port, timeout=ANSWER_S
-            )
-        connection = self._own.connection
+        """Sends a request over an idle connection; over a new one, if there is none that lives.
+
+        The server closes what was idle for five seconds, which it is while others have their turns.
+        """
+        content = json.dumps(body).encode()
         try:
-            connection.request(
-                "POST", "/embeddings", json.dumps(body), {"Content-Type": "application/json"}
-            )
+            status, answer = self._send(self._idle.pop(), content)
+        except (IndexError, ConnectionError):
+            new = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_S)
+            status, answer = self._send(new, content)
+        if status != 200:
+            raise RuntimeError(f"HTTP {status}: {answer[:200].decode(errors='replace')}")
+        return json.loads(answer)
+
+    def _send(self, connection: http.client.HTTPConnection, content: bytes) -> tuple[int, bytes]:
+        try:
+            connection.request("POST", "/embeddings", content, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            content = response.read()
+            answer = response.read()
         except BaseException:
             connection.close()
             raise
-        if response.status != 200:
-            raise RuntimeError(f"HTTP {response.status}: {content[:200].decode(errors='replace')}")
-        return json.loads(content)
+        self._idle.append(connection)
+        return response.status, answer
 
     def _await_start(self) -> None:
         deadline = time.monotonic() + START_S
