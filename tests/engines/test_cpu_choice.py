@@ -210,7 +210,7 @@ def test_a_tower_that_answers_wrong_is_remembered_as_such(
 ) -> None:
     original = OnnxTower.run
     monkeypatch.setattr(OnnxTower, "run", lambda self, batch: -original(self, batch))
-    monkeypatch.setattr(_cpu_choice, "candidates", lambda precision: [CpuSettings()])
+    monkeypatch.setattr(_cpu_choice, "candidates", lambda *_: [CpuSettings()])
     for says in ("known answers have a cosine of -1", r"to try again\)$"):
         with pytest.raises(FidelityError, match=says):
             chosen_settings(small_bundle, "text", "fp32")
@@ -221,7 +221,7 @@ def test_a_tower_that_failed_is_tried_again(
     small_bundle: Bundle, home: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have lacked memory that it has another time."""
-    monkeypatch.setattr(_cpu_choice, "candidates", lambda precision: [CpuSettings()])
+    monkeypatch.setattr(_cpu_choice, "candidates", lambda *_: [CpuSettings()])
     with monkeypatch.context() as broken:
         broken.setattr(OnnxTower, "run", lambda self, batch: [][0])
         with pytest.raises(FidelityError, match="list index out of range"):
@@ -254,16 +254,26 @@ def test_an_openvino_that_does_not_work_is_not_tried(
     for name in [name for name in sys.modules if name.split(".")[0] == "openvino"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
-    assert {settings.runtime for settings in candidates("int8-cpu", 2)} == {"onnxruntime"}
+    assert {settings.runtime for settings in candidates("int8-cpu", cores=2)} == {"onnxruntime"}
     assert "OpenVINO is installed but does not work" in caplog.text
 
 
 def test_candidates_fit_the_cores() -> None:
     for cores in (1, 2, 8, 64):
-        for settings in candidates("fp32", cores):
+        for settings in candidates("fp32", cores=cores):
             assert settings.workers * settings.threads <= cores
             assert not settings.bfloat16, "float32 is not computed in bfloat16"
-    assert CpuSettings(workers=64, threads=1) in candidates("fp32", 64)
+    assert CpuSettings(workers=64, threads=1) in candidates("fp32", cores=64)
+
+
+@pytest.mark.parametrize("cores", [2, 4, 8, 64])
+def test_for_single_items_all_cores_are_tried_first(cores: int) -> None:
+    many, single = candidates("fp32", "throughput", cores), candidates("fp32", "latency", cores)
+    assert sorted(map(str, many)) == sorted(map(str, single))
+    assert many[0] == CpuSettings(workers=cores, threads=1)
+    # Where a tower takes seconds there may be time for the first two.
+    assert [settings.threads for settings in single[:2]] == [cores, cores]
+    assert single[0].runtime == "onnxruntime"
 
 
 @pytest.mark.parametrize(
