@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import demo_pictures
+from patience import until
 from PIL import Image
 
 from cliprt import Bundle, DeploymentError, Limits, _worker_process
@@ -164,10 +164,7 @@ def test_a_parent_that_is_killed_leaves_no_process(demo_bundle: Bundle) -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 60
-    while child.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not child.exists()
+    until(lambda: not child.exists())
 
 
 def test_what_is_no_pictures_fault_stops(pool: DecodePool) -> None:

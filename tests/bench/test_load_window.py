@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from patience import until
 
 from cliprt_bench import _sending
 from cliprt_bench._load import PATIENCE_S, closed_loop, open_loop
@@ -72,9 +73,7 @@ def test_requests_that_were_given_up_are_told_by_the_next_loop() -> None:
         "which had been given up."
     )
     never.set()
-    until = time.monotonic() + 20
-    while left_behind() and time.monotonic() < until:
-        time.sleep(0.001)
+    until(lambda: not left_behind())
     assert closed_loop(lambda n: time.sleep(0.001), callers=1, seconds=0.05).beside == 0
 
 

@@ -40,6 +40,17 @@ def running(program: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def say(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{word}\n")
+
+
+def until_done(process: subprocess.Popen[str]) -> None:
+    """Waits until a program says that it has worked."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "done\n"
+
+
 def burn(seconds: float) -> None:
     until = time.process_time() + seconds
     while time.process_time() < until:
@@ -70,11 +81,9 @@ def test_this_process_as_the_target() -> None:
 
 def test_a_child_of_the_target_that_ends_meanwhile() -> None:
     with running("input()\n" + PARENT.format(burn=BURN.format(0.4))) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
         with Watch([process.pid], every_s=0.05, gpus=False) as watch:
-            process.stdin.write("go\n")
-            assert process.stdout.readline() == "done\n"
+            say(process, "go")
+            until_done(process)
         seen = watch.seen
     assert seen.target_cores is not None
     assert 0.35 <= seen.target_cores * seen.seconds <= 2.0
@@ -96,8 +105,7 @@ def test_of_a_block_only_the_part_that_is_counted(monkeypatch: pytest.MonkeyPatc
 
 def test_what_a_target_did_before_does_not_count() -> None:
     with running(PARENT.format(burn=BURN.format(0.6))) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "done\n"
+        until_done(process)
         with Watch([process.pid], gpus=False) as watch:
             time.sleep(0.1)
     assert watch.seen.target_cores is not None
@@ -106,16 +114,16 @@ def test_what_a_target_did_before_does_not_count() -> None:
 
 def test_a_target_that_ends_keeps_what_was_seen_of_it() -> None:
     burning = "import time\ninput()\nuntil = time.process_time() + 0.4\n" + BURN.format("until")
-    with running(burning + "print('done', flush=True)\ninput()\n") as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with Watch([process.pid], every_s=0.02, gpus=False) as watch:
-            process.stdin.write("go\n")
-            assert process.stdout.readline() == "done\n"
-            readings = watch._readings
-            until(lambda: watch._readings > readings + 1)
-            process.stdin.write("end\n")
-            process.wait()
+    with (
+        running(burning + "print('done', flush=True)\ninput()\n") as process,
+        Watch([process.pid], every_s=0.02, gpus=False) as watch,
+    ):
+        say(process, "go")
+        until_done(process)
+        readings = watch._readings
+        until(lambda: watch._readings > readings + 1)
+        say(process, "end")
+        process.wait()
     assert watch.seen.target_cores is not None
     assert 0.25 <= watch.seen.target_cores * watch.seen.seconds <= 2.0
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bad_pictures import BAD, TOO_LARGE, bomb, jpeg, spec
+from patience import until
 from PIL import Image
 
 from cliprt import ClosedError, Decoding, DeploymentError, ImageTooLarge, InvalidInput, Limits
@@ -56,12 +57,9 @@ def alive(process_id: int) -> bool:
     return True
 
 
-def ended(process_ids: list[int]) -> bool:
-    """Whether processes are gone, soon."""
-    until = time.monotonic() + 60
-    while any(map(alive, process_ids)) and time.monotonic() < until:
-        time.sleep(0.01)
-    return not any(map(alive, process_ids))
+def until_ended(process_ids: list[int]) -> None:
+    """Waits until processes are gone; AssertionError if they stay."""
+    until(lambda: not any(map(alive, process_ids)))
 
 
 def test_every_picture_gives_the_pixels_of_preprocess(decoder: Decoder) -> None:
@@ -166,7 +164,7 @@ def test_closing_ends_the_processes(processes: Decoder) -> None:
     assert ids
     assert all(map(alive, ids))
     processes.close()
-    assert ended(ids)
+    until_ended(ids)
 
 
 def test_a_dropped_decoder_ends_its_processes() -> None:
@@ -174,7 +172,7 @@ def test_a_dropped_decoder_ends_its_processes() -> None:
     decoder.prepare(0, [jpeg(rgb(20, 20))] * 4)
     ids = process_ids(decoder)
     del decoder
-    assert ended(ids)
+    until_ended(ids)
 
 
 def test_closing_wakes_who_waits(processes: Decoder) -> None:
@@ -190,9 +188,7 @@ def test_closing_wakes_who_waits(processes: Decoder) -> None:
 
     caller = threading.Thread(target=call)
     caller.start()
-    until = time.monotonic() + 60
-    while len(process_ids(processes)) < 2 and time.monotonic() < until:
-        time.sleep(0.01)
+    until(lambda: len(process_ids(processes)) >= 2)
     processes.close()
     caller.join(20)
     assert not caller.is_alive()
@@ -313,7 +309,7 @@ def test_no_process_outlives_the_program(then: str) -> None:
     with running:
         running.communicate(timeout=60)
     assert len(ids) >= 1
-    assert ended(ids)
+    until_ended(ids)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -328,7 +324,7 @@ def test_no_process_outlives_a_signal_at_work(number: signal.Signals) -> None:
         finally:
             running.kill()
     assert len(ids) >= 1
-    assert ended(ids)
+    until_ended(ids)
     # One traceback, of the program itself.
     assert errors.count("Traceback") == (1 if number == signal.SIGINT else 0), errors
 

@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from broken_checkpoints import BROKEN, PROJECTION, edit, file_of
 from checkpoints import SMALL, write_checkpoint
+from patience import until
 
 from cliprt import Bundle, BundleError, CheckpointError, open_bundle
 from cliprt_export import export_checkpoint
@@ -212,10 +212,8 @@ def at_once(source: Path, out: Path, folder: Path, overwrite: bool) -> list[str]
         arguments = [str(source), str(out), str(gate), str(folder / f"ready{number}")]
         command = [sys.executable, "-c", WAITING, *arguments, "yes" if overwrite else ""]
         children.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-    end = time.monotonic() + 100
-    while not all((folder / f"ready{number}").exists() for number in range(2)):
-        assert time.monotonic() < end, "an export did not get to its last step"
-        time.sleep(0.01)
+    # Both got to their last step.
+    until(lambda: all((folder / f"ready{number}").exists() for number in range(2)), 100)
     gate.touch()
     return [child.communicate(timeout=100)[1] for child in children]
 

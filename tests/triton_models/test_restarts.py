@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from http_front import Front, post
+from patience import until
 from processes import servers_at, shared_memory
 
 from cliprt import Bundle, Client, Connection, Retry, ServerStartError
@@ -149,10 +149,7 @@ def test_a_restarted_one_does_not_outlive_its_owner(repository: Path) -> None:
                 client.encode_text("a")
         finally:
             owner.kill()
-    deadline = time.monotonic() + 30
-    while servers_at(address):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not servers_at(address), 30)
 
 
 @contextmanager
@@ -194,10 +191,7 @@ def test_the_command_survives_a_crash_and_goes_on_over_http(small_bundle: Bundle
             line = process.stderr.readline()
             np.testing.assert_allclose(client.encode_text("a"), expected, atol=1e-5)
         assert line.startswith("Warning: tritonserver crashed by SIGSEGV and is started again")
-        deadline = time.monotonic() + LIMIT_S
-        while post(Front(host, int(port)), body).status != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: post(Front(host, int(port)), body).status == 200, LIMIT_S)
         process.send_signal(signal.SIGTERM)
         out, error = process.communicate(timeout=30)
         assert (process.returncode, out, error) == (0, "", "")

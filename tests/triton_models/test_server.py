@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from patience import until
 from processes import processes_with, servers_at, shared_memory
 
 from cliprt import Bundle, Client, ServerStartError, ServerUnavailable
@@ -254,10 +255,7 @@ def test_no_orphan_outlives_a_killed_owner(repository: Path) -> None:
         address = owner.stdout.readline()
         assert servers_at(address)
         owner.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while servers_at(address):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not servers_at(address), 30)
 
 
 def test_no_stub_outlives_a_killed_server(repository: Path) -> None:
@@ -268,10 +266,7 @@ def test_no_stub_outlives_a_killed_server(repository: Path) -> None:
             os.kill(stub, signal.SIGSTOP)
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-    deadline = time.monotonic() + 30
-    while stubs & processes_with(server._regions):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not stubs & processes_with(server._regions), 30)
     assert not {name for name in shared_memory() if name.startswith(server._regions)}
 
 
