@@ -4,11 +4,11 @@ By turns with every path, a loop runs that does the same kind of work with other
 Pillow alone for pictures, Python alone for texts, a graph of one matrix product for towers, a round
 trip of gRPC for requests. How many times the loop a path takes hardly depends on what else happens
 on the machine, so a regression shows there as well. Of all turns the lower quartile counts: what
-disturbs a turn makes it slower, a regression makes all of them slower. The multiples of an earlier
-day are in ``hot_paths.json``, with the processor they were measured on; on another one they are
-told and not held against anything.
+disturbs a turn makes it slower, a regression makes all of them slower. The multiples of earlier
+days are in ``hot_paths.json``, by the processors they were measured on; on one that is not there
+they are told and not held against anything.
 
-``make hot-paths`` compares, ``make hot-paths ARGS=--keep-baseline`` writes the file again.
+``make hot-paths`` compares, ``make hot-paths ARGS=--keep-baseline`` keeps what it measured.
 """
 
 from __future__ import annotations

@@ -39,12 +39,14 @@ def here() -> Baseline:
     return Baseline(fields.get("model name", ""), usable_cores(), features(fields), multiples={})
 
 
+def baselines() -> list[Baseline]:
+    """Those of earlier days, one for each kind of machine."""
+    return msgspec.json.decode(BASELINE.read_bytes(), type=list[Baseline])
+
+
 def kept() -> Baseline | None:
-    """That of an earlier day, if it is of a machine like this one."""
-    if not BASELINE.exists():
-        return None
-    found = msgspec.json.decode(BASELINE.read_bytes(), type=Baseline)
-    return found if found.of_here() else None
+    """That of an earlier day on a machine like this one."""
+    return next((each for each in baselines() if each.of_here()), None)
 
 
 SEEN: pytest.StashKey[dict[str, tuple[str, float, float | None]]] = pytest.StashKey()
@@ -52,7 +54,9 @@ SEEN: pytest.StashKey[dict[str, tuple[str, float, float | None]]] = pytest.Stash
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--keep-baseline", action="store_true", help="write hot_paths.json again")
+    parser.addoption(
+        "--keep-baseline", action="store_true", help="keep this machine's in hot_paths.json"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -69,9 +73,10 @@ def pytest_terminal_summary(
         before = kept() or here()
         seen = {name: round(seen[1], 4) for name, seen in config.stash[SEEN].items()}
         now = msgspec.structs.replace(before, multiples={**before.multiples, **seen})
-        BASELINE.write_bytes(msgspec.json.format(msgspec.json.encode(now)) + b"\n")
+        others = [each for each in baselines() if not each.of_here()]
+        BASELINE.write_bytes(msgspec.json.format(msgspec.json.encode([*others, now])) + b"\n")
         terminalreporter.write_line(f"kept in {BASELINE.name}")
     elif kept() is None:
         terminalreporter.write_line(
-            f"nothing was held against {BASELINE.name}, which is of another machine"
+            f"nothing was held against {BASELINE.name}, which knows no machine like this one"
         )

@@ -187,6 +187,8 @@ def _values(
     options.add_session_config_entry(_WEIGHTS_FOLDER, str(model.parent))
     if not fuse_quantised:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # As the towers are computed (`cliprt_engines.OnnxTower`): no products of bytes that saturate.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -8,6 +8,8 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import onnx.numpy_helper
+import onnx.parser
 import pytest
 
 from cliprt import Bundle, BundleError, ClosedError
@@ -77,3 +79,22 @@ def test_a_closed_tower_gives_back_its_memory(small_bundle: Bundle, runtime: str
     for _ in range(2):
         with pytest.raises(ClosedError, match="the tower is closed"):
             tower.run(tokens)
+
+
+def test_products_of_bytes_do_not_saturate(tmp_path: Path) -> None:
+    """Two products of the greatest bytes exceed 16 bits, in which older processors add them."""
+    graph = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 19]>
+        tower (uint8[batch, 64] pixels) => (float[batch, 1] embedding)
+        <float scale = {1}, uint8 zero = {0}, float[1] scales = {1}, int8[1] zeros = {0}>
+        {
+            x = DequantizeLinear (pixels, scale, zero)
+            w = DequantizeLinear <axis = 1> (weight, scales, zeros)
+            embedding = MatMul (x, w)
+        }
+    """)
+    weight = np.full((64, 1), 127, dtype=np.int8)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(weight, "weight"))
+    onnx.save(graph, str(tmp_path / "model.onnx"))
+    answer = OnnxTower(tmp_path / "model.onnx").run(np.full((2, 64), 255, dtype=np.uint8))
+    np.testing.assert_array_equal(answer, np.full((2, 1), 64 * 255 * 127, dtype=np.float32))
