@@ -189,11 +189,13 @@ def logarithmic(axes: Any, which: str, formatter: Callable[..., str] | None = No
 
 
 def plain_tick(value: float, _place: object = None) -> str:
+    if abs(value) >= 1e5:  # neighbours would touch
+        return power_tick(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def power_tick(value: float, _place: object = None) -> str:
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e+")
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def categories(axes: Any, names: Sequence[str]) -> None:

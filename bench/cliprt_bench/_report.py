@@ -122,6 +122,9 @@ td .worse {{ color: var(--bad); }}
 # Tables that answer a second question.
 _FOLDED = ("Latency p50", "Latency p90", "Longest", "Share", "Price", "Load and")
 
+# More are folded.
+_MOST_NOTES = 6
+
 
 def report_page(comparison: Comparison, verdict: Verdict | None = None) -> bytes:
     """The report, encoded; the same cards give the same bytes.
@@ -176,7 +179,14 @@ def _notes(notes: Sequence[str]) -> str:
     if not notes:
         return ""
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return f'<ul class="notes" aria-label="Notes">{lines}</ul>'
+    shown = f'<ul class="notes" aria-label="Notes">{lines}</ul>'
+    if len(notes) <= _MOST_NOTES:
+        return shown
+    # Plots come first; short windows on a busy machine have something to say of every point.
+    return (
+        f"<details><summary><h2>{len(notes)} notes: what is noisy, missing or not alike</h2>"
+        f"</summary>\n{shown}</details>"
+    )
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,15 @@ def test_conditions_are_dressed_by_what_they_came_to(verdict: Verdict, dress: st
     own = card(kind="stages", points=(), stages={"image": {"decode": quiet(1.0)}})
     page = Page(report_page(compared(own), verdict))
     assert dress in [attributes.get("class") for _, attributes in page.elements]
+
+
+@pytest.mark.parametrize(("count", "folded"), [(6, False), (7, True)])
+def test_many_notes_are_folded(count: int, folded: bool) -> None:
+    own = compared(card(kind="stages", points=(), stages={"image": {"decode": quiet(1.0)}}))
+    notes = tuple(f"note {number}" for number in range(count))
+    page = report_page(replace(own, notes=notes)).decode()
+    assert (f"<details><summary><h2>{count} notes" in page) is folded
+    assert page.count("<li>note ") == count
 
 
 def test_a_legend_names_each_card_and_tower() -> None:
