@@ -62,17 +62,6 @@ def test_administration_is_for_nobody_by_default(small_bundle: Bundle, tmp_path:
         channel.close()
 
 
-def test_administration_is_for_who_knows_the_secret(tmp_path: Path) -> None:
-    repository = write_wire_repository(tmp_path / "models")
-    with TritonServer(repository, admin_secret="sesame", http_port=0) as server:
-        index = f"{server.http_url}/v2/repository/index"
-        asked = urllib.request.Request(index, data=b"", headers={"cliprt-secret": "sesame"})
-        with urllib.request.urlopen(asked, timeout=20) as answer:
-            assert answer.status == 200
-        assert status_of_repository(server.address, (SECRET, "sesame")) == grpc.StatusCode.OK
-        assert status_of_repository(server.address, (SECRET, "x")) == grpc.StatusCode.UNAVAILABLE
-
-
 def test_every_port_is_served_when_a_server_is_up(tmp_path: Path) -> None:
     # Triton starts gRPC some milliseconds before HTTP; who asks at once must not be refused.
     repository = write_wire_repository(tmp_path / "models")
