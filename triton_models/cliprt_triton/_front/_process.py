@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cliprt._errors import ServerStartError
 from cliprt._extras import require
 from cliprt_triton._binding import check_host
+from cliprt_triton._front._protocol import prompt_protocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -119,6 +120,7 @@ def _server(app: ASGIApp) -> Any:
     uvicorn = require("uvicorn", extra="http")
     config = uvicorn.Config(
         app,
+        http=prompt_protocol(),
         log_config=None,
         access_log=False,
         server_header=False,
