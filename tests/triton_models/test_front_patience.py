@@ -34,7 +34,12 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     config = uvicorn.Config(
-        application, port=0, http=prompt_protocol(PATIENCE_S), log_config=None, lifespan="off"
+        application,
+        port=0,
+        http=prompt_protocol(PATIENCE_S),
+        lifespan="off",
+        log_config=None,
+        timeout_keep_alive=300,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
@@ -52,11 +57,21 @@ def connected(port: int) -> socket.socket:
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 
 
+def answered(to: socket.socket) -> bool:
+    """Whether a request was answered with its own body."""
+    said = b""
+    while not said.endswith(b"body"):
+        if not (more := to.recv(1000)):
+            return False
+        said += more
+    return said.startswith(b"HTTP/1.1 200")
+
+
 def test_who_does_not_bring_a_head_to_its_end_is_hung_up_on(port: int) -> None:
     with contextlib.ExitStack() as opened:
         kept = opened.enter_context(connected(port))
         kept.sendall(HEAD + b"body")
-        assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+        assert answered(kept)
         # The second request of a connection, none at all, a letter, and all but an end.
         waiting = [kept]
         for begun in (HEAD[:10], b"", b"P", HEAD[:-2]):
@@ -91,13 +106,13 @@ def test_a_body_has_other_limits_and_a_kept_connection_too(port: int) -> None:
         slow.sendall(HEAD)
         kept = opened.enter_context(connected(port))
         kept.sendall(HEAD + b"body")
-        assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+        assert answered(kept)
         with connected(port) as dawdling:
             assert dawdling.recv(100) == b""
         slow.sendall(b"body")
-        assert slow.recv(1000).startswith(b"HTTP/1.1 200")
+        assert answered(slow)
         kept.sendall(HEAD + b"body")
-        assert b"HTTP/1.1 200" in kept.recv(1000)
+        assert answered(kept)
 
 
 def test_the_front_is_served_so() -> None:
