@@ -30,7 +30,7 @@ from cliprt import Connection
 from cliprt._grpc import TritonChannel
 from cliprt_triton import TritonServer
 
-with TritonServer(sys.argv[1], shared_memory=True, log=Path(sys.argv[1]) / "log") as server:
+with TritonServer(sys.argv[1], shared_memory=True, log=Path(sys.argv[1]).parent / "log") as server:
     channel = TritonChannel(Connection(server.address, shared_memory=True))
     value = np.ones((1, 200_000), np.uint8)
     assert (channel.infer("echo", {"value": value}, "value", 60).result() == value).all()
