@@ -42,7 +42,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def printable(text: str) -> str:
-    """A text in which nothing steers a terminal: other characters than printable ones are spaces."""
+    """A text in which nothing steers a terminal: what is not printable becomes a space."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 

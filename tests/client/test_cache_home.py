@@ -120,7 +120,12 @@ def test_who_takes_its_name_first_gains_nothing(tmp_path: Path) -> None:
 
 
 def test_it_is_drawn_once() -> None:
-    assert _drawn() is _drawn()
+    drawn = _drawn()
+    try:
+        assert _drawn() is drawn
+    finally:
+        drawn.cleanup()
+        _drawn.cache_clear()
 
 
 def test_a_cache_that_may_not_be_used_costs_no_answer(
