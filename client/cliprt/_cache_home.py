@@ -40,7 +40,8 @@ def cache_folder(name: str) -> Path:
     """
     home = cache_home()
     folder = home / name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     # The home itself may be a link, made by its owner.
     if home.stat().st_uid not in (0, os.geteuid()):
         raise PermissionError(errno.EACCES, "it belongs to another user", str(home))

@@ -40,7 +40,7 @@ def test_a_folder_is_made_private(home: Path) -> None:
     finally:
         os.umask(before)
     assert folder == home / "cpu"
-    assert mode(folder) == 0o700
+    assert mode(folder) == mode(home) == 0o700
 
 
 def test_one_of_this_user_that_stands_open_is_closed(home: Path) -> None:
