@@ -229,8 +229,6 @@ class TritonServer:
                     env={**os.environ, **install.environment},
                     # Ctrl-C in a terminal reaches this program, which passes it on in order.
                     start_new_session=True,
-                    # What it makes holds requests: the Python backend's shared memory is readable
-                    # for every user of the machine otherwise.
                     umask=0o077,
                 )
                 return self._process
@@ -251,6 +249,7 @@ class TritonServer:
                     f"All it printed is in {self.log}"
                 )
             if self._metrics_served():
+                _close_to_others(self._regions)
                 return
             time.sleep(0.05)
         raise ServerStartError(
@@ -295,6 +294,16 @@ def _arguments(
     if http_port is None:
         return [*arguments, "--allow-http=false"]
     return [*arguments, f"--http-address={host}", f"--http-port={http_port}"]
+
+
+def _close_to_others(regions: str) -> None:
+    """Keeps other users from reading requests in the Python backend's shared memory.
+
+    It makes its regions readable for everybody, whatever the umask, while its models load.
+    """
+    for region in Path("/dev/shm").glob(f"{regions}*"):
+        with suppress(OSError):  # it has gone meanwhile
+            region.chmod(0o600)
 
 
 def _clear_up(regions: str) -> None:
