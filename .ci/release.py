@@ -63,7 +63,8 @@ def build(out: Path) -> None:
 def _committed() -> str:
     """When the commit was made, in seconds since 1970."""
     command = ["git", "log", "-1", "--format=%ct"]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return run.stdout.strip()
 
 
 def sbom() -> str:
