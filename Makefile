@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check rivals golden examples lock clean
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check rivals golden examples audit release lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,12 @@ golden: $(ORACLE)/ready ## Make the tests' golden files again from transformers
 
 examples: $(VENV)/ready ## Write triton_models/examples again, the configurations of ViT-B/32
 	@PYTHONPATH=tests $(VENV)/bin/python tests/repository_examples.py
+
+audit: $(VENV)/ready ## Look for secrets in the tree, and for known holes in what is pinned
+	@$(VENV)/bin/python .ci/audit.py
+
+release: $(VENV)/ready ## Build sdist and wheel into dist/, with an SBOM and checksums
+	@$(VENV)/bin/python .ci/release.py
 
 lock: $(VENV)/ready ## Choose new versions for constraints.txt
 	@$(VENV)/bin/pip install --quiet uv && UV=$(VENV)/bin/uv .ci/lock

@@ -6,6 +6,7 @@ it, so that a client configures itself from the server it talks to.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -14,6 +15,9 @@ from cliprt._errors import BundleError
 
 SCHEMA = 2
 """Version of the card's layout. A reader refuses any other."""
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,6 +134,11 @@ class FileEntry(_Record, frozen=True):
     sha256: str
     size: int
 
+    def __post_init__(self) -> None:
+        # Caches make names of files of it.
+        if not _SHA256.fullmatch(self.sha256) or self.size < 0:
+            raise ValueError(f"{self.sha256[:80]!r} and {self.size} bytes are no file")
+
 
 class Card(_Record, frozen=True):
     """What a model is, how it is fed, and which space its embeddings live in.
@@ -187,12 +196,17 @@ def decode_card(data: bytes | str, *, origin: str) -> Card:
 
     Raises:
         BundleError: not JSON, of another schema, or a key is missing, unknown or of the wrong
-            type.
+            type; or a name holds what could steer a terminal.
     """
     try:
-        return msgspec.json.decode(data, type=Card)
+        card = msgspec.json.decode(data, type=Card)
     except msgspec.MsgspecError as error:
         raise BundleError(f"the card of {origin} cannot be read: {error}") from None
+    for text in (card.name, card.family, card.revision or "", *card.files):
+        # They are printed, and may come from anybody.
+        if not text.isprintable():
+            raise BundleError(f"the card of {origin} holds {text[:80]!r}, which may not be printed")
+    return card
 
 
 def encode_card(card: Card, *, indent: int = 0) -> bytes:

@@ -34,6 +34,17 @@ class Failure(msgspec.Struct, frozen=True):
     reason: str
 
 
+def check_inside(name: str) -> None:
+    """That a path in a record lies in the output; records may come from anybody.
+
+    Raises:
+        ValueError: it leads out of it.
+    """
+    parts = name.split("/")
+    if not all(parts) or {".", ".."} & set(parts) or "\0" in name:
+        raise ValueError(f"{name!r} is no path within the output")
+
+
 class Versioned(msgspec.Struct):
     """What every version of a record has."""
 
@@ -56,6 +67,10 @@ class UnitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedded: int
     failed: dict[str, int]
     files: dict[str, FileRecord]
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            check_inside(name)
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

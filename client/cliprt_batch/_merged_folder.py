@@ -43,5 +43,7 @@ class MergedFolder(RunFolder):
         own = {path.name for path in (folder, self.plan_folder) for path in path.glob("lock*")}
         for path in folder.iterdir():
             copied = self.plan_folder / path.name
-            if path.is_file() and path.name not in {*own, RUN} and not copied.exists():
+            # A link could bring in any file of this machine.
+            plain = path.is_file() and not path.is_symlink()
+            if plain and path.name not in {*own, RUN} and not copied.exists():
                 self._scratch.taken(path).replace(copied)

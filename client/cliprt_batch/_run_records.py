@@ -9,7 +9,7 @@ import msgspec
 
 from cliprt_batch._disk import FileRecord, Scratch
 from cliprt_batch._locks import Share
-from cliprt_batch._manifest import Failure, UnitRecord, Versioned
+from cliprt_batch._manifest import Failure, UnitRecord, Versioned, check_inside
 from cliprt_batch._output_errors import OutputError
 from cliprt_batch._run_config import FOLDER, RUN, RunConfig
 
@@ -37,6 +37,25 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     record: UnitRecord
     moves: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        for name in (name for move in self.moves for name in move):
+            check_inside(name)
+
+
+def read_intent(path: Path) -> Intent:
+    """An intent.
+
+    Raises:
+        OSError: it cannot be read.
+        OutputError: it is damaged.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Intent)
+    except msgspec.MsgspecError as cause:
+        raise OutputError(
+            f"{path} is damaged: {cause}; delete it, and the files of that shard"
+        ) from None
 
 
 def read_record(path: Path) -> UnitRecord | None:

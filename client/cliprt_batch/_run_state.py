@@ -40,6 +40,7 @@ from cliprt_batch._run_records import (
     RunRecord,
     ShareRecord,
     lines_of,
+    read_intent,
     read_record,
     read_run,
 )
@@ -306,11 +307,12 @@ class RunState:
 
         Raises:
             OSError: the folder cannot be written; the intent stays.
+            OutputError: the intent is damaged.
         """
         path = self.intent_path(unit)
         if not path.exists():
             return
-        intent = msgspec.json.decode(path.read_bytes(), type=Intent)
+        intent = read_intent(path)
         self.remove_manifest()
         for source, target in intent.moves:
             if (self.out / source).exists():

@@ -21,10 +21,10 @@ from pathlib import Path
 import msgspec
 
 from cliprt._bundle import Bundle
+from cliprt._cache_home import cache_folder, cache_home
 from cliprt._cores import usable_cores
 from cliprt._extras import require
 from cliprt._folders import write_whole
-from cliprt._tokenizer_cache import cache_home
 from cliprt_engines._cpu_measure import Goal, Measured, check_answers, measure, unusable
 from cliprt_engines._cpu_settings import CpuSettings, load_tower
 from cliprt_engines._openvino import computes_bfloat16
@@ -36,6 +36,8 @@ SWITCH = "CLIPRT_CPU_CHOICE"
 measured."""
 
 _SCHEMA = 3
+
+_FOLDER = "cpu"
 
 # Two towers stay within 20 seconds.
 _BUDGET_S = 8.0
@@ -143,7 +145,7 @@ def chosen_settings(
         return default_settings()
     key = _key(bundle, tower, precision, goal)
     name = hashlib.sha256(msgspec.json.encode(key, order="sorted")).hexdigest()[:32]
-    path = cache_home() / "cpu" / f"{name}.json"
+    path = cache_home() / _FOLDER / f"{name}.json"
     if record := _remembered(path, key):
         return _best(record, path).settings
     with _alone(path.with_name("measuring.lock")):
@@ -258,6 +260,7 @@ def _version(*packages: str) -> str:
 def _remembered(path: Path, key: dict[str, str]) -> _Record | None:
     """A record for exactly this, if there is one."""
     try:
+        cache_folder(_FOLDER)  # raises where somebody else could have put a record there
         record = msgspec.json.decode(path.read_bytes(), type=_Record)
     except (OSError, ValueError):  # bytes that are no UTF-8 raise no error of msgspec's own
         return None
@@ -267,7 +270,9 @@ def _remembered(path: Path, key: dict[str, str]) -> _Record | None:
 def _remember(record: _Record, path: Path) -> None:
     """Writes a record. A folder that cannot be written costs measurements, never an answer."""
     try:
-        write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        cache_folder(_FOLDER)
+        content = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+        write_whole(path, content, private=True)
     except OSError as error:
         _LOG.warning(
             "what is fastest on this machine cannot be remembered in %s (%s), so that it is "
@@ -286,6 +291,6 @@ def _alone(path: Path) -> Iterator[None]:
     filelock = require("filelock", extra="engines")
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, filelock.Timeout):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            cache_folder(_FOLDER)
             stack.enter_context(filelock.FileLock(path, timeout=_PATIENCE_S))
         yield

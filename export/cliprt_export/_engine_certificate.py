@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from cliprt._bundle import CERTIFICATE
 from cliprt._errors import EngineError
+from cliprt._folders import write_whole
 from cliprt_engines import Engine
 from cliprt_export._certificate import Bars, MeasuredOn
 from cliprt_export._engine_checks import Check
@@ -70,14 +69,7 @@ def save_engine_certificate(engine: Engine, certificate: EngineCertificate) -> P
     target = engine.path / CERTIFICATE
     content = msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n"
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{CERTIFICATE}.", dir=engine.path)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        write_whole(target, content)
     except OSError as error:
         raise EngineError(f"{target} cannot be written: {error.strerror or error}") from None
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -287,6 +288,31 @@ def test_the_command_line_alone_and_ctrl_c(job: Callable[..., Job], tmp_path: Pa
     assert output(out) == one.expected
     assert summary.computed <= 1501 - 512
     shutil.rmtree(folder)
+
+
+OPENED = """
+import json, os
+import psutil, ray
+from cliprt_batch._ray_cluster import cluster
+with cluster(None):
+    me = psutil.Process()
+    listening = [
+        [process.name(), one.laddr.ip]
+        for process in [me, *me.children(recursive=True)]
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    folder = ray._private.worker._global_node.get_temp_dir_path()
+    print(json.dumps([listening, os.stat(folder).st_mode & 0o777]))
+"""
+
+
+def test_a_ray_of_this_machine_is_closed_to_others() -> None:
+    run = subprocess.run([sys.executable, "-c", OPENED], capture_output=True, text=True, check=True)
+    listening, mode = json.loads(run.stdout.splitlines()[-1])
+    assert {"raylet", "gcs_server"} <= {name for name, _ in listening}
+    assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, listening
+    assert mode == 0o700
 
 
 def test_without_ray_the_extra_is_named(

@@ -66,6 +66,22 @@ def test_pooling_at_the_end_needs_a_fixed_length(small_bundle: Bundle) -> None:
         decode_card(changed(small_bundle, text={**text, "pooling": "last"}), origin="test")
 
 
+@pytest.mark.parametrize("evil", ["\x1b]0;owned\x07", "a\nError: b", "a\u202eb"])
+def test_a_name_does_not_steer_the_terminal(evil: str, small_bundle: Bundle) -> None:
+    entry = {"sha256": "0" * 64, "size": 1}
+    for changes in ({"name": evil}, {"revision": evil}, {"files": {evil: entry}}):
+        with pytest.raises(BundleError, match="which may not be printed") as caught:
+            decode_card(changed(small_bundle, **changes), origin="test")
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("sha256", ["../../secret", "", "0" * 63, "G" * 64, "A" * 64, "0" * 65])
+def test_a_hash_that_is_none_makes_no_name_of_a_file(sha256: str, small_bundle: Bundle) -> None:
+    files = {"tokenizer.json": {"sha256": sha256, "size": 1}}
+    with pytest.raises(BundleError, match="and 1 bytes are no file"):
+        decode_card(changed(small_bundle, files=files), origin="test")
+
+
 @pytest.fixture
 def copy(small_bundle: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_bundle.path, tmp_path / "bundle"))

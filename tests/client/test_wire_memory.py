@@ -157,8 +157,8 @@ def test_a_server_that_refuses_is_asked_once(
 
 def test_a_server_with_a_secret_lets_in_who_knows_it(tmp_path: Path) -> None:
     repository = write_wire_repository(tmp_path / "models")
-    with TritonServer(repository, admin_secret="open sesame") as server:
-        metadata = {"triton-grpc-protocol-cliprt-secret": "open sesame"}
+    with TritonServer(repository, admin_secret="open sesame, please") as server:
+        metadata = {"triton-grpc-protocol-cliprt-secret": "open sesame, please"}
         options = Connection(server.address, shared_memory=True, metadata=metadata)
         channel = TritonChannel(options)
         channel.infer("echo", tensor(0), "value", 20).result()

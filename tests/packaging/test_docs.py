@@ -105,6 +105,20 @@ def test_files_that_are_named_exist(page: str) -> None:
         assert any(path == name or path.endswith(f"/{name}") for path in present), name
 
 
+def test_the_tests_that_hold_a_promise_exist() -> None:
+    pages = [ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]
+    named = {
+        each
+        for page in pages
+        for each in re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) >= 30
+    for each in sorted(named):
+        path, _, test = each.partition("::")
+        assert (ROOT / path).is_file(), each
+        assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8") or not test, each
+
+
 def test_packages_know_only_each_others_public_names() -> None:
     for folder in ("client", "export", "engines", "triton_models", "bench"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -160,6 +160,7 @@ def test_a_home_that_cannot_be_written_costs_only_the_log(
     monkeypatch.setenv("CLIPRT_HOME", str(tmp_path / "file" / "below"))
     with TritonServer(repository) as server:
         assert server.log.is_file()
+        assert server.log.stat().st_mode & 0o777 == 0o600
     server.log.unlink()
 
 

@@ -20,6 +20,7 @@ from wire_models import ONE, write_wire_repository
 from cliprt import Bundle, Client, ServerStartError
 from cliprt._grpc import TritonChannel
 from cliprt_triton import ServerTls, TritonServer, write_repository
+from cliprt_triton._front._keys import read_api_keys
 
 SECRET = "triton-grpc-protocol-cliprt-secret"
 
@@ -60,17 +61,6 @@ def test_administration_is_for_nobody_by_default(small_bundle: Bundle, tmp_path:
         channel = TritonChannel(server.address)
         assert channel.statistics("clip_text", 20).requests > 0
         channel.close()
-
-
-def test_administration_is_for_who_knows_the_secret(tmp_path: Path) -> None:
-    repository = write_wire_repository(tmp_path / "models")
-    with TritonServer(repository, admin_secret="sesame", http_port=0) as server:
-        index = f"{server.http_url}/v2/repository/index"
-        asked = urllib.request.Request(index, data=b"", headers={"cliprt-secret": "sesame"})
-        with urllib.request.urlopen(asked, timeout=20) as answer:
-            assert answer.status == 200
-        assert status_of_repository(server.address, (SECRET, "sesame")) == grpc.StatusCode.OK
-        assert status_of_repository(server.address, (SECRET, "x")) == grpc.StatusCode.UNAVAILABLE
 
 
 def test_every_port_is_served_when_a_server_is_up(tmp_path: Path) -> None:
@@ -131,6 +121,24 @@ def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(
     (tmp_path / "locked.key").write_bytes(locked)
     with pytest.raises(ServerStartError, match="the key has a passphrase"):
         ServerTls(issued[0], tmp_path / "locked.key")
+
+
+def test_secrets_that_everybody_can_read_are_said(
+    issued: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sixteen-letters-or-more\n", encoding="utf-8")
+    for mode, expected in ((0o600, 0), (0o640, 0), (0o644, 2)):
+        caplog.clear()
+        for path in (issued[1], keys):
+            path.chmod(mode)
+        ServerTls(*issued)
+        read_api_keys(keys)
+        assert len(caplog.records) == expected
+    key, api = (record.getMessage() for record in caplog.records)
+    assert f"can read the private key in {issued[1]}; chmod it to 600" in key
+    assert "can read the API keys" in api
+    assert "sixteen" not in api
 
 
 @pytest.mark.parametrize("option", ["--tls-certificate", "--tls-key", "--tls-client-ca"])

@@ -11,6 +11,7 @@ import click
 
 from cliprt import Limits, open_bundle
 from cliprt._console import out
+from cliprt_triton._binding import check_host, warn_of_open_front
 from cliprt_triton._front._cli import FrontOptions, front_options
 from cliprt_triton._front._process import FrontServer
 from cliprt_triton._options import limits_options, name_option, policy_options, take
@@ -43,6 +44,9 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 @policy_options
 @limits_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--allow-remote", is_flag=True, help="Let --host be an address that other machines reach."
+)
 @click.option(
     "--grpc-port", default=8001, show_default=True, type=_port, help="Port of gRPC; 0 picks one."
 )
@@ -105,6 +109,7 @@ def serve(
     tuned: Tuned | None,
     limits: Limits,
     host: str,
+    allow_remote: bool,
     grpc_port: int,
     metrics_port: int,
     http_port: int | None,
@@ -127,6 +132,7 @@ def serve(
             "--http reaches Triton in plain text, so not with TLS; run cliprt_triton.openai_app "
             "with a Connection that has TLS in a process of its own"
         )
+    check_host(host, allow_remote=allow_remote)  # before anything takes time
     opened = open_bundle(bundle)
     if tuned is not None:
         take(tuned, opened.card)
@@ -137,7 +143,10 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="cliprt-serve-") as work:
         try:
             # Before anything is loaded, which may take minutes.
-            openai = FrontServer(host=host, port=front.port) if front.wanted else None
+            openai = None
+            if front.wanted:
+                openai = FrontServer(host=host, port=front.port, allow_remote=allow_remote)
+                warn_of_open_front(openai.url, host=host, keys=bool(front.api_keys))
             models = write_repository(
                 opened,
                 Path(work) / "models",
@@ -166,6 +175,7 @@ def serve(
                 response_cache_bytes=response_cache_bytes,
                 admin_secret=admin_secret,
                 restarts=Restarts(restarts, tell=_tell_of_crash) if restarts else None,
+                allow_remote=allow_remote,
             ) as server:
 
                 def tell() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cliprt._errors import ServerStartError
-from cliprt._tokenizer_cache import cache_home
+from cliprt_triton._binding import check_host, warn_of_what_is_open
 from cliprt_triton._install import TritonInstall, find_tritonserver
 from cliprt_triton._server_flags import (
     ServerTls,
@@ -28,6 +28,7 @@ from cliprt_triton._server_flags import (
     cache_arguments,
     keepalive_arguments,
 )
+from cliprt_triton._server_log import default_log, opened_log
 from cliprt_triton._supervision import Restarts, Supervisor
 
 # Triton ends within this time after a SIGTERM; then it is killed.
@@ -46,7 +47,6 @@ if os.getppid() == int(sys.argv[1]):
 # Printed on every machine without a GPU; never the reason of a failure.
 _BENIGN = ("CudaDriverHelper", "pinned memory", "CUDA memory pool", "No GPU", "cudaGetDevice")
 
-_KEPT_LOGS = 10
 
 _LENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -78,6 +78,7 @@ class TritonServer:
         response_cache_bytes: int | None = None,
         admin_secret: str | None = None,
         restarts: Restarts | None = None,
+        allow_remote: bool = False,
     ) -> None:
         """Starts the server and waits until all its models are ready.
 
@@ -86,12 +87,14 @@ class TritonServer:
 
         Args:
             repository: the model repository.
-            host: IPv4 address to listen on; the default is reachable from this machine alone.
+            host: IPv4 address to listen on; the default is reachable from this machine alone, and
+                others are refused unless ``allow_remote`` is set.
             grpc_port: port of gRPC; 0 picks a free one.
             metrics_port: port of the metrics; 0 picks a free one.
             http_port: port of HTTP; 0 picks a free one, None serves no HTTP.
             tritonserver: executable to use; None finds one.
-            log: file for Triton's output; None puts it under ``$CLIPRT_HOME/logs``.
+            log: file for Triton's output, which only this user may read where it is made; None
+                puts it under ``$CLIPRT_HOME/logs``.
             ready_timeout_s: how long loading may take, in seconds.
             prepare: changes the installation that was found, given a folder for its files; for
                 checks that stand in for backends which it lacks.
@@ -101,19 +104,25 @@ class TritonServer:
             response_cache_bytes: size of the cache for models that ask for one; None has none.
             admin_secret: who sends it as the header ``triton-grpc-protocol-cliprt-secret`` may
                 load models, trace and change logging (and use shared memory); None lets nobody.
-                Users of this machine can read it among the server's arguments.
+                At least 16 printable characters. Users of this machine can read it among the
+                server's arguments, the only place from which tritonserver takes it.
             restarts: how often a server that crashed is started again; None leaves it ended.
+            allow_remote: the host may be an address that other machines reach; what then stands
+                open to them is logged as a warning.
 
         Raises:
-            ServerStartError: no tritonserver was found, a port is taken, or it did not come up.
+            ServerStartError: no tritonserver was found, a port is taken, it did not come up, or
+                the host is one that other machines reach and that is not allowed.
         """
+        check_host(host, allow_remote=allow_remote)
         asked = (grpc_port, metrics_port, *(() if http_port is None else (http_port,)))
         ports = _free_ports(host, *asked)
         http = None if http_port is None else ports[2]
         self.address = f"{host}:{ports[0]}"
         self.metrics_url = f"http://{host}:{ports[1]}/metrics"
         self.http_url = None if http is None else f"http://{host}:{http}"
-        self.log = Path(log) if log else _default_log(ports[0])
+        warn_of_what_is_open(self.address, self.metrics_url, self.http_url, host=host, tls=tls)
+        self.log = Path(log) if log else default_log(ports[0])
         self._work = tempfile.TemporaryDirectory(prefix="cliprt-triton-", dir=_plain_folder())
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: Supervisor | None = None
@@ -211,7 +220,7 @@ class TritonServer:
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             # What a crashed predecessor said stays.
-            with self.log.open("wb" if self._process is None else "ab") as log:
+            with opened_log(self.log, anew=self._process is None) as log:
                 self._process = subprocess.Popen(
                     [*launch, *install.arguments, *arguments],
                     stdin=subprocess.DEVNULL,
@@ -220,6 +229,7 @@ class TritonServer:
                     env={**os.environ, **install.environment},
                     # Ctrl-C in a terminal reaches this program, which passes it on in order.
                     start_new_session=True,
+                    umask=0o077,
                 )
                 return self._process
         except OSError as error:
@@ -239,6 +249,7 @@ class TritonServer:
                     f"All it printed is in {self.log}"
                 )
             if self._metrics_served():
+                _close_to_others(self._regions)
                 return
             time.sleep(0.05)
         raise ServerStartError(
@@ -283,6 +294,16 @@ def _arguments(
     if http_port is None:
         return [*arguments, "--allow-http=false"]
     return [*arguments, f"--http-address={host}", f"--http-port={http_port}"]
+
+
+def _close_to_others(regions: str) -> None:
+    """Keeps other users from reading requests in the Python backend's shared memory.
+
+    It makes its regions readable for everybody, whatever the umask, while its models load.
+    """
+    for region in Path("/dev/shm").glob(f"{regions}*"):
+        with suppress(OSError):  # it has gone meanwhile
+            region.chmod(0o600)
 
 
 def _clear_up(regions: str) -> None:
@@ -353,21 +374,6 @@ def _bound(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port} ({reason}); choose another address or port"
         ) from None
     return probe
-
-
-def _default_log(port: int) -> Path:
-    """A file under the cache for a server's output; the oldest ones go."""
-    folder = cache_home() / "logs"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        logs = sorted(folder.glob("tritonserver-*.log"), key=lambda path: path.stat().st_mtime)
-        for path in logs[: 1 - _KEPT_LOGS]:
-            path.unlink(missing_ok=True)
-        (folder / f"tritonserver-{port}.log").touch()
-    except OSError:
-        # Nowhere to keep it, which must not keep anybody from serving.
-        folder = Path(tempfile.gettempdir())
-    return folder / f"tritonserver-{port}.log"
 
 
 def _plain_folder() -> str | None:

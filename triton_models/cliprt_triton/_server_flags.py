@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import secrets
+import re
 import ssl
 import subprocess
 from dataclasses import dataclass
@@ -24,6 +25,16 @@ SECRET_HEADER = "cliprt-secret"
 
 ADMIN_HEADER = f"triton-grpc-protocol-{SECRET_HEADER}"
 """Header of gRPC that carries the secret of who may administrate."""
+
+# A lock without a key. A secret that is merely drawn would stand among the arguments, where every
+# user of the machine can read it; no header can have a line break in it, nor gRPC capitals.
+_FOR_NOBODY = "Cliprt-Nobody=no\nbody"
+
+# As API keys, which are as easy to try over a network.
+_LEAST = 16
+_SENDABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+
+_log = logging.getLogger("cliprt")
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class ServerTls:
                 f"no TLS with {files} ({reason}); pass readable PEM files, and a certificate with "
                 "its own key"
             ) from None
+        warn_of_readers(Path(self.key), "the private key")
 
     def arguments(self) -> list[str]:
         """Arguments of tritonserver."""
@@ -84,10 +96,21 @@ def access_arguments(
         admin_secret: who sends it as the header ``triton-grpc-protocol-cliprt-secret`` may load
             models, trace and change logging; None lets nobody.
         http: HTTP is served, too.
+
+    Raises:
+        ServerStartError: the secret is short, or holds what no header can carry.
     """
-    secret = secrets.token_hex(16) if admin_secret is None else admin_secret
+    if admin_secret is not None and (
+        len(admin_secret) < _LEAST or not _SENDABLE.fullmatch(admin_secret)
+    ):
+        # The secret itself stays out of the message, which may end up in a log.
+        raise ServerStartError(
+            f"the admin secret must have at least {_LEAST} characters of ASCII that can be "
+            "printed, and no space at its ends; draw one, with 'openssl rand -hex 16' for instance"
+        )
+    key = _FOR_NOBODY if admin_secret is None else f"{SECRET_HEADER}={admin_secret}"
     closed = [*_ADMIN_PROTOCOLS] if shared_memory else [*_ADMIN_PROTOCOLS, "shared-memory"]
-    rule = f"{','.join(closed)}:{SECRET_HEADER}={secret}"
+    rule = f"{','.join(closed)}:{key}"
     arguments = [f"--grpc-restricted-protocol={rule}"]
     if http:
         arguments.append(f"--http-restricted-api={rule}")
@@ -109,6 +132,16 @@ def cache_arguments(install: TritonInstall, size_bytes: int | None) -> list[str]
     if size_bytes < 1:
         raise ServerStartError(f"the response cache must have bytes, got {size_bytes}")
     return [*install.cache_arguments, f"--cache-config=local,size={size_bytes}"]
+
+
+def warn_of_readers(path: Path, what: str) -> None:
+    """Logs a line where every user of the machine may read a secret."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if mode & 0o004:
+        _log.warning("every user of this machine can read %s in %s; chmod it to 600", what, path)
 
 
 def _no_passphrase() -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,9 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._card import Card, decode_card
-from cliprt._errors import CliprtError, DeploymentError, InvalidInput, Overloaded, ServerError
+from cliprt._errors import DeploymentError, InvalidInput, Overloaded, ServerError
 from cliprt._limits import Limits
 from cliprt._names import CARD_PARAMETER, EMBEDDING, LIMITS_PARAMETER, OVERLOAD_TEXTS
+
+# The backend's process prints into the server's log.
+_log = logging.getLogger("cliprt.models")
+
+_PLACE = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}/?|0x[0-9a-fA-F]{4,}")
 
 _Request = TypeVar("_Request")
 _Begun = TypeVar("_Begun")
@@ -132,8 +139,10 @@ def ask_tower(
     if response.has_error():
         words = response.error().message()
         # The status is that of any failure; only the text tells.
-        full = any(sign in words.lower() for sign in OVERLOAD_TEXTS)
-        raise (Overloaded if full else ServerError)(words)
+        if any(sign in words.lower() for sign in OVERLOAD_TEXTS):
+            raise Overloaded(words)
+        _log.error("%s failed: %s", model, words)
+        raise ServerError(without_places(words))
     # A view would point into memory that goes with the response.
     return np.array(utils.get_output_tensor_by_name(response, EMBEDDING).as_numpy())
 
@@ -144,8 +153,17 @@ def answer(**tensors: NDArray[Any]) -> Any:
     return utils.InferenceResponse([utils.Tensor(*each) for each in tensors.items()])
 
 
+def without_places(words: str) -> str:
+    """What a failed model said, fit for callers: one line, no paths, no addresses in memory."""
+    first, *_ = words.splitlines() or [""]
+    return _PLACE.sub("...", first)
+
+
 def failure(error: BaseException) -> Any:
-    """The response that an error stands for: its own words, and a status that callers can read."""
+    """The response that an error stands for: words for callers, and a status that they can read.
+
+    What nobody foresaw is told to the server's log alone: it may name paths and addresses.
+    """
     utils = pb_utils()
     if isinstance(error, InvalidInput):
         code = utils.TritonError.INVALID_ARG
@@ -153,9 +171,10 @@ def failure(error: BaseException) -> Any:
         code = utils.TritonError.UNAVAILABLE
     else:
         code = utils.TritonError.INTERNAL
-    words = str(error) or type(error).__name__
-    if not isinstance(error, CliprtError):
-        words = f"the model failed: {words}"
+    words = str(error)
+    if not isinstance(error, (InvalidInput, Overloaded, ServerError)):
+        _log.error("a request failed", exc_info=error)
+        words = "the model failed on this request; the server's log says why"
     return utils.InferenceResponse(error=utils.TritonError(words, code))
 
 

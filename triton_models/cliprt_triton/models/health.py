@@ -23,7 +23,14 @@ from cliprt._known import Known
 from cliprt._names import PIXELS, TOKENS, UNHEALTHY_TEXT
 from cliprt._standing_check import StandingCheck
 from cliprt_triton._health import HEALTH_PARAMETER, Asked
-from cliprt_triton.models._backend import Setup, answer, ask_tower, pb_utils
+from cliprt_triton.models._backend import (
+    Setup,
+    answer,
+    ask_tower,
+    failure,
+    pb_utils,
+    without_places,
+)
 
 _QUEUED = 0.25
 """Part of the patience that a question may wait in a tower's queue; then the tower is busy."""
@@ -60,8 +67,11 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers probes; one report serves all that came together."""
-        report = self._standing.report()
-        return [_response(report) for _ in requests]
+        try:
+            report = self._standing.report()
+            return [_response(report) for _ in requests]
+        except Exception as error:  # noqa: BLE001 - the probe fails; Triton would tell it where
+            return [failure(error) for _ in requests]
 
     def finalize(self) -> None:
         """Lets a check under way end."""
@@ -90,7 +100,7 @@ class TritonPythonModel:
         except CliprtError as error:
             return error
         except Exception as error:  # noqa: BLE001 - a tower that cannot be asked is not healthy
-            return ServerError(f"the tower cannot be asked: {error}")
+            return ServerError(f"the tower cannot be asked: {without_places(str(error))}")
         finally:
             self._under_way.remove(question.tower)
 
