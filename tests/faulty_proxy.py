@@ -34,19 +34,19 @@ class FaultyProxy:
         cuts: connections that were reset.
     """
 
-    def __init__(self, server: str) -> None:
-        host, _, port = server.rpartition(":")
-        self._server = (host, int(port))
+    def __init__(self, server: str, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        server_host, _, server_port = server.rpartition(":")
+        self._server = (server_host, int(server_port))
         self._up, self._down = _Way(), _Way()
         self._connections: set[asyncio.Task[Any]] = set()
         self._listener: asyncio.Server | None = None
-        self._port = 0
+        self._host, self._port = host, port
         self.taken = self.cuts = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.heal()
-        self.address = f"127.0.0.1:{self._port}"
+        self.address = f"{host}:{self._port}"
 
     def hold(self, *, questions: bool = True, answers: bool = True) -> None:
         """Nothing passes any more, and nobody is told: as with a cable that was pulled."""
@@ -116,7 +116,7 @@ class FaultyProxy:
             way.bytes_per_s = way.cut_after = None
             way.passing.set()
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._take, "127.0.0.1", self._port)
+            self._listener = await asyncio.start_server(self._take, self._host, self._port)
             self._port = self._listener.sockets[0].getsockname()[1]
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -13,13 +13,11 @@ import json
 import random
 import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +26,12 @@ import click
 from faulty_proxy import FaultyProxy
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from small_disks import small_disk
 
 from chaos.faults import Failed, Fault, World, faults
 from chaos.golden import demo_checkpoint, golden_of
 from chaos.tally import BROKEN, Tally
 from chaos.traffic import BareCaller, Caller, ClientCaller, Traffic
-from cliprt import open_bundle
 from cliprt._console import out, print_table
 from cliprt_export import export_checkpoint
 from cliprt_triton import Policy, Restarts, TritonServer, write_repository
@@ -61,22 +59,6 @@ class Record:
             "recovery_median_s": round(statistics.median(times), 2) if times else None,
             "recovery_max_s": round(max(times), 2) if times else None,
         }
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Path | None]:
-    """A disk of its own for the server's log, where mounting is permitted."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_KB}k", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except OSError:
-        mounted = False
-    try:
-        yield folder if mounted else None
-    finally:
-        if mounted:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class Run:
@@ -198,12 +180,12 @@ def main(minutes: float, callers: int, seed: int | None, as_json: bool) -> None:
     console.print(f"seed {seed}")
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bundle = open_bundle(export_checkpoint(str(demo_checkpoint()), work / "bundle").path)
+        bundle = export_checkpoint(str(demo_checkpoint()), work / "bundle")
         texts, pictures = golden_of(bundle)
         # Short queues, so that a flood fills them.
         policy = Policy(max_queue_size=64)
         repository = write_repository(bundle, work / "models", policy=policy)
-        disk = stack.enter_context(small_disk(work / "disk"))
+        disk = stack.enter_context(small_disk(work / "disk", _DISK_KB))
         if disk is None:
             console.print("no small disk can be mounted here: the log's disk is not filled")
         told: list[str] = []

@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 import grpc
 from faulty_proxy import FaultyProxy
+from small_disks import fill
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from chaos.golden import Golden
@@ -189,10 +190,7 @@ def reloaded_damaged(world: World, choose: random.Random) -> After:
 def log_full(world: World, choose: random.Random) -> After:
     """The disk of the log is full, and the server must be started again."""
     assert world.disk is not None
-    ballast = world.disk / "ballast"
-    with suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
+    ballast = fill(world.disk)
     os.kill(world.server.pid, signal.SIGKILL)
     return ballast.unlink
 

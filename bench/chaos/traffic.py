@@ -119,10 +119,14 @@ class Traffic:
             self._over.wait(_PAUSE_S if failed is None else _PAUSE_AFTER_FAILURE_S)
 
     def _give_up(self, address: str, texts: Golden, choose: random.Random) -> None:
-        try:
-            asyncio.run(self._awaited(address, texts, choose))
-        except Exception as error:  # noqa: BLE001 - it is told what it means
-            self.tally.add(_outcome("awaited", HASTY_S, time.monotonic(), error))
+        while not self._over.is_set():
+            begun = time.monotonic()
+            try:
+                asyncio.run(self._awaited(address, texts, choose))
+            except Exception as error:  # noqa: BLE001 - it is told what it means
+                # Where the first answer, which tells what is served, does not come.
+                self.tally.add(_outcome("awaited, at first", HASTY_S, begun, error))
+                self._over.wait(_PAUSE_AFTER_FAILURE_S)
 
     async def _awaited(self, address: str, texts: Golden, choose: random.Random) -> None:
         async with AsyncClient(Connection(address), timeout_s=HASTY_S) as client:

@@ -7,6 +7,7 @@ while the server calls itself ready.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import time
@@ -14,10 +15,29 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from cliprt._errors import ServerStartError
+
+# Triton's threads, libraries and models take some thirty; each connection takes one.
+_LEAST_FILES = 64
+
 _STUB = b"triton_python_backend_stub"
 
 # Triton buries the processes that it ends itself at once.
 _BURIAL_S = 0.5
+
+
+def check_open_files() -> None:
+    """Refuses to start a server that could open next to no files; Triton names other reasons.
+
+    Raises:
+        ServerStartError: the hard limit is too low.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < _LEAST_FILES:
+        raise ServerStartError(
+            f"a process may open {most} files here, tritonserver needs {_LEAST_FILES} and one for "
+            "each connection; raise the hard limit (ulimit -Hn)"
+        )
 
 
 def model_processes(regions: str) -> dict[int, str]:

@@ -22,7 +22,7 @@ from types import TracebackType
 from cliprt._errors import ServerStartError
 from cliprt._tokenizer_cache import cache_home
 from cliprt_triton._install import TritonInstall, find_tritonserver
-from cliprt_triton._processes import model_processes
+from cliprt_triton._processes import check_open_files, model_processes
 from cliprt_triton._server_flags import (
     ServerTls,
     access_arguments,
@@ -37,9 +37,12 @@ _GRACE_S = 10
 # The kernel ends the server when the thread that started it dies, even by SIGKILL: no orphan keeps
 # a port or a GPU. Set in a process that then becomes tritonserver, because running Python between
 # fork and exec is not safe with threads; an owner that died before that is noticed by its number.
+# Every connection is an open file: those that may be open are as many as the system lets be.
 _LAUNCH = """
-import ctypes, os, sys
+import ctypes, os, resource, sys
 ctypes.CDLL(None).prctl(1, 15)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
@@ -108,6 +111,7 @@ class TritonServer:
         Raises:
             ServerStartError: no tritonserver was found, a port is taken, or it did not come up.
         """
+        check_open_files()
         asked = (grpc_port, metrics_port, *(() if http_port is None else (http_port,)))
         ports = _free_ports(host, *asked)
         http = None if http_port is None else ports[2]
