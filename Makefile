@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check rivals golden examples audit release lock clean
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check kill-check chaos load-check preprocess-check batch-check rivals golden examples audit release lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ soak-check: $(VENV)/ready ## Watch the memory of client and server over 200,000 
 
 kill-check: $(VENV)/ready ## Kill batch runs at random moments and compare what they end with
 	@PYTHONPATH=tests $(VENV)/bin/python -W ignore bench/kill_check.py $(ARGS)
+
+chaos: $(VENV)/ready ## Inject faults at random under traffic, and check every answer (30 minutes)
+	@PYTHONPATH=tests:bench $(VENV)/bin/python -W ignore -m chaos $(ARGS)
 
 load-check: $(VENV)/ready ## Hold the load generator against queueing theory (2 minutes)
 	@PYTHONPATH=tests $(VENV)/bin/python -W ignore bench/load_check.py $(ARGS)

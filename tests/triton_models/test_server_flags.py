@@ -154,4 +154,5 @@ def test_the_arguments_keep_pings_welcome(tmp_path: Path) -> None:
         assert server._process is not None
         arguments = Path(f"/proc/{server._process.pid}/cmdline").read_text().split("\0")
     assert "--grpc-http2-min-recv-ping-interval-without-data=5000" in arguments
+    assert "--grpc-keepalive-time=20000" in arguments
     assert json.dumps(arguments).count("--allow-client-shm") == 0  # this one does not know it

@@ -22,6 +22,7 @@ from types import TracebackType
 from cliprt._errors import ServerStartError
 from cliprt_triton._binding import check_host, warn_of_what_is_open
 from cliprt_triton._install import TritonInstall, find_tritonserver
+from cliprt_triton._processes import check_open_files, model_processes
 from cliprt_triton._server_flags import (
     ServerTls,
     access_arguments,
@@ -37,9 +38,12 @@ _GRACE_S = 10
 # The kernel ends the server when the thread that started it dies, even by SIGKILL: no orphan keeps
 # a port or a GPU. Set in a process that then becomes tritonserver, because running Python between
 # fork and exec is not safe with threads; an owner that died before that is noticed by its number.
+# Every connection is an open file: those that may be open are as many as the system lets be.
 _LAUNCH = """
-import ctypes, os, sys
+import ctypes, os, resource, sys
 ctypes.CDLL(None).prctl(1, 15)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
@@ -115,6 +119,7 @@ class TritonServer:
                 the host is one that other machines reach and that is not allowed.
         """
         check_host(host, allow_remote=allow_remote)
+        check_open_files()
         asked = (grpc_port, metrics_port, *(() if http_port is None else (http_port,)))
         ports = _free_ports(host, *asked)
         http = None if http_port is None else ports[2]
@@ -158,6 +163,7 @@ class TritonServer:
                     restarts,
                     start=start,
                     wait_until_ready=wait,
+                    models=partial(model_processes, self._regions),
                     clear=partial(_clear_up, self._regions),
                     log=self.log,
                 )

@@ -17,6 +17,10 @@ from cliprt_triton._install import TritonInstall
 # minutes, and to hang up on the third ping that comes sooner.
 _PING_INTERVAL_MS = 5_000
 
+# The server itself asks callers who are silent, and drops those who do not answer: their requests
+# leave the queue. Triton's default is to ask after two hours.
+_SILENCE_MS, _PATIENCE_MS = 20_000, 10_000
+
 # What only the one who runs the server should do. Metadata, health, model-config, statistics and
 # inference stay open, they are what clients need.
 _ADMIN_PROTOCOLS = ("model-repository", "trace", "logging")
@@ -121,8 +125,15 @@ def access_arguments(
 
 
 def keepalive_arguments() -> list[str]:
-    """Arguments that let clients ask during long requests whether the server is still there."""
-    return [f"--grpc-http2-min-recv-ping-interval-without-data={_PING_INTERVAL_MS}"]
+    """Arguments that let either side ask whether the other is still there."""
+    return [
+        f"--grpc-http2-min-recv-ping-interval-without-data={_PING_INTERVAL_MS}",
+        f"--grpc-keepalive-time={_SILENCE_MS}",
+        f"--grpc-keepalive-timeout={_PATIENCE_MS}",
+        "--grpc-keepalive-permit-without-calls=1",
+        # As often as that, however long nothing else is to be said.
+        "--grpc-http2-max-pings-without-data=0",
+    ]
 
 
 def cache_arguments(install: TritonInstall, size_bytes: int | None) -> list[str]:
