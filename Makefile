@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check kill-check chaos load-check preprocess-check batch-check rivals golden examples audit release lock clean
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check overload-check kill-check chaos load-check preprocess-check batch-check rivals golden examples audit release lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ serve-check: $(VENV)/ready ## Compare the speed of a served model with LocalClip
 
 soak-check: $(VENV)/ready ## Watch the memory of client and server over 200,000 requests
 	@$(VENV)/bin/python -W ignore bench/soak_check.py $(ARGS)
+
+overload-check: $(VENV)/ready ## Ask a served model for up to five times what it can answer (12 minutes)
+	@PYTHONPATH=bench $(VENV)/bin/python -W ignore bench/overload_check.py $(ARGS)
 
 kill-check: $(VENV)/ready ## Kill batch runs at random moments and compare what they end with
 	@PYTHONPATH=tests $(VENV)/bin/python -W ignore bench/kill_check.py $(ARGS)

@@ -58,6 +58,9 @@ class TritonPythonModel(sound.TritonPythonModel):
         mode = MODE.read_text()
         while mode == "slow" and MODE.read_text() == "slow":
             time.sleep(0.02)
+        if mode.startswith("tired"):
+            time.sleep(0.05)
+            mode = mode.removeprefix("tired").strip()
         if mode == "fails":
             raise RuntimeError("a broken tower")
         responses = super().execute(requests)

@@ -16,7 +16,7 @@ from cliprt_triton._front._cli import FrontOptions, front_options
 from cliprt_triton._front._process import FrontServer
 from cliprt_triton._options import limits_options, name_option, policy_options, take
 from cliprt_triton._policy import Policy
-from cliprt_triton._python_tower import measured_settings
+from cliprt_triton._python_tower import measured_settings, measured_speeds
 from cliprt_triton._repository import write_repository
 from cliprt_triton._runtime import Runtime
 from cliprt_triton._server import TritonServer
@@ -147,6 +147,8 @@ def serve(
             if front.wanted:
                 openai = FrontServer(host=host, port=front.port, allow_remote=allow_remote)
                 warn_of_open_front(openai.url, host=host, keys=bool(front.api_keys))
+            # What was tuned is taken as it was measured.
+            own = tuned if tuned is not None and tuned.precision == precision else None
             models = write_repository(
                 opened,
                 Path(work) / "models",
@@ -154,11 +156,8 @@ def serve(
                 name=name,
                 policy=policy,
                 limits=limits,
-                settings=(
-                    tuned.settings
-                    if tuned is not None and tuned.precision == precision
-                    else measured_settings(opened, precision)
-                ),
+                settings=measured_settings(opened, precision) if own is None else own.settings,
+                speeds=measured_speeds(opened, precision) if own is None else None,
                 link=True,
             )
             with TritonServer(

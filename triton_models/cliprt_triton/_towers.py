@@ -90,13 +90,22 @@ def tower_models(
         if spec is None:
             continue
         name = names.image if tower == "image" else names.text
+        bounded = _bounded(policy, runtime, tower)
         if runtime.engines is not None:
             computed = _by_tensorrt(plans[tower], runtime)
         else:
             graph = f"{tower}.{precision}.onnx"
-            computed = _by_onnx(runtime, bundle, graph, spec, policy)
-        models.append(_model(bundle, name, spec, runtime, policy, precision, computed))
+            computed = _by_onnx(runtime, bundle, graph, spec, bounded)
+        models.append(_model(bundle, name, spec, runtime, bounded, precision, computed))
     return models
+
+
+def _bounded(policy: Policy, runtime: Runtime, tower: str) -> Policy:
+    """The policy of a tower: bounded in time where its speed is known."""
+    if (speed := runtime.speeds.get(tower)) is None:
+        return policy
+    settings = runtime.settings.get(tower)
+    return policy.at_speed(speed, workers=1 if settings is None else settings.workers)
 
 
 def _model(

@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,13 @@ from numpy.typing import NDArray
 from cliprt._card import Card, decode_card
 from cliprt._errors import DeploymentError, InvalidInput, Overloaded, ServerError
 from cliprt._limits import Limits
-from cliprt._names import CARD_PARAMETER, EMBEDDING, LIMITS_PARAMETER, OVERLOAD_TEXTS
+from cliprt._names import (
+    CARD_PARAMETER,
+    EMBEDDING,
+    LIMITS_PARAMETER,
+    OVERLOAD_TEXTS,
+    TOO_LATE_TEXT,
+)
 
 # The backend's process prints into the server's log.
 _log = logging.getLogger("cliprt.models")
@@ -27,6 +34,11 @@ _PLACE = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}/?|0x[0-9a-fA-F]{4,}")
 
 _Request = TypeVar("_Request")
 _Begun = TypeVar("_Begun")
+
+# Part of the longest wait for which what was prepared is held for a tower that is full, and how
+# often that is asked again.
+_HELD = 0.25
+_AGAIN_S = 0.1
 
 
 @cache
@@ -43,6 +55,7 @@ class Setup:
         parameters: of its configuration.
         inputs: names of its inputs.
         max_batch_size: items of a request and of a batch.
+        queue_timeout_s: how long an interactive request may wait before it; 0 without a queue.
     """
 
     def __init__(self, args: Mapping[str, str]) -> None:
@@ -51,6 +64,8 @@ class Setup:
         self.folder = Path(args["model_repository"]) / args["model_version"]
         self.version = int(args["model_version"])
         self.max_batch_size = int(config["max_batch_size"])
+        queue = config.get("dynamic_batching", {}).get("default_queue_policy", {})
+        self.queue_timeout_s = int(queue.get("default_timeout_microseconds", 0)) / 1e6
         self.inputs = [str(tensor["name"]) for tensor in config["input"]]
         self.parameters: dict[str, str] = {
             key: entry["string_value"] for key, entry in config["parameters"].items()
@@ -145,6 +160,39 @@ def ask_tower(
         raise ServerError(without_places(words))
     # A view would point into memory that goes with the response.
     return np.array(utils.get_output_tensor_by_name(response, EMBEDDING).as_numpy())
+
+
+class FedTower:
+    """A tower that is fed with what was prepared for it.
+
+    While it is full, what was prepared is held and not thrown away: callers that go to the tower
+    itself may have filled it. And whoever holds something prepares nothing new.
+    """
+
+    def __init__(self, setup: Setup, model: str, name: str) -> None:
+        """Asks nothing yet.
+
+        Args:
+            setup: of the model that feeds it.
+            model: name of the tower.
+            name: of its input.
+        """
+        self._model, self._version, self._name = model, setup.version, name
+        self._patience_s = _HELD * setup.queue_timeout_s
+
+    def ask(self, array: NDArray[Any], *, timeout_us: int) -> NDArray[np.float32]:
+        """What it answers, however often its queue was full before; as ``ask_tower``."""
+        ends = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return ask_tower(
+                    self._model, self._version, self._name, array, timeout_us=timeout_us
+                )
+            except Overloaded as error:
+                too_late = TOO_LATE_TEXT in str(error).lower()
+                if too_late or time.monotonic() + _AGAIN_S > ends:
+                    raise
+                time.sleep(_AGAIN_S)
 
 
 def answer(**tensors: NDArray[Any]) -> Any:
