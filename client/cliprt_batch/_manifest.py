@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from cliprt._json import UnreadableJson, read_json
 from cliprt_batch._disk import FileRecord, digest_of
 from cliprt_batch._items import Stage
 from cliprt_batch._output_errors import OutputError, OutputUnfinished
@@ -56,6 +58,22 @@ class UnitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedded: int
     failed: dict[str, int]
     files: dict[str, FileRecord]
+
+    def __post_init__(self) -> None:
+        check_names(self.files)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuses names of files that do not lie in the output.
+
+    Raises:
+        ValueError: one leads elsewhere.
+    """
+    for name in names:
+        path = PurePosixPath(name)
+        inside = name.isprintable() and not path.is_absolute() and ".." not in path.parts
+        if not inside or str(path) != name or name == ".":
+            raise ValueError(f"{name!r} is no file of an output")
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,14 +227,14 @@ def decoded(content: bytes, path: Path) -> Manifest:
         OutputError: it is from another version, or damaged.
     """
     try:
-        version = msgspec.json.decode(content, type=Versioned).version
+        version = read_json(content, Versioned).version
         if version != VERSION:
             raise OutputError(
                 f"{path} is of version {version}, this cliprt reads {VERSION}; use the cliprt that "
                 "wrote it"
             )
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except msgspec.MsgspecError as cause:
+        manifest = read_json(content, Manifest)
+    except UnreadableJson as cause:
         raise OutputError(f"{path} is damaged: {cause}") from None
     numbers = [shard.number for shard in manifest.shards]
     counted = sum(shard.items for shard in manifest.shards)
