@@ -12,8 +12,6 @@ import msgspec
 
 Type = TypeVar("Type")
 
-_SHOWN = 300
-
 
 class UnreadableJson(ValueError):
     """A text is no JSON of the type that was asked for; the message is one short line."""
@@ -39,8 +37,8 @@ def read_json(data: bytes | str, kind: type[Type]) -> Type:
         raise UnreadableJson(one_line(error)) from None
 
 
-def one_line(said: BaseException | str) -> str:
+def one_line(said: BaseException | str, most: int = 300) -> str:
     """What somebody else says, for a message: nothing in it steers a terminal or fills a log."""
     said = str(said) or type(said).__name__
-    text = "".join(char if char.isprintable() else "?" for char in said[: _SHOWN + 1])
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    text = "".join(char if char.isprintable() else "?" for char in said[: most + 1])
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from cliprt._card import TextSpec
 from cliprt._cleaning import clean
-from cliprt._errors import BundleError, InvalidInput
+from cliprt._errors import BundleError, DeploymentError, InvalidInput
 from cliprt._json import one_line
 from cliprt._limits import Limits
 from cliprt._sentencepiece import SiglipTokenizer
@@ -32,7 +32,7 @@ class TextTokenizer:
         Raises:
             BundleError: the tokenizer cannot be loaded.
         """
-        with _library("loaded"):
+        with library_errors(BundleError, "tokenizer.json cannot be loaded"):
             if spec.cleaning == "siglip":
                 self._siglip: SiglipTokenizer | None = SiglipTokenizer(tokenizer_json)
             else:
@@ -82,7 +82,7 @@ class TextTokenizer:
         """
         problems = [self._problem(text, index) for index, text in enumerate(texts, start=first)]
         good = [text for text, problem in zip(texts, problems, strict=True) if problem is None]
-        with _library("used"):
+        with library_errors(BundleError, "tokenizer.json cannot be used"):
             tokenized = iter(self._by_siglip(good) if self._siglip else self._by_library(good))
         found: list[list[int] | InvalidInput] = []
         for index, problem in enumerate(problems, start=first):
@@ -155,17 +155,17 @@ class TextTokenizer:
 
 
 @contextmanager
-def _library(done: str) -> Iterator[None]:
-    """Whatever the library raises over a tokenizer.json that is nonsense.
+def library_errors(kind: type[DeploymentError], what: str) -> Iterator[None]:
+    """Whatever the library raises over nonsense, as an error of ours that says what cannot be.
 
     That is a bare Exception, or where it panics a BaseException of a type that it does not export.
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (kind, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # noqa: BLE001
-        raise BundleError(f"tokenizer.json cannot be {done}: {one_line(error)}") from None
+        raise kind(f"{what}: {one_line(error)}") from None
 
 
 def fill_up(
