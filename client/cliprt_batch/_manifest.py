@@ -17,6 +17,9 @@ from cliprt_batch._run_config import FOLDER, RUN, Layout, Option, RunConfig
 MANIFEST, FAILURES = "manifest.json", "failures.jsonl"
 VERSION = 1
 
+# Beyond every output, and small enough for sums of them to be counted with.
+_MOST_ITEMS, _MOST_NUMBERS = 2**40, 2**20
+
 
 class Failure(msgspec.Struct, frozen=True):
     """An item that could not be embedded: one line of ``failures.jsonl``.
@@ -60,6 +63,8 @@ class UnitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileRecord]
 
     def __post_init__(self) -> None:
+        if self.number < 0 or not 0 <= self.embedded <= self.items <= _MOST_ITEMS:
+            raise ValueError("its counts do not add up")
         check_names(self.files)
 
 
@@ -112,6 +117,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedded: int
     failed: dict[str, int]
     shards: tuple[UnitRecord, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.dim <= _MOST_NUMBERS:
+            raise ValueError(f"no embedding has {self.dim} numbers")
 
     def check(self, folder: Path) -> None:
         """Reads every file of the shards, and compares its SHA-256.

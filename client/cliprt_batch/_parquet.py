@@ -20,6 +20,9 @@ ROWS = 64
 
 _BUFFER = 2**20
 
+# Each is listed before any is read, and a damaged file may promise any number of rows.
+_MOST_UNITS = 1_000_000
+
 
 def parquet_units(address: str, wanted: Wanted, size: int) -> list[Unit]:
     """The units of a file: slices of so many rows, numbered from 0.
@@ -40,6 +43,11 @@ def parquet_units(address: str, wanted: Wanted, size: int) -> list[Unit]:
         file = _opened(stream, address)
         _columns(file, wanted, address)
         rows: int = file.metadata.num_rows
+    if not 0 <= rows <= size * _MOST_UNITS:
+        raise InvalidInput(
+            f"{shown(address)} says that it has {rows:,} rows, which would be more than "
+            f"{_MOST_UNITS:,} shards; is it damaged? If not, raise the size of shards"
+        )
     slices = [(start, min(start + size, rows)) for start in range(0, rows, size)]
     return [
         Unit(number, address, stamp, end - start, start, end)

@@ -88,3 +88,17 @@ def test_damage_that_no_decoder_expects_is_said(tmp_path: Path, content: bytes) 
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(OutputError, match=r"manifest\.json is damaged"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("items", 2**63), ("embedded", 2**63), ("embedded", -1), ("number", -1)]
+)
+def test_counts_that_no_shard_has_are_damage(
+    tmp_path: Path, made: Manifest, field: str, value: int
+) -> None:
+    path = tmp_path / "manifest.json"
+    content = msgspec.json.decode(path.read_bytes())
+    content["shards"][0][field] = value
+    path.write_bytes(msgspec.json.encode(content))
+    with pytest.raises(OutputError, match="its counts do not add up"):
+        read_manifest(tmp_path)

@@ -10,16 +10,18 @@ from typing import Any
 
 from fuzz import samples
 from fuzz.harness import refusing, scratch, target, written
-from fuzz.mutation import in_json, in_json_lines
+from fuzz.mutation import in_json, in_json_lines, in_parquet
 from fuzz.tar_forms import in_tar
 
-from cliprt import DeploymentError
+from cliprt import DeploymentError, InvalidInput
+from cliprt_batch._addresses import open_stream
 from cliprt_batch._fields import Wanted
 from cliprt_batch._items import Item, Ref, Unit
 from cliprt_batch._lines import Form, Lines, LineUnit, read_lines
 from cliprt_batch._locks import Share
 from cliprt_batch._manifest import Manifest, UnitRecord, decoded, sizes_agree
 from cliprt_batch._output_errors import OutputError
+from cliprt_batch._parquet import parquet_units, read_parquet
 from cliprt_batch._plan import SourceChanged, open_plan
 from cliprt_batch._run_config import differences
 from cliprt_batch._run_records import read_record, read_run, read_shares
@@ -173,3 +175,24 @@ def settings(data: bytes) -> None:
     path = written("settings.json", data)
     with refusing(OutputError):
         assert isinstance(read_settings(path), dict)
+
+
+@target(in_parquet, most=8192)
+def parquet(data: bytes) -> None:
+    """Any bytes are rows, each an item or a reason why it is none, or refused as no Parquet."""
+    path = written("parquet/a.parquet", data)
+    for towers in (BOTH, ("image",)):
+        wanted = Wanted(towers)
+        with refusing(InvalidInput, DeploymentError) as read:
+            units = parquet_units(str(path), wanted, 3)
+        for unit in units[:3] if read.accepted else ():
+
+            def make(start: int, unit: Unit = unit, wanted: Wanted = wanted) -> Any:
+                stream, _ = open_stream(str(path))
+                with stream:
+                    yield from read_parquet(
+                        stream, unit, "a.parquet", str(path.parent), wanted, start
+                    )
+
+            with refusing(InvalidInput, DeploymentError):
+                _items(make, most=3)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
+from batch_sources import parquet
 from fuzz import samples
 from fuzz.harness import CORPUS
 from fuzz.tar_forms import pax
@@ -28,6 +29,11 @@ from PIL import Image
 from pictures import in_mode, rgb
 
 SEED = "seed-"
+ROWS = {
+    "image": [b"picture", None, b"", b"another", b"p"],
+    "caption": ["a cat", "a dog", None, "ä", ""],
+    "key": [1, 2, 3, 4, 5],
+}
 
 
 def seeds() -> Iterator[tuple[str, str, bytes]]:
@@ -66,6 +72,8 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
     yield "lines", "objects", _objects()
     yield "lines", "listing", b'"a.jpg"\n["b.jpg"]\n"\\udcff.jpg"\n'
     yield "lines", "texts", b"\xef\xbb\xbfa cat\r\n\n# a dog\n\xff\n"
+    yield "parquet", "small", parquet(ROWS, row_group_size=2)
+    yield "parquet", "plain", parquet(ROWS, compression="none", use_dictionary=False)
     for base in bases():
         yield "checkpoint", base, as_input(base)
     yield "safetensors", "small", _tensors()

@@ -296,3 +296,16 @@ def shuffled(pieces: list[bytes], rng: random.Random, change: Raw) -> list[bytes
     else:
         pieces[place] = change(pieces[place])
     return pieces
+
+
+def in_parquet(data: bytes, rng: random.Random, raw: Raw) -> bytes:
+    """The footer of a Parquet file, whose length is put right, or a page before it."""
+    length = int.from_bytes(data[-8:-4], "little")
+    if data[-4:] != b"PAR1" or length > len(data) - 12 or rng.random() < 0.1:
+        return raw(data)
+    body, footer = data[4 : -8 - length], data[-8 - length : -8]
+    if rng.random() < 0.3:
+        body = raw(body)
+    else:
+        footer = raw(footer)
+    return b"PAR1" + body + footer + len(footer).to_bytes(4, "little") + b"PAR1"
