@@ -23,6 +23,7 @@ _MAX_CONTEXT = 65_536
 _MAX_VOCABULARY = 2**31 - 1
 _MAX_DIM = 2**20
 _MAX_LOGIT = 1e9
+_MAX_FILE_BYTES = 2**62
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,6 +144,10 @@ class FileEntry(_Record, frozen=True):
 
     sha256: str
     size: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.size <= _MAX_FILE_BYTES:
+            raise ValueError(f"a file of {self.size} bytes cannot be")
 
 
 class Card(_Record, frozen=True):

@@ -221,7 +221,7 @@ class _Sample:
             what = " and no ".join(
                 {"image": "picture", "text": "text"}[t] for t in self._wanted.towers
             )
-            there = ", ".join(f".{shown_name(suffix)[:50]}" for suffix in self._suffixes)
+            there = ", ".join(f".{one_line(shown_name(suffix), 50)}" for suffix in self._suffixes)
             return Item(self.key, fault=f"the sample has no {what}; its members are {there}")
         return Item(self.key, self._image, caption)
 

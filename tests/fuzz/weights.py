@@ -81,7 +81,8 @@ def checkpoint(data: bytes) -> None:
     """With any configuration a checkpoint is read and has what it promises, or is refused."""
     try:
         asked: Any = json.loads(data)
-        base, files = bases()[asked["of"]], dict(asked["files"])
+        base = bases()[asked["of"]]
+        files = {name: json.dumps(value) for name, value in dict(asked["files"]).items()}
     except (ValueError, LookupError, TypeError, RecursionError):
         return
     folder = scratch() / "checkpoint"
@@ -91,9 +92,8 @@ def checkpoint(data: bytes) -> None:
         (folder / path.name).hardlink_to(path)
     for name in FILES & files.keys():
         (folder / name).unlink(missing_ok=True)
-        if files[name] is not None:
-            content = json.dumps(files[name])
-            (folder / name).write_text(content)
+        if files[name] != "null":
+            (folder / name).write_text(files[name])
     with refusing(CheckpointError) as read:
         model = read_model(Checkpoint(folder, "a checkpoint"))
     if read.accepted:
