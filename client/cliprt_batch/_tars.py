@@ -68,7 +68,7 @@ class _Member(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Member:
-        begin = tarfile_.offset  # type: ignore[attr-defined]
+        begin = tarfile_.offset
         try:
             with _parsing("header"):
                 member = super().fromtarfile(tarfile_)
@@ -78,7 +78,7 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from None
         # A pax record may have given it another size.
         _check_size(member.size)
-        if tarfile_.offset <= begin:  # type: ignore[attr-defined]
+        if tarfile_.offset <= begin:
             raise tarfile.ReadError("a header leads back to what was read")
         return member
 
