@@ -229,7 +229,9 @@ class _Sample:
         if self._text_rank < _JSON_RANK:
             return text.decode("utf-8-sig").rstrip("\r\n")
         found = read_json(text, object)
-        name = choose(self._wanted, (), found, ()).text if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            return None
+        name = choose(self._wanted, (), found, ()).text
         caption = None if name is None else found[name]
         return caption if isinstance(caption, str) else None
 
