@@ -39,6 +39,6 @@ def read_json(data: bytes | str, kind: type[Type]) -> Type:
 
 def one_line(said: BaseException | str, most: int = 300) -> str:
     """What somebody else says, for a message: nothing in it steers a terminal or fills a log."""
-    said = str(said) or type(said).__name__
+    said = str(said).strip() or type(said).__name__
     text = "".join(char if char.isprintable() else "?" for char in said[: most + 1])
     return text if len(text) <= most else f"{text[:most]}..."

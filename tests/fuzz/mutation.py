@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -145,7 +147,7 @@ def _other(value: Any, whole: Any, rng: random.Random, raw: Raw) -> Any:
         return not value
     if isinstance(value, int):
         return value + rng.choice([-1, 1, 100, -value, value, 10**6])
-    if isinstance(value, float):
+    if isinstance(value, float) and math.isfinite(value):
         return rng.choice([-value, value * 1e9, value * 1e-9, value + 1, int(value)])
     if isinstance(value, str):
         return raw(value.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
@@ -264,7 +266,8 @@ def in_zip(data: bytes, rng: random.Random, raw: Raw) -> bytes:
         entries[place] = name, front + rest
     out = io.BytesIO()
     method = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    with zipfile.ZipFile(out, "w", method) as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", method) as archive:
+        warnings.simplefilter("ignore")  # of two entries with one name
         for name, content in entries:
             archive.writestr(zipfile.ZipInfo(name), content, method)
     return out.getvalue()
