@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from cliprt._json import UnreadableJson, read_json
 from cliprt_batch._disk import FileRecord, digest_of
 from cliprt_batch._items import Stage
 from cliprt_batch._output_errors import OutputError, OutputUnfinished
@@ -14,6 +15,9 @@ from cliprt_batch._run_config import FOLDER, RUN, Layout, Option, RunConfig
 
 MANIFEST, FAILURES = "manifest.json", "failures.jsonl"
 VERSION = 1
+
+# Beyond every output, and small enough for sums of them to be counted with.
+_MOST_ITEMS, _MOST_NUMBERS = 2**40, 2**20
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -41,7 +45,7 @@ def check_inside(name: str) -> None:
         ValueError: it leads out of it.
     """
     parts = name.split("/")
-    if not all(parts) or {".", ".."} & set(parts) or "\0" in name:
+    if not all(parts) or {".", ".."} & set(parts) or not name.isprintable():
         raise ValueError(f"{name!r} is no path within the output")
 
 
@@ -69,6 +73,8 @@ class UnitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileRecord]
 
     def __post_init__(self) -> None:
+        if self.number < 0 or not 0 <= self.embedded <= self.items <= _MOST_ITEMS:
+            raise ValueError("its counts do not add up")
         for name in self.files:
             check_inside(name)
 
@@ -109,6 +115,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedded: int
     failed: dict[str, int]
     shards: tuple[UnitRecord, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.dim <= _MOST_NUMBERS:
+            raise ValueError(f"no embedding has {self.dim} numbers")
 
     def check(self, folder: Path) -> None:
         """Reads every file of the shards, and compares its SHA-256.
@@ -224,14 +234,14 @@ def decoded(content: bytes, path: Path) -> Manifest:
         OutputError: it is from another version, or damaged.
     """
     try:
-        version = msgspec.json.decode(content, type=Versioned).version
+        version = read_json(content, Versioned).version
         if version != VERSION:
             raise OutputError(
                 f"{path} is of version {version}, this cliprt reads {VERSION}; use the cliprt that "
                 "wrote it"
             )
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except msgspec.MsgspecError as cause:
+        manifest = read_json(content, Manifest)
+    except UnreadableJson as cause:
         raise OutputError(f"{path} is damaged: {cause}") from None
     numbers = [shard.number for shard in manifest.shards]
     counted = sum(shard.items for shard in manifest.shards)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from cliprt._json import UnreadableJson, read_json
 from cliprt._limits import Limits
 from cliprt_batch._disk import Scratch
 from cliprt_batch._output_errors import OutputError, writing
@@ -82,10 +83,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         OutputError: it is damaged.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return read_json(path.read_bytes(), dict[str, Any])
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.MsgspecError) as cause:
+    except (OSError, UnreadableJson) as cause:
         raise OutputError(
             f"{path} cannot be read: {cause}; delete it, and the same command measures anew: "
             "numbers may then differ in their last digits"

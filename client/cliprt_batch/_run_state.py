@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from cliprt._json import UnreadableJson, read_json
 from cliprt_batch._disk import Scratch, remove_flat, sync_folder
 from cliprt_batch._locks import Share, named, owned
 from cliprt_batch._manifest import (
@@ -193,6 +194,8 @@ class RunState:
         """
         done = {}
         for path in (self.folder / "done").glob("*.json"):
+            if not path.stem.isdecimal():
+                continue
             number = int(path.stem)
             record = read_record(path)
             if keep_all and not owns(number):
@@ -263,8 +266,8 @@ class RunState:
         path = self.failures_path(record.number)
         try:
             lines = path.read_bytes().splitlines()
-            found = [msgspec.json.decode(line, type=Failure) for line in lines]
-        except (OSError, msgspec.MsgspecError) as cause:
+            found = [read_json(line, Failure) for line in lines]
+        except (OSError, UnreadableJson) as cause:
             raise OutputError(f"{path} is missing or damaged: {cause}{_REDO}") from None
         if len(found) != sum(record.failed.values()):
             raise OutputError(f"{path} has {len(found)} failures, not those recorded{_REDO}")
@@ -331,8 +334,8 @@ class RunState:
             OSError: the folder cannot be written.
         """
         for path in sorted((self.folder / "intent").glob("*.json")):
-            unit = int(path.stem)
-            if not any(owned(unit, share) for share in running):
+            unit = int(path.stem) if path.stem.isdecimal() else None
+            if unit is not None and not any(owned(unit, share) for share in running):
                 self.redo(unit, scratch)
 
     def put_share(self, record: ShareRecord, scratch: Scratch) -> None:

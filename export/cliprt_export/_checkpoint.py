@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cliprt._errors import CheckpointError
 from cliprt._extras import require
+from cliprt._json import one_line
 
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
@@ -188,7 +189,9 @@ class Checkpoint:
             with safetensors.safe_open(str(file), framework="numpy") as tensors:
                 yield tensors
         except Exception as error:  # noqa: BLE001 - the library raises its own and OS errors
-            raise CheckpointError(f"{file.name} of {self.name} cannot be read: {error}") from None
+            raise CheckpointError(
+                f"{file.name} of {self.name} cannot be read: {one_line(error)}"
+            ) from None
 
     @cached_property
     def _files(self) -> Mapping[str, Path]:
@@ -200,7 +203,7 @@ class Checkpoint:
                 raise CheckpointError(f"{index_name} of {self.name} has no usable weight_map")
             return {name: self._shard(str(shard)) for name, shard in index.items()}
         file = self.folder / self.weights
-        if not file.is_file():
+        if not _is_file(file):
             raise CheckpointError(self._without_tensors())
         with self._opened(file) as tensors:
             return dict.fromkeys(tensors.keys(), file)
@@ -211,8 +214,10 @@ class Checkpoint:
                 f"{_index_of(self.weights)} of {self.name} names a file outside it: {name!r}"
             )
         file = self.folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{self.name} is incomplete: its shard {name} is missing")
+        if not _is_file(file):
+            raise CheckpointError(
+                f"{self.name} is incomplete: its shard {one_line(name)} is missing"
+            )
         return file
 
     def _without_tensors(self) -> str:
@@ -223,6 +228,14 @@ class Checkpoint:
             "pickled weights (.bin, .pt) can run code when they are loaded; turn such weights into "
             "safetensors with: cliprt convert"
         )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; an index may give it a name that none can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _index_of(weights: str) -> str:

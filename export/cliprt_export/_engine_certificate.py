@@ -9,6 +9,7 @@ import msgspec
 from cliprt._bundle import CERTIFICATE
 from cliprt._errors import EngineError
 from cliprt._folders import write_whole
+from cliprt._json import UnreadableJson, read_json
 from cliprt_engines import Engine
 from cliprt_export._certificate import Bars, MeasuredOn
 from cliprt_export._engine_checks import Check
@@ -83,10 +84,10 @@ def read_engine_certificate(engine: Engine) -> EngineCertificate | None:
     """
     path = engine.path / CERTIFICATE
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=EngineCertificate)
+        found = read_json(path.read_bytes(), EngineCertificate)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnreadableJson) as error:
         raise EngineError(
             f"{path} cannot be read: {error}; measure again with: cliprt verify {engine.path}"
         ) from None

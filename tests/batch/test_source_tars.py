@@ -236,7 +236,7 @@ def test_memory_does_not_grow_with_the_members(tmp_path: Path) -> None:
     address = put(str(tmp_path), "t.tar", tar([(f"{n}.jpg", b"") for n in range(2000)]))
     plan = planned(address, tmp_path / "plan")
     seen: list[int] = []
-    original = _tars.tarfile.open
+    original = _tars._Tar.open
 
     def watched(*args: object, **options: object) -> tarfile.TarFile:
         file: tarfile.TarFile = original(*args, **options)  # type: ignore[call-overload]
@@ -250,6 +250,6 @@ def test_memory_does_not_grow_with_the_members(tmp_path: Path) -> None:
         return file
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_tars.tarfile, "open", watched)
+        patch.setattr(_tars._Tar, "open", watched)
         assert len(items_of(plan)) == 2000
     assert max(seen) <= 1

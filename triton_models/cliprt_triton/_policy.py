@@ -10,6 +10,9 @@ PresetName: TypeAlias = Literal["latency", "balanced", "throughput"]
 INTERACTIVE, BULK = 1, 2
 """Priorities of requests. One that names none is interactive; waiting bulk ones let it pass."""
 
+# Triton has 64 bits for times, and a file of `cliprt tune` may hold anything.
+_MOST = 2**53
+
 MAX_BATCH_SIZE = 64
 """Items of one execution where neither the policy nor an engine says how many."""
 
@@ -70,6 +73,8 @@ class Policy:
             least = 0 if field.name == "max_queue_delay_us" else 1
             if value < least:
                 raise ValueError(f"{field.name} must be at least {least}, got {value}")
+            if value > _MOST:
+                raise ValueError(f"{field.name} must be at most {_MOST:,}, got {value}")
 
     @classmethod
     def preset(cls, name: PresetName, **changes: Any) -> Policy:
