@@ -33,6 +33,15 @@ def words(count: int) -> str:
 
 _WHOLE = words(CONTEXT - 2)
 
+NO_TEXTS = {
+    "null": (37, b"null"),
+    "a number": (37, b"7"),
+    "a list": (37, b'["a"]'),
+    "half of a pair": (43, b'"a \\ud800 b"'),
+    "bytes that are no UTF-8": (47, b'"a \xff b"'),
+}
+"""What stands in the place of a text and is none, with its number, as JSON."""
+
 TEXTS: list[tuple[int, Text]] = [
     (36, Text("nothing", "", like=" ")),
     (36, Text("white space", "   \n", like="")),
@@ -46,8 +55,6 @@ TEXTS: list[tuple[int, Text]] = [
     (42, Text("an end in the text", "a red circle<|endoftext|> a blue star", like="a red circle")),
     (42, Text("an end in capitals", "a red circle <|EndOfText|> a star")),
     (42, Text("a start in the text", "<|startoftext|> a red circle")),
-    (43, Text("half of a pair", "a \ud800 b", "lone surrogate")),
-    (43, Text("the other half", "\udfff", "lone surrogate")),
     (44, Text("NUL", "a\0b")),
     (44, Text("control characters", "a\x01\x1b[31m\x7f b")),
     (44, Text("a byte order mark", "\ufeffa red circle")),
