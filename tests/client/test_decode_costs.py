@@ -124,7 +124,7 @@ def test_metadata_of_a_million_pieces_is_not_read(data: bytes) -> None:
 def test_bands_over_white_give_the_bytes_of_the_whole(
     band: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = {mode: in_mode(mode) for mode in ("RGBA", "LA", "PA", "RGBa")}
+    images = {mode: in_mode(mode) for mode in ("RGBA", "LA", "PA")}
     for mode, transparency in (("P", 3), ("P", bytes(range(64))), ("L", 100), ("RGB", (5, 5, 5))):
         images[f"{mode} {transparency!r}"] = image = in_mode(mode)
         image.info["transparency"] = transparency
