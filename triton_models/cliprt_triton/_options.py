@@ -169,6 +169,7 @@ _LIMITS = {
     "max_image_bytes": (click.IntRange(min=1), "Length of an encoded picture, in bytes."),
     "max_image_pixels": (click.IntRange(1, PILLOW_MAX_PIXELS), "Width x height of a picture."),
     "max_image_aspect_ratio": (click.FloatRange(min=1), "Longer by shorter side of a picture."),
+    "max_jpeg_scans": (click.IntRange(min=1), "Scans of a JPEG picture."),
     "max_text_characters": (click.IntRange(min=1), "Characters of a text."),
 }
 

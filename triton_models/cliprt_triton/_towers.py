@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cliprt._bundle import Bundle
@@ -140,6 +140,11 @@ def _model(
             "pad_id": str(spec.pad_id),
             "max_length": str(spec.context_length),
         }
+    if computed.code is not None:
+        # Triton 24.10 takes a batch of 2^32 for one of none and drops that dimension. The Python
+        # backend counts the next one as items, and fails all requests of a batch that has more
+        # than allowed; of this one it counts no more than the batcher did.
+        taken = replace(taken, reshape=(1, *taken.dims))
     batch = policy.batch_size(computed.most)
     warmup = [Warmup("one", 1, shape)]
     if runtime.on_gpu and batch > 1:

@@ -121,9 +121,33 @@ def array_of(request: Any, name: str) -> NDArray[Any]:
     return tensor
 
 
+def items_of(request: Any, name: str) -> NDArray[Any]:
+    """An input of a request whose configuration reshapes it to [batch, 1, ...]: [batch, ...].
+
+    Raises:
+        InvalidInput: the batch that was named is a multiple of 2^32, which Triton 24.10 takes for
+            none, so that the dimension is gone.
+    """
+    array = array_of(request, name)
+    if array.ndim < 3 or array.shape[1] != 1:
+        raise _no_batch(name)
+    return array.reshape(len(array), *array.shape[2:])
+
+
 def strings_of(request: Any, name: str) -> list[bytes]:
-    """A string input [batch, 1] of a request."""
-    return [bytes(item) for item in array_of(request, name).reshape(-1)]
+    """A string input [batch, 1] of a request.
+
+    Raises:
+        InvalidInput: as ``items_of``.
+    """
+    array = array_of(request, name)
+    if array.ndim != 2:
+        raise _no_batch(name)
+    return [bytes(item) for item in array.reshape(-1)]
+
+
+def _no_batch(name: str) -> InvalidInput:
+    return InvalidInput(f"the batch that the shape of {name!r} names is none; name its items")
 
 
 def ask_tower(

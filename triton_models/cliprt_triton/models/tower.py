@@ -18,9 +18,9 @@ from cliprt_triton._python_tower import SETTINGS_PARAMETER
 from cliprt_triton.models._backend import (
     Setup,
     answer,
-    array_of,
     each_answered,
     each_tried,
+    items_of,
 )
 from cliprt_triton.models._pieces import cut, take
 
@@ -73,8 +73,8 @@ class TritonPythonModel:
         self._tower.close()
 
     def _batch(self, request: Any) -> NDArray[Any]:
-        """A request's input, if the tower can take it. Triton checks the shapes of pixels."""
-        batch = array_of(request, self._input)
+        """A request's input, if the tower can take it. Triton checks the size of pictures."""
+        batch = items_of(request, self._input)
         if (spec := self._text) is not None:
             if not 2 <= batch.shape[1] <= spec.context_length:
                 raise InvalidInput(

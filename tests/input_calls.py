@@ -1,0 +1,378 @@
+"""Calls and requests that are wrong as a whole, and what is promised for each on each way in."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from http_front import ask, post
+from input_tensors import of_pixels, over_grpc
+from input_tensors import post as post_to_triton
+from input_texts import NO_TEXTS, TEXTS
+from input_world import (
+    ENSEMBLES,
+    GOOD_TEXTS,
+    LIMITS,
+    PYTHON,
+    SAME,
+    World,
+    plain_words,
+    refused,
+)
+from wire import refusal, request_of
+
+from cliprt import (
+    AsyncClient,
+    Client,
+    ClosedError,
+    DeadlineExceeded,
+    ModelUnavailable,
+)
+from cliprt._texts import TextTokenizer
+from cliprt_engines import LocalClip
+
+ONLINE = (*PYTHON, *ENSEMBLES, "OpenAI")
+REMOTE = ("Client", "AsyncClient")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something that a caller does.
+
+    Attributes:
+        number: of the kind of input, 1 to 64.
+        name: what is done.
+        ways: where it can be done.
+        do: does it on one of them; AssertionError where the answer is not as promised.
+    """
+
+    number: int
+    name: str
+    ways: tuple[str, ...]
+    do: Callable[[World, str], None]
+
+    def on(self, way: str) -> Callable[[World], None]:
+        """It on a way in."""
+        return lambda world: self.do(world, way)
+
+
+def _data_uri(world: World, way: str, *, uri: str) -> None:
+    answer = post(world.front, {"model": "clip", "input": ["a", uri]})
+    assert (answer.status, answer.error()["param"]) == (400, "input[1]")
+    plain_words(answer.error()["message"])
+
+
+def _no_text(world: World, way: str, *, name: str) -> None:
+    number, content = NO_TEXTS[name]
+    # What JSON cannot say is sent as the bytes that it is.
+    value = content[1:-1] if number == 47 else json.loads(content)
+    if way == "batch":
+        row = 3 * (len(TEXTS) + list(NO_TEXTS).index(name)) + 1
+        plain_words(world.text_job.reasons[row])
+        beside = [world.text_job.embeddings[row - 1], world.text_job.embeddings[row + 1]]
+        np.testing.assert_allclose(beside, world.good_texts, atol=SAME)
+    elif way == "OpenAI":
+        answer = post(world.front, b'{"model": "clip", "input": ["a", %s]}' % content)
+        assert answer.status == 400
+        plain_words(answer.error()["message"])
+    elif way in ENSEMBLES:
+        # Triton's own JSON refuses half of a pair, for the request as a whole.
+        whole = way == "ensemble HTTP" and number == 43
+        said = "surrogate" if whole else "not valid UTF-8 at byte 2"
+        refused(lambda: world.ways[way].texts(["a", value]), said, index=None if whole else 1)
+    else:
+        said = "lone surrogate" if number == 43 else "must be a str"
+        refused(lambda: world.ways[way].texts(["a", value]), said)
+        world.check_neighbours(way, "texts", value)
+
+
+def _many_words(world: World, way: str) -> None:
+    """The memory of who tokenizes does not grow with the number of words that were ever seen."""
+    if way == "LocalClip":
+        content = world.bundle.file("tokenizer.json").read_text(encoding="utf-8")
+        tokenizer = TextTokenizer(content, world.bundle.card.text, LIMITS)
+        process, take = psutil.Process(), tokenizer
+    else:
+        process = _tokenizing(world)
+
+        def take(texts: list[str]) -> object:
+            return world.stub.ModelInfer(request_of("clip_tokenize", {"text": _utf8(texts)}))
+
+    def see(first: int) -> int:
+        for start in range(first, first + 200_000, 20_000):
+            words = [f"w{number:x}q" for number in range(start, start + 20_000)]
+            take([" ".join(words[k : k + 1000]) for k in range(0, len(words), 1000)])
+        return int(process.memory_info().rss)
+
+    # Caches that have a size fill up first.
+    before = see(0)
+    assert see(200_000) - before < 16 * MIB
+
+
+def _tokenizing(world: World) -> psutil.Process:
+    """The process in which the server tokenizes."""
+    (found,) = (
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "clip_tokenize" in " ".join(child.cmdline()) and "stub" in child.name()
+    )
+    return found
+
+
+def _utf8(texts: list[str]) -> list[bytes]:
+    return [text.encode() for text in texts]
+
+
+def _no_items(world: World, way: str) -> None:
+    for call in (world.ways[way].images, world.ways[way].texts):
+        said = "'input' is empty" if way == "OpenAI" else "batch is empty"
+        refused(partial(call, []), "." if way in ENSEMBLES else said, index=None)
+
+
+def _many_items(world: World, way: str) -> None:
+    many = [f"{number} red circles" for number in range(200)]
+    if way in ENSEMBLES:
+        refused(lambda: world.ways[way].texts(many), "must be <= 64", index=None)
+        many = many[:64]
+    found = world.ways[way].texts(many)
+    np.testing.assert_allclose(found, world.reference.encode_text(many), atol=SAME)
+
+
+def _one_in_64(world: World, way: str) -> None:
+    files = [world.files[number % 2] for number in range(64)]
+    files[17] = b"no picture"
+    call = world.ways[way].images
+    refused(lambda: call(files), "not an image", index=17)
+    if way in PYTHON:
+        found = call(files, on_error="return")
+        good = [item for place, item in enumerate(found) if place != 17]
+        right = [world.good_images[number % 2] for number in range(64) if number != 17]
+        np.testing.assert_allclose(good, right, atol=SAME)
+        assert found[17].index == 17
+
+
+def _again(world: World, way: str) -> None:
+    found = world.ways[way].images([world.files[0], world.files[1], world.files[0]])
+    np.testing.assert_allclose(found, world.good_images[[0, 1, 0]], atol=SAME)
+    found = world.ways[way].texts([GOOD_TEXTS[1], GOOD_TEXTS[1], GOOD_TEXTS[0]])
+    np.testing.assert_allclose(found, world.good_texts[[1, 1, 0]], atol=SAME)
+
+
+def _collections(world: World, way: str) -> None:
+    for given in (tuple(GOOD_TEXTS), iter(GOOD_TEXTS), dict.fromkeys(GOOD_TEXTS).keys()):
+        np.testing.assert_allclose(world.ways[way].texts(given), world.good_texts, atol=SAME)
+    for given in (b"bytes", {"a": 1}, {"a"}, 7, None):
+        refused(lambda given=given: world.ways[way].texts(given), "must be a list", index=None)
+
+
+def _named(world: World, way: str, name: str) -> Any:
+    if way == "Client":
+        return Client(world.server.address, model=name)
+
+    async def connect() -> None:
+        async with AsyncClient(world.server.address, model=name):
+            pass
+
+    return asyncio.run(connect())
+
+
+def _model_names(world: World, way: str) -> None:
+    if way in REMOTE:
+        for name in ("", " ", "../x", "a/b", "a\0", "."):
+            with pytest.raises(ValueError, match="model name"):
+                _named(world, way, name)
+        with pytest.raises(ModelUnavailable, match="nothere"):
+            _named(world, way, "nothere")
+        return
+    if way == "OpenAI":
+        for name in ("", " ", "../x", "nothere"):
+            answer = post(world.front, {"model": name, "input": "a"})
+            assert (answer.status, answer.error()["code"]) == (404, "model_not_found")
+        return
+    for name, version in (("", ""), (" ", ""), ("../x", ""), ("nothere", ""), ("clip_text", "9"),
+                          ("clip_text", "x"), ("clip_text", "-1")):  # fmt: skip
+        if way.endswith("gRPC"):
+            request = request_of(name, {"tokens": np.ones((1, 3), np.int32)})
+            request.model_version = version
+            code, text = refusal(lambda request=request: world.stub.ModelInfer(request))
+            assert code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT), text
+        else:
+            path = f"/v2/models/{name.replace(' ', '%20')}" + (version and f"/versions/{version}")
+            status, _ = post_to_triton(world.host, f"{path}/infer", b"{}", {})
+            assert status in (400, 404)
+
+
+def _deadlines(world: World, way: str) -> None:
+    if way == "ensemble gRPC":
+        request = request_of("clip_text_string", {"text": [b"a"]})
+        for timeout_s in (0, -1):
+            code, _ = refusal(lambda t=timeout_s: world.stub.ModelInfer(request, timeout=t))
+            assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        return
+    call = world.ways[way].texts
+    for timeout_s in (0, -1, float("nan"), float("inf"), 1e9):
+        with pytest.raises(ValueError, match="timeout_s must be"):
+            call(["a"], timeout_s=timeout_s)
+    with pytest.raises(DeadlineExceeded):
+        call(["a"], timeout_s=1e-6)
+
+
+def _after_close(world: World, way: str) -> None:
+    if way == "AsyncClient":
+
+        async def use() -> None:
+            client = AsyncClient(world.server.address)
+            await client.encode_text(["a"])
+            await client.close()
+            with pytest.raises(ClosedError):
+                await client.encode_text(["a"])
+
+        asyncio.run(use())
+        return
+    client = LocalClip(world.bundle) if way == "LocalClip" else Client(world.server.address)
+    client.encode_text(["a"])
+    client.close()
+    with pytest.raises(ClosedError):
+        client.encode_text(["a"])
+
+
+def _crowd(world: World, way: str) -> None:
+    if way == "AsyncClient":
+
+        async def together() -> Any:
+            async with AsyncClient(world.server.address) as client:
+                return await asyncio.gather(*(client.encode_text(GOOD_TEXTS) for _ in range(64)))
+
+        found = asyncio.run(together())
+    else:
+        with ThreadPoolExecutor(64) as pool:
+            found = list(pool.map(world.ways[way].texts, [GOOD_TEXTS] * 64))
+    for one in found:
+        np.testing.assert_allclose(one, world.good_texts, atol=SAME)
+
+
+def _compressed(world: World, way: str) -> None:
+    """What is small on the wire and large behind it."""
+    if way == "OpenAI":
+        body = gzip.compress(bytes(80 * MIB))
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        assert ask(world.front, "POST", "/v1/embeddings", body, headers).status == 415
+        return
+    if way == "tower gRPC":
+        good = of_pixels()
+        found = over_grpc(world.stub, good, compression=grpc.Compression.Gzip)
+        np.testing.assert_allclose(found, world.right_of(good), atol=SAME)
+        bomb = request_of("clip_image_file", {"image": [bytes(64 * MIB)]})
+        code, text = refusal(lambda: world.stub.ModelInfer(bomb, compression=grpc.Compression.Gzip))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "max_image_bytes" in text
+        return
+    body = gzip.compress(bytes(80 * MIB))
+    status, _ = post_to_triton(
+        world.host, "/v2/models/clip_text_string/infer", body, {"Content-Encoding": "gzip"}
+    )
+    assert status == 400
+    status, _ = post_to_triton(
+        world.host, "/v2/models/clip_text_string/infer", b"broken", {"Content-Encoding": "gzip"}
+    )
+    assert status == 400
+
+
+def _deep(world: World, way: str) -> None:
+    for body in (
+        b'{"inputs":' + b"[" * 250_000,
+        b'{"inputs":' + b"[" * 250_000 + b"]" * 250_000 + b"}",
+        b'{"input":' + b'{"a":' * 250_000 + b"1" + b"}" * 250_001,
+    ):
+        if way == "OpenAI":
+            assert post(world.front, body).status == 400
+        else:
+            path = "/v2/models/clip_text_string/infer"
+            assert post_to_triton(world.host, path, body, {})[0] == 400
+
+
+def _headers(world: World, way: str) -> None:
+    if way == "tower gRPC":
+        request = request_of("clip_text", {"tokens": np.ones((1, 3), np.int32)})
+        code, _ = refusal(lambda: world.stub.ModelInfer(request, metadata=[("x-long", "a" * MIB)]))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return
+    if way == "tower HTTP":
+        for length in ("-1", "99999999999999999999", "5", "words"):
+            fields = {"Inference-Header-Content-Length": length}
+            status, _ = post_to_triton(world.host, "/v2/models/clip_text/infer", b"{}", fields)
+            assert status == 400, length
+    host, port = _place(world, way)
+    long = b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nX-Long: " + b"a" * MIB + b"\r\n\r\n"
+    with socket.create_connection((host, port), timeout=60) as sending:
+        try:
+            sending.sendall(long)
+            answer = sending.recv(12)
+        except ConnectionError:
+            answer = b""  # hung up upon
+    assert answer in (b"", b"HTTP/1.1 400", b"HTTP/1.1 431", b"HTTP/1.1 404")
+
+
+def _place(world: World, way: str) -> tuple[str, int]:
+    """Host and port of HTTP."""
+    if way == "OpenAI":
+        return world.front.host, world.front.port
+    host, _, port = world.host.partition(":")
+    return host, int(port)
+
+
+def _chunks(world: World, way: str) -> None:
+    """Three megabytes that come in chunks of one byte."""
+    host, port = _place(world, way)
+    path = "/v1/embeddings" if way == "OpenAI" else "/v2/models/clip_text_string/infer"
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head += "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    with socket.create_connection((host, port), timeout=120) as sending:
+        try:
+            sending.sendall(head.encode() + b"1\r\n \r\n" * (3 * MIB) + b"0\r\n\r\n")
+            answer = sending.recv(12)
+        except ConnectionError:
+            answer = b""
+    assert answer in (b"", b"HTTP/1.1 400", b"HTTP/1.1 413")
+
+
+def _calls() -> Iterator[Call]:
+    for name, uri in {
+        "base64 without its end": "data:image/png;base64,iVBORw0KGgo",
+        "base64 with line breaks": "data:image/png;base64,iVBO\nRw0KGgo=",
+        "a data URI of a text": "data:text/plain;base64,aGVsbG8=",
+        "a data URI of nothing": "data:image/png;base64,",
+    }.items():
+        yield Call(30, name, ("OpenAI",), partial(_data_uri, uri=uri))
+    for name, (number, _) in NO_TEXTS.items():
+        ways = (*PYTHON, "OpenAI", "batch") if number == 37 else (*ONLINE, "batch")
+        yield Call(number, name, ways, partial(_no_text, name=name))
+    yield Call(41, "400,000 words", ("LocalClip", "ensemble gRPC"), _many_words)
+    yield Call(49, "no items", ONLINE, _no_items)
+    yield Call(50, "200 items", ONLINE, _many_items)
+    yield Call(51, "one bad picture of 64", ONLINE, _one_in_64)
+    yield Call(52, "the same again", ONLINE, _again)
+    yield Call(52, "collections", PYTHON, _collections)
+    yield Call(53, "names of models", (*REMOTE, *ENSEMBLES, "OpenAI"), _model_names)
+    yield Call(54, "deadlines", (*REMOTE, "ensemble gRPC"), _deadlines)
+    yield Call(55, "after close", PYTHON, _after_close)
+    yield Call(55, "64 at once", PYTHON, _crowd)
+    yield Call(62, "compressed", ("tower gRPC", "tower HTTP", "OpenAI"), _compressed)
+    yield Call(63, "JSON of great depth", ("tower HTTP", "OpenAI"), _deep)
+    yield Call(63, "long headers", ("tower gRPC", "tower HTTP", "OpenAI"), _headers)
+    yield Call(63, "chunks of a byte", ("tower HTTP", "OpenAI"), _chunks)
+
+
+CALLS: list[Call] = list(_calls())

@@ -1,0 +1,230 @@
+"""Each bad input against each way in: what is tried, and where it cannot be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from input_calls import CALLS
+from input_files import FILES, File
+from input_objects import OBJECTS, Object
+from input_tensors import TENSORS, Ask, of_pixels, of_tokens
+from input_texts import TEXTS, Text
+from input_world import (
+    ENSEMBLES,
+    GOOD_TEXTS,
+    PYTHON,
+    SAME,
+    TOWERS,
+    WAYS,
+    World,
+    plain_words,
+    refused,
+)
+
+from cliprt import InvalidInput
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One input and one way in.
+
+    Attributes:
+        number: of the kind of input, 1 to 64.
+        name: of the input.
+        way: the way in.
+        run: tries it; AssertionError where the answer is not as promised.
+    """
+
+    number: int
+    name: str
+    way: str
+    run: Callable[[World], None]
+
+    @property
+    def id(self) -> str:
+        return f"{self.number:02d} {self.name}, {self.way}"
+
+
+# Where a kind of input cannot be given to a way in, and why; or which test holds it there.
+_FILES, _TEXTS = "towers take pixels, not files", "towers take tokens, not strings"
+_OBJECTS = "only Python's callers have objects and paths; others send the bytes of a file"
+_TENSORS = (
+    "tensors are sent to the towers alone; the ensembles have tests/triton_models/"
+    "test_pipelines.py::test_what_no_request_should_be_costs_nobody_else"
+)
+_CALLS = "belongs to the objects that Python's callers hold"
+_WIRE = "concerns the protocols of the server; Python's callers make no such requests"
+
+FILE_NUMBERS = {*range(1, 28), 35}
+OBJECT_NUMBERS = {28, 29, 31, 32, 33, 34}
+TEXT_NUMBERS = {36, 38, 39, 40, 42, 43, 44, 45, 46, 48}
+TENSOR_NUMBERS = {56, 57, 58, 59, 60, 61, 64}
+
+_IN_BATCH = "tests/batch/test_embed_hostile.py::test_what_is_no_file"
+
+# By number: ways that the table leaves out, with the reason.
+_BY_NUMBER: dict[int, dict[str, str]] = {
+    28: {"batch": _IN_BATCH},
+    29: {"batch": _IN_BATCH, "OpenAI": "tests/triton_models/test_front_hostile.py::"
+         "test_addresses_and_paths_are_texts_like_any_other"},
+    30: dict.fromkeys(WAYS, "takes bytes, no base64"),
+    37: dict.fromkeys((*ENSEMBLES, *TOWERS), "strings of the protocol are bytes: see 47"),
+    41: dict.fromkeys(WAYS, "the tokenizer is that of LocalClip or of the ensembles"),
+    47: dict.fromkeys(TOWERS, _TEXTS),
+    49: {"batch": "tests/batch/test_source.py"},
+    50: {"batch": "tests/batch/test_embed_batches.py"},
+    51: {"batch": "every picture of this suite is one bad item among good ones of a batch job"}
+        | dict.fromkeys(TOWERS, "a request has no items that could be bad alone: see 59"),
+    52: {"batch": "tests/batch/test_dedup.py"} | dict.fromkeys(TOWERS, "see 60"),
+    53: {"LocalClip": "is given a bundle, not a name", "batch": "through Client"},
+    54: dict.fromkeys(WAYS, "callers name no deadline"),
+    55: dict.fromkeys(WAYS, _CALLS),
+    62: dict.fromkeys(WAYS, _WIRE),
+    63: dict.fromkeys(WAYS, _WIRE),
+}  # fmt: skip
+
+
+def not_tried(number: int, way: str) -> str:
+    """Why there is no trial of a kind of input on a way in; empty where there should be one."""
+    if reason := _BY_NUMBER.get(number, {}).get(way):
+        return reason
+    if number in FILE_NUMBERS and way in TOWERS:
+        return _FILES
+    if number in TEXT_NUMBERS and way in TOWERS:
+        return _TEXTS
+    if number in OBJECT_NUMBERS and way not in PYTHON:
+        return _OBJECTS
+    if number in TENSOR_NUMBERS and way not in TOWERS:
+        return _TENSORS
+    return ""
+
+
+def _of_file(file: File, way: str) -> Callable[[World], None]:
+    def run(world: World) -> None:
+        first, last = world.files
+        batch = [first, file.data, last]
+        call = world.ways[way].images
+        if file.refused is not None:
+            refused(lambda: call(batch), file.refused)
+            world.check_neighbours(way, "images", file.data)
+            return
+        right = world.reference.encode_image([file.like])
+        both = np.concatenate([world.good_images[:1], right, world.good_images[1:]])
+        np.testing.assert_allclose(call(batch), both, atol=SAME)
+
+    return run
+
+
+def _of_text(text: Text, way: str) -> Callable[[World], None]:
+    def run(world: World) -> None:
+        first, last = GOOD_TEXTS
+        batch = [first, text.value, last]
+        call = world.ways[way].texts
+        if text.refused is not None:
+            refused(lambda: call(batch), text.refused)
+            world.check_neighbours(way, "texts", text.value)
+            return
+        right = world.reference.encode_text([text.value if text.like is None else text.like])
+        both = np.concatenate([world.good_texts[:1], right, world.good_texts[1:]])
+        np.testing.assert_allclose(call(batch), both, atol=SAME)
+
+    return run
+
+
+def _of_object(given: Object, way: str) -> Callable[[World], None]:
+    def run(world: World) -> None:
+        folder = world.new_folder()
+        call = world.ways[way].images
+        if given.refused is not None:
+            first, last = world.files
+            refused(lambda: call([first, given.make(folder), last]), given.refused)
+            world.check_neighbours(way, "images", given.make(world.new_folder()))
+            return
+        assert given.like is not None
+        found, right = call([given.make(folder)]), call([given.like()])
+        # The same pixels in a batch of the same size: the same bits.
+        assert np.array_equal(found, right)
+
+    return run
+
+
+def _of_file_in_job(file: File, place: int) -> Callable[[World], None]:
+    def run(world: World) -> None:
+        job, row = world.picture_job, 3 * place + 1
+        if file.refused is not None:
+            assert re.search(file.refused, job.reasons[row]), job.reasons[row]
+            plain_words(job.reasons[row])
+        else:
+            (right,) = world.reference.encode_image([file.like])
+            np.testing.assert_allclose(job.embeddings[row], right, atol=SAME)
+        beside = [job.embeddings[row - 1], job.embeddings[row + 1]]
+        np.testing.assert_allclose(beside, world.good_images, atol=SAME)
+
+    return run
+
+
+def _of_text_in_job(text: Text, place: int) -> Callable[[World], None]:
+    def run(world: World) -> None:
+        job, row = world.text_job, 3 * place + 1
+        if text.refused is not None:
+            assert re.search(text.refused, job.reasons[row]), job.reasons[row]
+            plain_words(job.reasons[row])
+        else:
+            like = text.value if text.like is None else text.like
+            (right,) = world.reference.encode_text([like])
+            np.testing.assert_allclose(job.embeddings[row], right, atol=SAME)
+        beside = [job.embeddings[row - 1], job.embeddings[row + 1]]
+        np.testing.assert_allclose(beside, world.good_texts, atol=SAME)
+
+    return run
+
+
+def _of_tensors(asked: Ask, way: str) -> Callable[[World], None]:
+    said = asked.http if way == "tower HTTP" and asked.http is not None else asked.refused
+
+    def run(world: World) -> None:
+        good = of_pixels() if asked.model == "clip_image" else of_tokens()
+        right = world.right_of(good)
+        # Together, so that they meet in a batch of the server.
+        calls = [lambda one=one: world.tower(way, one) for one in (good, asked, good)]
+        first, found, last = world.at_once(calls)
+        np.testing.assert_allclose(np.concatenate([first, last]), [*right, *right], atol=SAME)
+        if said is not None:
+            assert isinstance(found, InvalidInput), found
+            assert re.search(said, found.reason), found.reason
+            plain_words(found.reason)
+            return
+        assert isinstance(found, np.ndarray), found
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
+        if asked.like is not None:
+            np.testing.assert_allclose(found, world.tower(way, asked.like), atol=SAME)
+
+    return run
+
+
+def _trials() -> Iterator[Trial]:
+    online = (*PYTHON, *ENSEMBLES, "OpenAI")
+    for place, (number, file) in enumerate(FILES):
+        for way in online:
+            yield Trial(number, file.name, way, _of_file(file, way))
+        yield Trial(number, file.name, "batch", _of_file_in_job(file, place))
+    for number, given in OBJECTS:
+        for way in PYTHON:
+            yield Trial(number, given.name, way, _of_object(given, way))
+    for place, (number, text) in enumerate(TEXTS):
+        for way in online:
+            yield Trial(number, text.name, way, _of_text(text, way))
+        yield Trial(number, text.name, "batch", _of_text_in_job(text, place))
+    for number, asked in TENSORS:
+        for way in TOWERS:
+            if not (way == "tower HTTP" and asked.http == ""):
+                yield Trial(number, asked.name, way, _of_tensors(asked, way))
+    for call in CALLS:
+        for way in call.ways:
+            yield Trial(call.number, call.name, way, call.on(way))
+
+
+TRIALS: list[Trial] = list(_trials())
