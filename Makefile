@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check rivals golden examples lock clean
+.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak kill-check load-check preprocess-check batch-check rivals golden examples lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,8 +51,8 @@ cpu-check: $(ORACLE)/ready ## Compare the speed of LocalClip with transformers o
 serve-check: $(VENV)/ready ## Compare the speed of a served model with LocalClip on this CPU
 	@$(VENV)/bin/python -W ignore bench/serving_check.py $(ARGS)
 
-soak-check: $(VENV)/ready ## Watch the memory of client and server over 200,000 requests
-	@$(VENV)/bin/python -W ignore bench/soak_check.py $(ARGS)
+soak: $(VENV)/ready ## Ask, kill and reload for an hour, check every answer, watch what grows
+	@PYTHONPATH=tests:bench $(VENV)/bin/python -W ignore -m soak $(ARGS)
 
 kill-check: $(VENV)/ready ## Kill batch runs at random moments and compare what they end with
 	@PYTHONPATH=tests $(VENV)/bin/python -W ignore bench/kill_check.py $(ARGS)
