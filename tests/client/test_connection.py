@@ -164,6 +164,12 @@ REQUEST = "[request id: <id_unknown>] "
             "localhost:1 is there and refuses the request: the tower is being warmed",
         ),
         (
+            grpc.StatusCode.INTERNAL,
+            ENSEMBLE + "Stub process 'clip_text_0_0' is not healthy.",
+            ServerUnavailable,
+            "lost the process of a model (Stub process 'clip_text_0_0' is not healthy.)",
+        ),
+        (
             grpc.StatusCode.UNAVAILABLE,
             "Server is stopping, scheduler for model has stopped accepting new inference requests",
             ServerUnavailable,

@@ -21,6 +21,7 @@ from processes import servers_at, shared_memory
 
 from cliprt import Bundle, Client, Connection, Retry, ServerStartError
 from cliprt_triton import Restarts, TritonServer, write_repository
+from cliprt_triton._processes import model_processes
 
 LIMIT_S = 60.0
 
@@ -64,6 +65,26 @@ def test_a_waiting_client_loses_nothing(repository: Path) -> None:
         assert "Signal (11) received" in server.log.read_text()
     assert not servers_at(server.address)
     assert shared_memory() <= before
+
+
+def test_a_model_whose_process_dies_is_served_again(repository: Path) -> None:
+    """Triton itself would refuse everything that the model is asked, and call itself ready."""
+    told: queue.Queue[str] = queue.Queue()
+    with TritonServer(repository, restarts=Restarts(tell=told.put)) as server:
+        before = model_processes(server._regions)
+        with patient(server.address) as client:
+            expected = client.encode_text("a")
+            (killed,) = (pid for pid, model in before.items() if model == "clip_text")
+            os.kill(killed, signal.SIGKILL)
+            found = [client.encode_text("a") for _ in range(20)]
+        assert told.get(timeout=LIMIT_S) == (
+            "tritonserver crashed by the end of a process of clip_text (SIGKILL) and is started "
+            f"again (crash 1 of at most 5 within 60 s); see {server.log}"
+        )
+        after = model_processes(server._regions)
+        assert sorted(after.values()) == sorted(before.values())
+        assert not after.keys() & before.keys()
+    np.testing.assert_allclose(np.concatenate(found), np.repeat(expected, 20, 0), atol=1e-5)
 
 
 def test_too_many_crashes_are_the_end(repository: Path) -> None:

@@ -22,6 +22,7 @@ from types import TracebackType
 from cliprt._errors import ServerStartError
 from cliprt._tokenizer_cache import cache_home
 from cliprt_triton._install import TritonInstall, find_tritonserver
+from cliprt_triton._processes import model_processes
 from cliprt_triton._server_flags import (
     ServerTls,
     access_arguments,
@@ -149,6 +150,7 @@ class TritonServer:
                     restarts,
                     start=start,
                     wait_until_ready=wait,
+                    models=partial(model_processes, self._regions),
                     clear=partial(_clear_up, self._regions),
                     log=self.log,
                 )

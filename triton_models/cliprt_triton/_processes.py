@@ -1,0 +1,97 @@
+"""The processes of a tritonserver: itself, and those in which the Python backend runs models.
+
+Triton does not start a model's process again that died: the model refuses everything from then on,
+while the server calls itself ready.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+_STUB = b"triton_python_backend_stub"
+
+# Triton buries the processes that it ends itself at once.
+_BURIAL_S = 0.5
+
+
+def model_processes(regions: str) -> dict[int, str]:
+    """Numbers of the running processes of a server's models, each with the model's name.
+
+    Args:
+        regions: what names of the server's shared memory begin with; command lines hold it.
+    """
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            stub, *words = path.read_bytes().split(b"\0")
+            if stub.endswith(_STUB) and any(each.startswith(regions.encode()) for each in words):
+                # .../models/clip_text/1/model.py
+                found[int(path.parent.name)] = Path(os.fsdecode(words[0])).parent.parent.name
+    return found
+
+
+def wait_for_end(pid: int, models: Mapping[int, str]) -> str | None:
+    """Waits until a server has ended, or one of its models' processes has died.
+
+    Args:
+        pid: the server, a child of this process; its status is left for others to ask for.
+        models: as from ``model_processes``. Those that the server itself ends do not count.
+
+    Returns:
+        None if the server has ended, else which process died and of what.
+    """
+    with ExitStack() as stack:
+        try:
+            server = os.pidfd_open(pid)
+        except OSError:  # somebody else has asked for its status, or a kernel before 5.3
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            return None
+        stack.callback(os.close, server)
+        ends = select.poll()
+        ends.register(server, select.POLLIN)
+        watched: dict[int, int] = {}
+        for each in models:
+            with suppress(ProcessLookupError):  # the server has ended it
+                end = os.pidfd_open(each)
+                stack.callback(os.close, end)
+                ends.register(end, select.POLLIN)
+                watched[end] = each
+        while True:
+            ended = [number for number, _ in ends.poll()]
+            if server in ended:
+                return None
+            for number in ended:
+                ends.unregister(number)
+                if status := _left_lying(watched[number]):
+                    return f"the end of a process of {models[watched[number]]} ({_words(status)})"
+
+
+def _left_lying(pid: int) -> int:
+    """With what status a process died that its parent did not end; 0 if there is none such."""
+    ends = time.monotonic() + _BURIAL_S
+    while (status := _status_of_dead(pid)) and time.monotonic() < ends:
+        time.sleep(0.02)
+    return status
+
+
+def _status_of_dead(pid: int) -> int:
+    """Status of a process that is dead and not buried, as ``os.waitpid`` gives it, else 0."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    fields = text.rpartition(")")[2].split()
+    return int(fields[-1]) if fields[0] in "ZX" else 0
+
+
+def _words(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"status {os.waitstatus_to_exitcode(status)}"
