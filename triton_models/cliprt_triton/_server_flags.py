@@ -92,7 +92,7 @@ def access_arguments(
     if http:
         arguments.append(f"--http-restricted-api={rule}")
     if admin_secret is not None:
-        # Otherwise Triton loads nothing on demand, whoever asks. All models are loaded at the start.
+        # Otherwise Triton loads nothing on demand, whoever asks; at the start all are loaded.
         arguments += ["--model-control-mode=explicit", "--load-model=*"]
     # Newer servers refuse shared memory of themselves; older ones do not know the word.
     if shared_memory and "--allow-client-shm" in _help(install):
