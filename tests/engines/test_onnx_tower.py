@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -77,3 +80,25 @@ def test_a_closed_tower_gives_back_its_memory(small_bundle: Bundle, runtime: str
     for _ in range(2):
         with pytest.raises(ClosedError, match="the tower is closed"):
             tower.run(tokens)
+
+
+def test_onnx_runtime_keeps_no_id_and_tells_nobody(small_bundle: Bundle, tmp_path: Path) -> None:
+    """Its builds for Linux report to their maker, and leave files where they keep what to send."""
+    program = (
+        "import sys; from cliprt_engines import LocalClip; "
+        "LocalClip(sys.argv[1]).encode_text('a'); print('done')"
+    )
+    folders = {name: str(tmp_path / name) for name in ("HOME", "TMPDIR", "CLIPRT_HOME")}
+    for folder in folders.values():
+        Path(folder).mkdir()
+    unset = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(small_bundle.path)],
+        env={key: value for key, value in os.environ.items() if key not in unset} | folders,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "done\n"
+    kept = [path.name for name in ("HOME", "TMPDIR") for path in (tmp_path / name).rglob("*")]
+    assert not {".ses", "deviceid", ".onnxruntime"} & set(kept)
