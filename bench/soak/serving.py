@@ -68,8 +68,8 @@ class Served:
         told = self._told()
         self.grpc, self.http, self.openai = told["grpc"], told["http"], told["openai"]
         self._checks: list[Callable[[], object]] = []
-        self._server = self._find_server()
         self._roles = sorted(self.members().values())
+        self._server = _server_of(self.members())
 
     def members(self) -> dict[int, str]:
         """Roles of its processes, by number."""
@@ -97,15 +97,16 @@ class Served:
         return found
 
     def crashed(self) -> bool:
-        """Whether the tritonserver has ended though nobody killed it."""
-        return self._find_server(patience_s=0) != self._server
+        """Whether the tritonserver that was healthy last has ended."""
+        return not psutil.pid_exists(self._server)
 
     def healthy(self) -> bool:
         """Whether all its processes are there, the towers give known answers, and all checks hold.
 
         Its own health concerns the towers; the models around them are what the checks ask.
         """
-        if sorted(self.members().values()) != self._roles:
+        members = self.members()
+        if sorted(members.values()) != self._roles:
             return False
         if not _answers("POST", f"{self.http}/v2/models/clip_health/infer"):
             return False
@@ -116,6 +117,7 @@ class Served:
                 check()
         except Exception:  # noqa: BLE001 - whatever it is, it is not healthy
             return False
+        self._server = _server_of(members)
         return True
 
     def wait_until_healthy(self) -> None:
@@ -131,25 +133,17 @@ class Served:
             if time.monotonic() > ends:
                 raise NotHealthy(f"it was not healthy again within {_RECOVERY_S:g} s")
             time.sleep(0.1)
-        self._server = self._find_server()
 
     def kill_server(self) -> None:
         """Kills the tritonserver with SIGKILL."""
-        before = self._server
-        os.kill(before, signal.SIGKILL)
-        ends = time.monotonic() + _RECOVERY_S
-        # Its end is seen first: until then a probe might find it healthy.
-        while psutil.pid_exists(before):
-            if time.monotonic() > ends:
-                raise NotHealthy("a killed tritonserver is still there")
-            time.sleep(0.01)
+        _kill(self._server)
 
     def kill_stub(self, model: str) -> None:
         """Kills the process that computes a model with SIGKILL."""
         found = [pid for pid, role in self.members().items() if role == f"stub {model}"]
         if not found:
             raise NotHealthy(f"the model {model} has no process")
-        os.kill(found[0], signal.SIGKILL)
+        _kill(found[0])
 
     def reload(self, model: str) -> None:
         """Has a model loaded anew while it serves, as if it had been changed.
@@ -170,10 +164,6 @@ class Served:
                 )
             except grpc.RpcError as error:
                 raise NotHealthy(f"{model} cannot be loaded: {error.details()}") from None
-
-    def crashes(self) -> int:
-        """How many crashes the supervisor has told of, those that were made included."""
-        return self.errors.read_text().count("is started again")
 
     def stop(self) -> int:
         """Ends it as Ctrl-C would, and returns its status."""
@@ -196,15 +186,19 @@ class Served:
             raise NotHealthy(f"cliprt serve did not start: {self.errors.read_text()[-1000:]}")
         return dict(line.split(maxsplit=1) for line in map(str.strip, lines[1:]))
 
-    def _find_server(self, patience_s: float = _RECOVERY_S) -> int:
-        ends = time.monotonic() + patience_s
-        while True:
-            for pid, role in self.members().items():
-                if role == "tritonserver":
-                    return pid
-            if time.monotonic() >= ends:
-                return 0
-            time.sleep(0.05)
+
+def _server_of(members: dict[int, str]) -> int:
+    (found,) = (pid for pid, role in members.items() if role == "tritonserver")
+    return found
+
+
+def _kill(pid: int) -> None:
+    """Kills a process and waits until it is dead: until then a probe might find it healthy."""
+    process = psutil.Process(pid)
+    process.kill()
+    with suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
 
 
 def _model_of(command: list[str]) -> str:

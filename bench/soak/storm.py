@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cliprt._sparing import needs_sparing
 from soak.books import RIGHT, UNFORESEEN, Books
-from soak.serving import NotHealthy, Served
+from soak.serving import Served
 
 KILL, KILL_STUB, RELOAD = "kill the server", "kill a model's process", "load a model anew"
 
@@ -94,8 +94,8 @@ class Storm:
                     self._acts.pop(0)
                     self.done.append(act)
                     self._books.note(act.what, RIGHT)
-        except NotHealthy as error:
-            self.failure = str(error)
+        except Exception as error:  # noqa: BLE001 - a thread that ends in silence would be worse
+            self.failure = f"{type(error).__name__}: {error}"
             self._books.note("recovery", UNFORESEEN, self.failure)
             over.set()
 

@@ -188,10 +188,7 @@ def _rate(found: Found) -> Plot:
     figure, axes = new_figure()
     (one,) = (each for each in found.series if each.what == "requests")
     pairs = list(zip(one.at_s, one.values, strict=True))
-    rates = [
-        (later[1] - sooner[1]) / (later[0] - sooner[0])
-        for sooner, later in pairwise(pairs)
-    ]
+    rates = [(later[1] - sooner[1]) / (later[0] - sooner[0]) for sooner, later in pairwise(pairs)]
     axes.plot(_minutes(one.at_s[1:]), rates, color=SERIES[0], linewidth=1.3)
     axes.set_ylim(bottom=0)
     labels(axes, "minutes", "requests in a second")
