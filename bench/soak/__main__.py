@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -65,6 +66,8 @@ def main(
     def enough(lasted: float, books: Books) -> bool:
         return done(lasted, books.requests) >= 1
 
+    # The server is in a session of its own: it ends when this program unwinds.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, errors_as_lines():
         bundle = open_bundle(export_checkpoint(str(CHECKPOINT), Path(folder) / "bundle").path)

@@ -60,7 +60,7 @@ def wait_for_end(pid: int, models: Callable[[], Mapping[int, str]]) -> str | Non
         ends = select.poll()
         ends.register(server, select.POLLIN)
         watched: dict[int, tuple[int, str]] = {}
-        stack.callback(lambda: [os.close(end) for end in watched])
+        stack.callback(_close_all, watched)
         while True:
             for each, model in models().items():
                 if (each, model) not in watched.values():
@@ -77,6 +77,11 @@ def wait_for_end(pid: int, models: Callable[[], Mapping[int, str]]) -> str | Non
                 os.close(end)
                 if status := _left_lying(each):
                     return f"the end of a process of {model} ({_words(status)})"
+
+
+def _close_all(descriptors: Mapping[int, object]) -> None:
+    for each in descriptors:
+        os.close(each)
 
 
 def _left_lying(pid: int) -> int:
