@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check overload-check kill-check chaos load-check preprocess-check batch-check rivals golden examples audit release lock clean
+.PHONY: help setup demo test fuzz test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak overload-check kill-check chaos load-check preprocess-check batch-check rivals golden examples audit release lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,8 +54,8 @@ cpu-check: $(ORACLE)/ready ## Compare the speed of LocalClip with transformers o
 serve-check: $(VENV)/ready ## Compare the speed of a served model with LocalClip on this CPU
 	@$(VENV)/bin/python -W ignore bench/serving_check.py $(ARGS)
 
-soak-check: $(VENV)/ready ## Watch the memory of client and server over 200,000 requests
-	@$(VENV)/bin/python -W ignore bench/soak_check.py $(ARGS)
+soak: $(VENV)/ready ## Ask, kill and reload for an hour, check every answer, watch what grows
+	@PYTHONPATH=tests:bench $(VENV)/bin/python -W ignore -m soak $(ARGS)
 
 overload-check: $(VENV)/ready ## Ask a served model for up to five times what it can answer (12 minutes)
 	@PYTHONPATH=bench $(VENV)/bin/python -W ignore bench/overload_check.py $(ARGS)

@@ -95,6 +95,7 @@ class TritonChannel:
             self._shared.close()
         with call_under_way():
             self._channel.close()
+        self.deadlines.close()
 
     def server_version(self, timeout_s: float) -> str:
         """Triton's version, for instance ``2.51.0``."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from patience import until
 from tritonclient.grpc import service_pb2
 from wire_models import write_wire_repository
 
@@ -223,6 +224,30 @@ def test_regions_do_not_outlive_their_process(wire_server: TritonServer, end: st
     assert run.returncode == (-9 if end == "killed" else 0), run.stderr
     start = f"cliprt-inputs-{run.stdout.strip()}-"
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(start)]  # noqa: PTH208
+
+
+def test_the_server_forgets_regions_of_killed_clients(
+    wire_server: TritonServer, channel: TritonChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", FORGETFUL, wire_server.address, "killed"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    start = f"cliprt-inputs-{run.stdout.strip()}-"
+    until(lambda: not [name for name in os.listdir("/dev/shm") if name.startswith(start)])  # noqa: PTH208
+
+    def kept() -> list[str]:
+        return [name for name in registered(channel) if name.startswith(start)]
+
+    sent = tensor(0)
+    channel.infer("echo", sent, "value", 20).result()
+    assert len(kept()) == 1
+    monkeypatch.setattr("cliprt._shared_memory._TIDY_S", 0.0)
+    # What it asked for may be under way at the first look.
+    channel.infer("echo", sent, "value", 20).result()
+    assert len(kept()) == 1
+    channel.infer("echo", sent, "value", 20).result()
+    assert not kept()
+    assert (channel.infer("echo", sent, "value", 20).result() == sent["value"]).all()
+    assert regions() <= registered(channel)
 
 
 def test_close_does_not_wait_for_a_silent_server_again_and_again(tmp_path: Path) -> None:

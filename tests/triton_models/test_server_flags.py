@@ -17,7 +17,7 @@ from patience import settled
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from wire_models import ONE, write_wire_repository
 
-from cliprt import Bundle, Client, ServerStartError
+from cliprt import Bundle, Client, ModelUnavailable, ServerStartError
 from cliprt._grpc import TritonChannel
 from cliprt_triton import ServerTls, TritonServer, write_repository
 from cliprt_triton._front._keys import read_api_keys
@@ -61,6 +61,27 @@ def test_administration_is_for_nobody_by_default(small_bundle: Bundle, tmp_path:
         channel = TritonChannel(server.address)
         assert channel.statistics("clip_text", 20).requests > 0
         channel.close()
+
+
+def test_who_knows_the_secret_loads_models(small_bundle: Bundle, tmp_path: Path) -> None:
+    repository = write_repository(small_bundle, tmp_path / "repository")
+    load = service_pb2.RepositoryModelLoadRequest(model_name="clip_text")
+    unload = service_pb2.RepositoryModelUnloadRequest(model_name="clip_text")
+    asked = {"metadata": ((SECRET, "open sesame, please"),), "timeout": 60}
+    with (
+        TritonServer(repository, admin_secret="open sesame, please") as server,
+        Client(server.address) as client,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        before = client.encode_text("a")
+        stub.RepositoryModelUnload(unload, **asked)
+        with pytest.raises(ModelUnavailable):
+            client.encode_text("a")
+        stub.RepositoryModelLoad(load, **asked)
+        assert (client.encode_text("a") == before).all()
+        with pytest.raises(grpc.RpcError, match="restricted"):
+            stub.RepositoryModelUnload(unload, timeout=60)
 
 
 def test_every_port_is_served_when_a_server_is_up(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -24,6 +24,9 @@ _STUB = b"triton_python_backend_stub"
 
 # Triton buries the processes that it ends itself at once.
 _BURIAL_S = 0.5
+
+# So often is looked for processes of models that were loaded meanwhile.
+_LOOK_MS = 2_000
 
 
 def check_open_files() -> None:
@@ -56,12 +59,12 @@ def model_processes(regions: str) -> dict[int, str]:
     return found
 
 
-def wait_for_end(pid: int, models: Mapping[int, str]) -> str | None:
+def wait_for_end(pid: int, models: Callable[[], Mapping[int, str]]) -> str | None:
     """Waits until a server has ended, or one of its models' processes has died.
 
     Args:
         pid: the server, a child of this process; its status is left for others to ask for.
-        models: as from ``model_processes``. Those that the server itself ends do not count.
+        models: gives what ``model_processes`` does. Those that the server itself ends do not count.
 
     Returns:
         None if the server has ended, else which process died and of what.
@@ -76,21 +79,29 @@ def wait_for_end(pid: int, models: Mapping[int, str]) -> str | None:
         stack.callback(os.close, server)
         ends = select.poll()
         ends.register(server, select.POLLIN)
-        watched: dict[int, int] = {}
-        for each in models:
-            with suppress(ProcessLookupError):  # the server has ended it
-                end = os.pidfd_open(each)
-                stack.callback(os.close, end)
-                ends.register(end, select.POLLIN)
-                watched[end] = each
+        watched: dict[int, tuple[int, str]] = {}
+        stack.callback(_close_all, watched)
         while True:
-            ended = [number for number, _ in ends.poll()]
+            for each, model in models().items():
+                if (each, model) not in watched.values():
+                    with suppress(ProcessLookupError):  # the server has ended it
+                        end = os.pidfd_open(each)
+                        ends.register(end, select.POLLIN)
+                        watched[end] = each, model
+            ended = [number for number, _ in ends.poll(_LOOK_MS)]
             if server in ended:
                 return None
-            for number in ended:
-                ends.unregister(number)
-                if status := _left_lying(watched[number]):
-                    return f"the end of a process of {models[watched[number]]} ({_words(status)})"
+            for end in ended:
+                each, model = watched.pop(end)
+                ends.unregister(end)
+                os.close(end)
+                if status := _left_lying(each):
+                    return f"the end of a process of {model} ({_words(status)})"
+
+
+def _close_all(descriptors: Mapping[int, object]) -> None:
+    for each in descriptors:
+        os.close(each)
 
 
 def _left_lying(pid: int) -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cliprt._errors import ServerStartError
+from cliprt._extras import QUIET
 from cliprt_triton._binding import check_host, warn_of_what_is_open
 from cliprt_triton._install import TritonInstall, find_tritonserver
 from cliprt_triton._processes import check_open_files, model_processes
@@ -232,7 +233,7 @@ class TritonServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **install.environment},
+                    env={**QUIET, **os.environ, **install.environment},
                     # Ctrl-C in a terminal reaches this program, which passes it on in order.
                     start_new_session=True,
                     umask=0o077,

@@ -118,6 +118,9 @@ def access_arguments(
     arguments = [f"--grpc-restricted-protocol={rule}"]
     if http:
         arguments.append(f"--http-restricted-api={rule}")
+    if admin_secret is not None:
+        # Otherwise Triton loads nothing on demand, whoever asks; at the start all are loaded.
+        arguments += ["--model-control-mode=explicit", "--load-model=*"]
     # Newer servers refuse shared memory of themselves; older ones do not know the word.
     if shared_memory and "--allow-client-shm" in _help(install):
         arguments.append("--allow-client-shm=true")

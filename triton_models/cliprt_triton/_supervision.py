@@ -176,7 +176,7 @@ class Supervisor:
                 raise
         self._ready.set()
         # Its number stays taken until its group, the backend's stubs, is gone as well.
-        lost = wait_for_end(process.pid, self._models())
+        lost = wait_for_end(process.pid, self._models)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
