@@ -305,7 +305,7 @@ def callers(served: Served, known: Known, books: Books) -> list[tuple[str, Calla
         ("patient", lambda: Patient(served, known, books, 3)),
         ("AsyncClient", lambda: Awaiting(served, known, books, 4)),
         *(
-            (name, lambda name=name, way=way, seed=seed: Wayfarer(name, way, known, books, seed))  # type: ignore[misc]
+            (name, lambda name=name, way=way, seed=seed: Wayfarer(name, way, known, books, seed))
             for seed, (name, way) in enumerate(ways, start=5)
         ),
         ("raw tensors", lambda: RawTensors(served, books, 9)),

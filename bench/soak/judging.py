@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 WARM_UP = 0.2
 LEAST_READINGS = 25
@@ -141,6 +142,6 @@ def unjudged(series: Sequence[Series], judged: Sequence[Judged]) -> list[str]:
     return sorted({one.role for one in series} - seen)
 
 
-def _slope(at: np.ndarray, values: np.ndarray) -> float:
+def _slope(at: NDArray[np.float64], values: NDArray[np.float64]) -> float:
     first, second = np.triu_indices(len(at), k=1)
     return float(np.median((values[second] - values[first]) / (at[second] - at[first])))

@@ -143,8 +143,8 @@ def soak(
                     books.overdue()
                     books.settle()
                     lasted = time.monotonic() - books.begun
-                    acts = len(storm.done)
-                    tell(Sight(lasted, books.requests, books.totals(), acts, storm.crashes))
+                    done = len(storm.done)
+                    tell(Sight(lasted, books.requests, books.totals(), done, storm.crashes))
                     if storm.over and enough(lasted, books):
                         break
             over.set()
