@@ -76,8 +76,6 @@ def _opened(folder: Path) -> Bundle:
     card = decode_card(card_path.read_bytes(), origin=str(folder))
     if outside := [name for name in card.files if Path(name).name != name]:
         raise BundleError(f"the card of {folder} names a file outside the bundle: {outside[0]!r}")
-    if strange := [name for name in card.files if not name.isprintable()]:
-        raise BundleError(f"the card of {folder} gives a file an unprintable name: {strange[0]!r}")
     # Graphs first: a file that one of them points to is not read before the name has been judged.
     graphs = [name for name in card.files if name.endswith(GRAPH_SUFFIX)]
     for name in graphs:

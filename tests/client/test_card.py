@@ -175,7 +175,7 @@ def test_a_card_of_numbers_that_no_model_has_is_refused(
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("a" * 300, "cannot be read"), ("a\x1b[31m", "unprintable name"), ("..", "is missing")],
+    [("a" * 300, "cannot be read"), ("a\x1b[31m", "may not be printed"), ("..", "is missing")],
 )
 def test_a_card_names_only_files_that_there_can_be(copy: Path, name: str, text: str) -> None:
     card = json.loads((copy / "card.json").read_text())
