@@ -29,14 +29,9 @@ INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
 # What the server says of each once the door is open. None: it does it.
 CLOSED: dict[str, tuple[Any, str | None]] = {
     "RepositoryIndex": (messages.RepositoryIndexRequest(), None),
-    "RepositoryModelLoad": (
-        messages.RepositoryModelLoadRequest(model_name="echo"),
-        "explicit model load / unload is not allowed",
-    ),
-    "RepositoryModelUnload": (
-        messages.RepositoryModelUnloadRequest(model_name="echo"),
-        "explicit model load / unload is not allowed",
-    ),
+    "RepositoryModelLoad": (messages.RepositoryModelLoadRequest(model_name="echo"), None),
+    # Nothing is there to be unloaded, and Triton has no objection.
+    "RepositoryModelUnload": (messages.RepositoryModelUnloadRequest(model_name="no-such"), None),
     "LogSettings": (messages.LogSettingsRequest(), None),
     "TraceSetting": (messages.TraceSettingRequest(), None),
     "SystemSharedMemoryStatus": (messages.SystemSharedMemoryStatusRequest(), None),
@@ -56,8 +51,8 @@ CLOSED: dict[str, tuple[Any, str | None]] = {
 # The same over HTTP: method, path, body, status with the secret.
 CLOSED_HTTP = [
     ("POST", "v2/repository/index", b"{}", {200}),
-    ("POST", "v2/repository/models/echo/load", b"{}", {503}),
-    ("POST", "v2/repository/models/echo/unload", b"{}", {503}),
+    ("POST", "v2/repository/models/echo/load", b"{}", {200}),
+    ("POST", "v2/repository/models/no-such/unload", b"{}", {200}),
     ("GET", "v2/logging", None, {200}),
     ("POST", "v2/logging", b'{"log_verbose_level":0}', {200}),
     ("GET", "v2/trace/setting", None, {200}),
