@@ -82,6 +82,7 @@ class TritonServer:
         shared_memory: bool = False,
         response_cache_bytes: int | None = None,
         admin_secret: str | None = None,
+        load_at_start: bool = True,
         restarts: Restarts | None = None,
         allow_remote: bool = False,
     ) -> None:
@@ -111,6 +112,8 @@ class TritonServer:
                 load models, trace and change logging (and use shared memory); None lets nobody.
                 At least 16 printable characters. Users of this machine can read it among the
                 server's arguments, the only place from which tritonserver takes it.
+            load_at_start: False leaves it to whoever administrates to load models; none is then
+                there at the start.
             restarts: how often a server that crashed is started again; None leaves it ended.
             allow_remote: the host may be an address that other machines reach; what then stands
                 open to them is logged as a warning.
@@ -150,6 +153,7 @@ class TritonServer:
                     install,
                     shared_memory=shared_memory,
                     admin_secret=admin_secret,
+                    load_at_start=load_at_start,
                     http=http is not None,
                 ),
                 *(tls.arguments() if tls else ()),

@@ -90,7 +90,12 @@ class ServerTls:
 
 
 def access_arguments(
-    install: TritonInstall, *, shared_memory: bool, admin_secret: str | None, http: bool
+    install: TritonInstall,
+    *,
+    shared_memory: bool,
+    admin_secret: str | None,
+    load_at_start: bool,
+    http: bool,
 ) -> list[str]:
     """Arguments that say which calls are for everybody.
 
@@ -99,6 +104,7 @@ def access_arguments(
         shared_memory: any client may register regions of this machine's shared memory.
         admin_secret: who sends it as the header ``triton-grpc-protocol-cliprt-secret`` may load
             models, trace and change logging; None lets nobody.
+        load_at_start: all models are loaded at the start; without a secret they are in any case.
         http: HTTP is served, too.
 
     Raises:
@@ -119,8 +125,8 @@ def access_arguments(
     if http:
         arguments.append(f"--http-restricted-api={rule}")
     if admin_secret is not None:
-        # Otherwise Triton loads nothing on demand, whoever asks; at the start all are loaded.
-        arguments += ["--model-control-mode=explicit", "--load-model=*"]
+        # Otherwise Triton loads nothing on demand, whoever asks.
+        arguments += ["--model-control-mode=explicit", *(["--load-model=*"] * load_at_start)]
     # Newer servers refuse shared memory of themselves; older ones do not know the word.
     if shared_memory and "--allow-client-shm" in _help(install):
         arguments.append("--allow-client-shm=true")
