@@ -14,7 +14,7 @@ from input_files import SIDE
 from input_texts import CONTEXT
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
-from ways import refuse
+from ways import refuse, refuse_http
 from wire import tensors_of
 
 from pictures import pixels
@@ -48,6 +48,8 @@ class Ask:
         parameters: of the request.
         refused: what the refusal says, as a pattern; None where it is taken.
         http: the same by HTTP, where that differs; "" where it cannot be said there.
+        unread: what Triton's HTTP cannot read of it: it then says so with status 500, whatever
+            becomes of it by gRPC.
         like: a request that is answered the same.
     """
 
@@ -58,6 +60,7 @@ class Ask:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     refused: str | None = None
     http: str | None = None
+    unread: str = ""
     like: Ask | None = None
 
 
@@ -104,7 +107,7 @@ def grpc_request(ask: Ask) -> Any:
 
 
 def over_http(host: str, ask: Ask) -> NDArray[np.float32]:
-    """Sends a request by HTTP; raises as ``over_grpc`` does."""
+    """Sends a request by HTTP; raises as ``over_grpc`` does, and ``Unread``."""
     tensors = [
         {
             "name": raw.name,
@@ -123,7 +126,7 @@ def over_http(host: str, ask: Ask) -> NDArray[np.float32]:
     status, content = post(host, f"/v2/models/{ask.model}/infer", body, fields)
     answer = json.loads(content)
     if status != 200:
-        refuse(status == 400, answer["error"])
+        refuse_http(status, answer["error"])
     output = answer["outputs"][0]
     return np.array(output["data"], np.float32).reshape(output["shape"])
 
@@ -207,14 +210,14 @@ def _requests() -> Iterator[tuple[int, Ask]]:
         "-1 pictures": (-1, SIDE, SIDE, 3),
     }.items():
         raw = Raw("pixels", "UINT8", shape, pixels_of)
-        yield 61, Ask(name, "clip_image", (raw,), refused=".")
+        yield 61, Ask(name, "clip_image", (raw,), refused=".", unread=_unread("shape", *shape))
     for name, shape in {
         "2^62 texts": (2**62, 4),
         "2^62 tokens": (1, 2**62),
         "-1 tokens": (1, -1),
     }.items():
         raw = Raw("tokens", "INT32", shape, tokens_of)
-        yield 61, Ask(name, "clip_text", (raw,), refused=".")
+        yield 61, Ask(name, "clip_text", (raw,), refused=".", unread=_unread("shape", *shape))
     (good,) = of_pixels().inputs
     more = Raw("more", "UINT8", (1, 1), b"\0")
     yield 61, Ask("an input twice", "clip_image", (good, good), refused="already exists")
@@ -239,7 +242,20 @@ def _parameters() -> Iterator[tuple[int, Ask]]:
         ("priority -1", {"priority": -1}, "priority"),
         ("a parameter of 100,000 letters", {"mine": "x" * 100_000}, None),
     ):
-        yield 64, Ask(name, "clip_image", (good,), parameters=parameters, refused=refused)
+        asked = Ask(name, "clip_image", (good,), parameters=parameters, refused=refused)
+        unread = [_unread(key, value) for key, value in parameters.items() if key in _COUNTS]
+        yield 64, replace(asked, unread="".join(unread))
+
+
+# Parameters that Triton's HTTP reads as numbers from 0.
+_COUNTS = ("timeout", "priority")
+
+
+def _unread(where: str, *values: Any) -> str:
+    """What Triton's HTTP says of values that are no numbers from 0; nothing if all are."""
+    if all(isinstance(value, int) and value >= 0 for value in values):
+        return ""
+    return f"Unable to parse '{where}': attempt to access JSON non-unsigned-integer"
 
 
 TENSORS: list[tuple[int, Ask]] = [

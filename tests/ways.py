@@ -132,7 +132,7 @@ class EnsembleOverHttp:
         answer = json.loads(response.read())
         connection.close()
         if response.status != 200:
-            refuse(response.status == 400, answer["error"])
+            refuse_http(response.status, answer["error"])
         output = answer["outputs"][0]
         return np.array(output["data"], np.float32).reshape(output["shape"])
 
@@ -168,6 +168,17 @@ class OpenAi:
 def as_bytes(text: str | bytes) -> bytes:
     """UTF-8; a lone surrogate becomes the bytes that a sloppy caller would send."""
     return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+
+
+class Unread(RuntimeError):
+    """Triton's HTTP could not read a request, which it calls an error of its own: status 500."""
+
+
+def refuse_http(status: int, message: str) -> NoReturn:
+    """What the status and the words of Triton's HTTP come to."""
+    if status == 500 and re.match("(Unable|failed) to parse ", message):
+        raise Unread(message)
+    refuse(status == 400, message)
 
 
 def refuse(invalid: bool, message: str) -> NoReturn:

@@ -221,8 +221,12 @@ class Books:
                 self._note(one.kind, LOST, now, f"no answer within {now - one.begun:.0f} s")
         return [one.kind for one in found]
 
-    def settle(self) -> None:
-        """Decides about failures: a disturbance explains them, or nothing does."""
+    def settle(self) -> int:
+        """Decides about failures: a disturbance explains them, or nothing does.
+
+        Returns:
+            How many it is too early to decide about.
+        """
         now = time.monotonic()
         with self._lock:
             waiting, self._open = self._open, []
@@ -233,6 +237,7 @@ class Books:
                     self._open.append((ticket, ended, text))  # a crash may be noticed later
                 else:
                     self._note(ticket.kind, UNFORESEEN, ended, text)
+            return len(self._open)
 
     def _begin(self, kind: str, deadline_s: float) -> Ticket:
         now = time.monotonic()

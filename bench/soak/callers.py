@@ -6,9 +6,9 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import numpy as np
@@ -24,6 +24,8 @@ TIMEOUT_S = 60.0
 """Deadline of a request: far beyond what it takes, so that a late one is one that hangs."""
 
 _PATIENT_S = 240.0
+
+Kind = TypeVar("Kind")
 
 
 class Caller(Protocol):
@@ -42,12 +44,13 @@ class Blocking:
     def __init__(self, served: Served, known: Known, books: Books, seed: int) -> None:
         self._client = Client(served.grpc, timeout_s=TIMEOUT_S)
         self._known, self._books, self._drawn = known, books, random.Random(seed)
-        self._calls = [self._texts, self._texts, self._files, self._arrays]
-        self._calls += [self._stream, self._mixed, self._bad_picture, self._bad_text, self._hasty]
+        calls = [self._texts, self._texts, self._files, self._arrays]
+        calls += [self._stream, self._mixed, self._bad_picture, self._bad_text, self._hasty]
+        self._calls = in_turns(calls, self._drawn)
 
     def once(self) -> None:
         """One of the requests above."""
-        self._drawn.choice(self._calls)()
+        next(self._calls)()
 
     def close(self) -> None:
         """Closes the client."""
@@ -152,6 +155,8 @@ class Awaiting:
         self._loop = asyncio.new_event_loop()
         self._client = AsyncClient(served.grpc, timeout_s=TIMEOUT_S)
         self._known, self._books, self._drawn = known, books, random.Random(seed)
+        calls = [self._texts, self._pictures, self._cancelled, self._hasty, self._bad]
+        self._calls = in_turns(calls, self._drawn)
 
     def once(self) -> None:
         """Eight requests at a time."""
@@ -163,8 +168,7 @@ class Awaiting:
         self._loop.close()
 
     async def _eight(self) -> None:
-        calls = (self._texts, self._pictures, self._cancelled, self._hasty, self._bad)
-        await asyncio.gather(*(self._drawn.choice(calls)() for _ in range(8)))
+        await asyncio.gather(*(next(self._calls)() for _ in range(8)))
 
     async def _ask(self, kind: str, call: Any, expected: Any) -> None:
         await self._books.ask_async(
@@ -219,11 +223,12 @@ class Wayfarer:
         self._name, self._opened = name, opened
         self._way = opened()
         self._known, self._books, self._drawn = known, books, random.Random(seed)
-        self._calls = [self._texts, self._pictures, self._bad_picture, self._bad_text]
+        calls = [self._texts, self._pictures, self._bad_picture, self._bad_text]
+        self._calls = in_turns(calls, self._drawn)
 
     def once(self) -> None:
         """Texts or pictures, good or bad."""
-        self._drawn.choice(self._calls)()
+        next(self._calls)()
 
     def close(self) -> None:
         """Closes it."""
@@ -312,11 +317,17 @@ def callers(served: Served, known: Known, books: Books) -> list[tuple[str, Calla
     ]
 
 
-def run_until(over: threading.Event, opened: Callable[[], Caller]) -> None:
-    """Opens a caller and lets it ask until it is over."""
+def in_turns(kinds: Sequence[Kind], drawn: random.Random) -> Iterator[Kind]:
+    """All of them in an order that is drawn, again and again: none comes late."""
+    while True:
+        yield from drawn.sample(kinds, len(kinds))
+
+
+def run_until(over: threading.Event, opened: Callable[[], Caller], pause_s: float) -> None:
+    """Opens a caller and lets it ask, with pauses, until it is over."""
     caller = opened()
     try:
-        while not over.is_set():
+        while not over.wait(pause_s):
             caller.once()
     finally:
         with suppress(Exception):

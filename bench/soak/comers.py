@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from ways import EnsembleOverGrpc, OpenAi
 from cliprt import AsyncClient, Bundle, Client, Connection, Decoding
 from cliprt_engines import LocalClip
 from soak.books import LOST, RIGHT, Books, Rows
-from soak.callers import TIMEOUT_S
+from soak.callers import TIMEOUT_S, in_turns
 from soak.known import Known
 from soak.serving import Served
 
@@ -36,7 +37,7 @@ class Comers:
     ) -> None:
         self._served, self._known, self._books = served, known, books
         self._bundle, self._drawn = bundle, random.Random(seed)
-        self._kinds: list[tuple[str, Callable[[], object]]] = [
+        kinds: list[tuple[str, Callable[[], object]]] = [
             ("Client", lambda: self._client(self._plain(), None)),
             ("shared memory", lambda: self._client(self._shared(), None)),
             ("decoding processes", lambda: self._client(self._plain(), Decoding(2, "processes"))),
@@ -45,10 +46,11 @@ class Comers:
             ("raw gRPC", lambda: self._way(EnsembleOverGrpc(served.grpc))),
             ("OpenAI", lambda: self._way(OpenAi(served.openai))),
         ]  # fmt: skip
+        self._kinds = in_turns(kinds, self._drawn)
 
     def once(self) -> None:
         """Opens one, asks for pictures and closes it."""
-        name, call = self._drawn.choice(self._kinds)
+        name, call = next(self._kinds)
         self._items, rows = self._known.files.some(self._drawn, 4)
         self._books.ask(f"opened and closed: {name}", call, Rows(rows), deadline_s=3 * TIMEOUT_S)
         time.sleep(_PAUSE_S)
@@ -89,8 +91,9 @@ class Victims:
     The server must not mind, which the others see; and what they shared with it must go with them.
     """
 
-    def __init__(self, served: Served, books: Books, seed: int) -> None:
-        self._served, self._books, self._drawn = served, books, random.Random(seed)
+    def __init__(self, served: Served, books: Books, over: threading.Event, seed: int) -> None:
+        self._served, self._books, self._over = served, books, over
+        self._drawn = random.Random(seed)
 
     def once(self) -> None:
         """Starts one and kills it."""
@@ -114,7 +117,7 @@ class Victims:
             self._books.note("killed clients", LOST, "regions of a killed client stayed")
         else:
             self._books.note("killed clients", RIGHT)
-        time.sleep(self._drawn.uniform(2, 6))
+        self._over.wait(self._drawn.uniform(2, 6))
 
     def close(self) -> None:
         """Nothing stays."""

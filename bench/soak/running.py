@@ -27,7 +27,6 @@ from soak.storm import Act, Storm, may_crash
 from soak.watching import Watcher
 
 _TURN_S = 0.25
-_SETTLED_S = 5.0
 _GONE_S = 20.0
 
 
@@ -105,6 +104,7 @@ def soak(
     enough: Callable[[float, Books], bool],
     tell: Callable[[Sight], object] = lambda _: None,
     victims: bool = True,
+    pause_s: float = 0.0,
 ) -> Found:
     """Serves a bundle and asks it until it is enough.
 
@@ -116,6 +116,7 @@ def soak(
             before.
         tell: called a few times a second.
         victims: whether clients are killed.
+        pause_s: of each caller before each request: what else there is to do gets on sooner.
 
     Raises:
         NotHealthy: the server did not start.
@@ -134,8 +135,10 @@ def soak(
             opened = callers(served, inputs, books)
             opened.append(("comers", lambda: Comers(served, inputs, books, bundle, 20)))
             if victims:
-                opened.append(("victims", lambda: Victims(served, books, 21)))
-            working = [_thread(name, partial(_work, over, one, books)) for name, one in opened]
+                opened.append(("victims", lambda: Victims(served, books, over, 21)))
+            working = [
+                _thread(name, partial(_work, over, one, books, pause_s)) for name, one in opened
+            ]
             watching = _thread("watcher", partial(watcher.run, over))
             storming = _thread("storm", partial(storm.run, calm))
             with suppress(KeyboardInterrupt):  # what was seen until then is told
@@ -152,8 +155,8 @@ def soak(
             calm.set()  # a crash that a last request met is still noticed
             storming.join()
             lasted = time.monotonic() - books.begun
-            time.sleep(_SETTLED_S)
-            books.settle()
+            while books.settle():
+                time.sleep(_TURN_S)
             left = _left_by_client(served)
             processes = served.processes()
         finally:
@@ -194,9 +197,11 @@ def _check_pipelines(served: Served, inputs: Known) -> None:
     served.wait_until_healthy()
 
 
-def _work(over: threading.Event, opened: Callable[[], Caller], books: Books) -> None:
+def _work(
+    over: threading.Event, opened: Callable[[], Caller], books: Books, pause_s: float
+) -> None:
     try:
-        run_until(over, opened)
+        run_until(over, opened, pause_s)
     except Exception as error:  # noqa: BLE001 - a caller that ends is a finding, too
         name = threading.current_thread().name
         books.note(f"{name} ended", UNFORESEEN, f"{type(error).__name__}: {error}")

@@ -62,7 +62,7 @@ def test_the_server_is_healthy_behind_all_of_them(world: World) -> None:
     assert (report.status, report.problems()) == ("good", "")
 
 
-@pytest.mark.parametrize("model", ["clip_decode", "clip_tokenize", "clip_image", "clip_text"])
+@pytest.mark.parametrize("model", ["clip_image_file", "clip_tokenize", "clip_image", "clip_text"])
 def test_good_and_bad_requests_shared_batches(model: str, world: World) -> None:
     """What says that neighbours were not harmed would say little if they never met."""
     with stub_of(world.server.address) as stub:

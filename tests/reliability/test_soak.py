@@ -65,6 +65,7 @@ found = soak(
     acts,
     every_s=0.5,
     enough=lambda seconds, books: kinds <= books.kinds(),
+    pause_s=0.5,
 )
 write_page(found, Path(sys.argv[2]))
 print(as_json(found))
