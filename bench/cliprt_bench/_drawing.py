@@ -166,6 +166,10 @@ def _whisker(one: Figure | float) -> list[float] | None:
 def logarithmic(axes: Any, which: str, formatter: Callable[..., str] | None = None) -> None:
     ticker = require("matplotlib.ticker", extra="bench")
     axis = axes.xaxis if which == "x" else axes.yaxis
+    least, most = axis.get_data_interval()
+    if least > 0 and most < least * 1.01:
+        # A single value: what matplotlib makes room of around it is nothing on some processors.
+        (axes.set_xlim if which == "x" else axes.set_ylim)(least / 2, most * 2)
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axes.margins(**{which: 0.1})
     low, high = sorted(axis.get_view_interval())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,9 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 import cards
 from cliprt import Bundle
+from cliprt_bench._comparable import read_labelled
+from cliprt_bench._compare import compare_bench_cards
+from cliprt_bench._compare_tables import to_markdown
 
 
 class Clock:
@@ -65,7 +70,7 @@ def test_the_export_counts(
     kinds = [command[1] for command in commands]
     # In process and served, in two precisions; a load is that of a server.
     assert {kind: len([*group]) for kind, group in itertools.groupby(sorted(kinds))} == {
-        **{"compare": 4, "latency": 4, "load": 2, "startup": 2, "throughput": 4}
+        **{"compare": 4, "latency": 2, "load": 2, "startup": 2, "throughput": 4}
     }
     minutes = len(commands) + 2
     said = f"measured in {minutes:.1f} minutes, 2.0 of them to have the bundle; reports: {tmp_path}"
@@ -80,3 +85,15 @@ def test_without_a_browser_there_are_no_pictures(
     cards.keep_pictures(tmp_path)
     assert "there is no chromium" in capsys.readouterr().out
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_tables_of_the_benchmarks_page_are_those_of_its_cards() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (?:image|text|startup)[,:] .*$", page, re.MULTILINE)
+    assert len(shown) > 20
+    measured: set[str] = set()
+    for kind in ("throughput", "latency", "load", "startup"):
+        cards = sorted((ROOT / "docs" / "cards").glob(f"*-{kind}.json"))
+        compared = compare_bench_cards(read_labelled(cards))
+        measured |= set(to_markdown(compared, None).splitlines())
+    assert [line for line in shown if line not in measured] == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -201,7 +200,7 @@ def test_conditions_are_dressed_by_what_they_came_to(verdict: Verdict, dress: st
 def test_many_notes_are_folded(count: int, folded: bool) -> None:
     own = compared(card(kind="stages", points=(), stages={"image": {"decode": quiet(1.0)}}))
     notes = tuple(f"note {number}" for number in range(count))
-    page = report_page(replace(own, notes=notes)).decode()
+    page = report_page(msgspec.structs.replace(own, notes=notes)).decode()
     assert (f"<details><summary><h2>{count} notes" in page) is folded
     assert page.count("<li>note ") == count
 

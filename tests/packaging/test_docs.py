@@ -14,7 +14,7 @@ from conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
-FOLDERS = ("client", "export", "engines", "triton_models", "bench", "demo", "tests")
+FOLDERS = ("client", "export", "engines", "triton_models", "bench", "demo", "docs", "tests")
 
 
 def blocks(language: str) -> list[str]:
@@ -91,7 +91,7 @@ def test_make_help_lists_every_target() -> None:
     assert [line.split()[1] for line in listed.stdout.splitlines()] == phony.split()
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md"])
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "docs/benchmarks.md"])
 def test_files_that_are_named_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     present = [
