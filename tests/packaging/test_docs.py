@@ -91,7 +91,9 @@ def test_make_help_lists_every_target() -> None:
     assert [line.split()[1] for line in listed.stdout.splitlines()] == phony.split()
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "docs/reliability.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "ARCHITECTURE.md", "docs/benchmarks.md", "docs/reliability.md"]
+)
 def test_files_that_are_named_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     present = [
