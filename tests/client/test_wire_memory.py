@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +251,15 @@ def test_the_server_forgets_regions_of_killed_clients(
     assert regions() <= registered(channel)
 
 
+def states_of_threads(pid: int) -> set[str]:
+    """One letter each, as in ``/proc``."""
+    found = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            found.add(path.read_text().rpartition(") ")[2][0])
+    return found
+
+
 def test_close_does_not_wait_for_a_silent_server_again_and_again(tmp_path: Path) -> None:
     with TritonServer(write_wire_repository(tmp_path / "models"), shared_memory=True) as server:
         channel = TritonChannel(Connection(server.address, shared_memory=True))
@@ -269,6 +279,8 @@ def test_close_does_not_wait_for_a_silent_server_again_and_again(tmp_path: Path)
         shared._call = counted
         os.kill(server.pid, signal.SIGSTOP)
         try:
+            # A thread at work stops when it comes to it, and might still answer.
+            until(lambda: states_of_threads(server.pid) == {"T"})
             channel.close()
         finally:
             os.kill(server.pid, signal.SIGCONT)
