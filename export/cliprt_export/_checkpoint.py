@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cliprt._bundle import sha256_of
 from cliprt._errors import CheckpointError
 from cliprt._extras import require
 
@@ -20,6 +21,7 @@ SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _DESCRIPTIONS = [
     "config.json",
@@ -275,9 +277,27 @@ def _snapshot(repository: str, revision: str | None, stem: str) -> Path:
     try:
         # Into a folder named after the commit, so that all files are of one state. Offline it finds
         # what was downloaded before.
-        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        folder = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except Exception as error:  # noqa: BLE001 - network, HTTP, disk: all mean there is no checkpoint
         raise CheckpointError(f"{repository} cannot be downloaded: {error}") from None
+    for path in folder.rglob("*"):
+        _check_hash(path, repository)
+    return folder
+
+
+def _check_hash(path: Path, repository: str) -> None:
+    """Refuses a downloaded file that is not the one the hub named; the download compares sizes.
+
+    Large files lie in the cache under their SHA-256, which the hub told before it sent them.
+    """
+    named = path.resolve().name
+    if not (path.is_file() and _SHA256.fullmatch(named)):
+        return
+    if sha256_of(path) != named:
+        raise CheckpointError(
+            f"{path.name} of {repository} was damaged on its way or in the hub's cache: its "
+            "SHA-256 is not the one that the hub names; remove it from that cache and try again"
+        )
 
 
 def _holds_weights(folder: Path, stem: str) -> bool:

@@ -22,7 +22,7 @@ from types import TracebackType
 from cliprt._errors import ServerStartError
 from cliprt._tokenizer_cache import cache_home
 from cliprt_triton._install import TritonInstall, find_tritonserver
-from cliprt_triton._processes import check_open_files, model_processes
+from cliprt_triton._processes import check_open_files, model_processes, wait_for_end
 from cliprt_triton._server_flags import (
     ServerTls,
     access_arguments,
@@ -123,6 +123,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: Supervisor | None = None
         self._regions = ""
+        self._lost: str | None = None
         try:
             work = Path(self._work.name)
             install = find_tritonserver(tritonserver, work)
@@ -170,9 +171,17 @@ class TritonServer:
         return self._process.pid
 
     def wait(self) -> int:
-        """Waits until the server ends by itself, for good, and returns its exit status."""
+        """Waits until the server ends by itself, for good, and returns its exit status.
+
+        One that has lost the process of a model is ended; Triton would go on without it.
+        """
         assert self._process is not None
-        return self._supervisor.wait() if self._supervisor else self._process.wait()
+        if self._supervisor:
+            return self._supervisor.wait()
+        self._lost = wait_for_end(self._process.pid, model_processes(self._regions))
+        if self._lost:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
 
     @property
     def reason(self) -> str:
@@ -180,6 +189,8 @@ class TritonServer:
         if self._supervisor:
             return self._supervisor.reason
         assert self._process is not None
+        if self._lost:
+            return f"tritonserver crashed by {self._lost}"
         return f"tritonserver ended by itself with status {self._process.returncode}"
 
     def stop(self) -> None:
