@@ -1,4 +1,4 @@
-"""How much of the processor this process may use."""
+"""The processor: how much of it this process may use, and what it computes wrong."""
 
 from __future__ import annotations
 
@@ -25,3 +25,19 @@ def usable_cores() -> int:
             if quota > 0:
                 cores = min(cores, math.ceil(quota / period))
     return max(1, cores)
+
+
+def saturates_bytes(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor adds products of unsigned by signed bytes in too few bits.
+
+    Those of x86 with AVX2 and without VNNI add two products in 16 bits, and saturate.
+
+    Args:
+        cpuinfo: what the kernel says of the processor; False where it says nothing.
+    """
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return "avx2" in flags and not {"avx_vnni", "avx512_vnni"} & set(flags)

@@ -345,7 +345,7 @@ class LocalClip:
         try:
             loaded, used = load_chosen(self._bundle, tower, precision, self._goal, settings)
         except FidelityError:
-            # Processors without VNNI saturate products of int8-cpu.
+            # It does not give the known answers in int8-cpu on this processor.
             if self._wanted != "fastest" or precision == "fp32":
                 raise
             if settings is not None:

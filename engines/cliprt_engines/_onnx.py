@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliprt._cores import saturates_bytes
 from cliprt._errors import BundleError, ClosedError, DeploymentError
 from cliprt._external import external_files, locations
 from cliprt._extras import require
@@ -64,10 +65,10 @@ class OnnxTower:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not fuse_quantised:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        # Processors without VNNI add two products of unsigned by signed bytes in 16 bits, which is
-        # too few. There this turns weights into unsigned ones, whose kernels are slower and right;
-        # elsewhere it changes nothing.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if saturates_bytes():
+            # Turns weights into unsigned bytes, whose kernels are right there. Not elsewhere: they
+            # are slower, and ONNX Runtime would take them on processors with VNNI, too.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         # Not every version of ONNX Runtime refuses graphs that open files somewhere else.
         if not isinstance(model, bytes):
             external_files(model)

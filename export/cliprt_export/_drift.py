@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliprt._cores import saturates_bytes
 from cliprt._extras import require
 from cliprt_export._emulation import fuses_quantised, graph_to_measure
 from cliprt_export._fidelity import first_percentile
@@ -187,8 +188,8 @@ def _values(
     options.add_session_config_entry(_WEIGHTS_FOLDER, str(model.parent))
     if not fuse_quantised:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # As the towers are computed (`cliprt_engines.OnnxTower`): no products of bytes that saturate.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if saturates_bytes():  # as towers are computed: `cliprt_engines.OnnxTower`
+        options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

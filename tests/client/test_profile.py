@@ -35,9 +35,7 @@ def test_a_call_tells_where_its_time_went(
             client.encode_text("not counted")
     image, text = times.towers["image"], times.towers["text"]
     assert (image.requests, image.items, text.requests, text.items) == (2, 40, 1, 2)
-    assert min(image.prepare_ms, image.wire_ms, image.queue_ms, image.compute_ms) > 0
-    # Two clocks: on a busy machine the server may have counted all of the time.
-    assert text.wire_ms >= 0
+    assert min(image.prepare_ms, image.queue_ms, image.compute_ms, text.wire_ms) > 0
     printed = capsys.readouterr().err
     assert printed.splitlines()[0].split()[:5] == ["tower", "requests", "items", "batch", "prepare"]
     assert len(printed.splitlines()) == 4
