@@ -7,7 +7,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak-check kill-check load-check preprocess-check batch-check rivals golden examples lock clean
+.PHONY: help setup demo test fuzz test-gpu gate test-oracle full-size check bench hot-paths cpu-check serve-check soak overload-check kill-check chaos load-check preprocess-check batch-check rivals golden examples audit release lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,8 +17,12 @@ setup: $(VENV)/ready ## Make the environment (the other targets do it themselves
 demo: $(VENV)/ready ## Export, serve and query the demo model, and check its answers
 	@$(VENV)/bin/python demo/run.py
 
+# Two files of tests at a time: many wait for servers.
 test: $(VENV)/ready ## Run the tests (no torch, no GPU)
-	@$(VENV)/bin/python -m pytest -q
+	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
+
+fuzz: $(VENV)/ready ## Fuzz every reader of foreign bytes, guided by coverage (12 minutes)
+	@PYTHONPATH=tests:demo $(VENV)/bin/python -W ignore -m fuzz.run $(ARGS)
 
 test-gpu: $(VENV)/ready ## Run the tests that need an NVIDIA GPU
 	@$(VENV)/bin/python -m pytest -q -m gpu
@@ -51,11 +55,17 @@ cpu-check: $(ORACLE)/ready ## Compare the speed of LocalClip with transformers o
 serve-check: $(VENV)/ready ## Compare the speed of a served model with LocalClip on this CPU
 	@$(VENV)/bin/python -W ignore bench/serving_check.py $(ARGS)
 
-soak-check: $(VENV)/ready ## Watch the memory of client and server over 200,000 requests
-	@$(VENV)/bin/python -W ignore bench/soak_check.py $(ARGS)
+soak: $(VENV)/ready ## Ask, kill and reload for an hour, check every answer, watch what grows
+	@PYTHONPATH=tests:bench $(VENV)/bin/python -W ignore -m soak $(ARGS)
+
+overload-check: $(VENV)/ready ## Ask a served model for up to five times what it can answer (12 minutes)
+	@PYTHONPATH=bench $(VENV)/bin/python -W ignore bench/overload_check.py $(ARGS)
 
 kill-check: $(VENV)/ready ## Kill batch runs at random moments and compare what they end with
 	@PYTHONPATH=tests $(VENV)/bin/python -W ignore bench/kill_check.py $(ARGS)
+
+chaos: $(VENV)/ready ## Inject faults at random under traffic, and check every answer (30 minutes)
+	@PYTHONPATH=tests:bench $(VENV)/bin/python -W ignore -m chaos $(ARGS)
 
 load-check: $(VENV)/ready ## Hold the load generator against queueing theory (2 minutes)
 	@PYTHONPATH=tests $(VENV)/bin/python -W ignore bench/load_check.py $(ARGS)
@@ -74,6 +84,12 @@ golden: $(ORACLE)/ready ## Make the tests' golden files again from transformers
 
 examples: $(VENV)/ready ## Write triton_models/examples again, the configurations of ViT-B/32
 	@PYTHONPATH=tests $(VENV)/bin/python tests/repository_examples.py
+
+audit: $(VENV)/ready ## Look for secrets in the tree, and for known holes in what is pinned
+	@$(VENV)/bin/python .ci/audit.py
+
+release: $(VENV)/ready ## Build sdist and wheel into dist/, with an SBOM and checksums
+	@$(VENV)/bin/python .ci/release.py
 
 lock: $(VENV)/ready ## Choose new versions for constraints.txt
 	@$(VENV)/bin/pip install --quiet uv && UV=$(VENV)/bin/uv .ci/lock

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cliprt import Client
-from cliprt._tokenizer_cache import cache_home
+from cliprt._cache_home import cache_home
 from cliprt_bench import measure_latency
 from cliprt_export import export_checkpoint, read_certificate
 from cliprt_triton import TritonServer, write_repository

@@ -202,7 +202,7 @@ BROKEN: dict[str, tuple[Damage, str]] = {
                 folder
             ),
         ),
-        r"has shape \[17, 48\], its config calls for",
+        "image sides must be from 1 to 2048 pixels",
     ),
     "number beyond numbers": (in_vision(hidden_size=10**400), "hidden_size must be a whole number"),
     "smaller vocabulary than the tokenizer's": (

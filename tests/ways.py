@@ -61,11 +61,11 @@ class Awaiting:
         self._loop = asyncio.new_event_loop()
         self._client = AsyncClient(address, limits=limits)
 
-    def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
-        return self._loop.run_until_complete(self._client.encode_image(files))
+    def images(self, files: Sequence[bytes], **options: Any) -> NDArray[np.float32]:
+        return self._loop.run_until_complete(self._client.encode_image(files, **options))
 
-    def texts(self, strings: Sequence[str]) -> NDArray[np.float32]:
-        return self._loop.run_until_complete(self._client.encode_text(strings))
+    def texts(self, strings: Sequence[str], **options: Any) -> NDArray[np.float32]:
+        return self._loop.run_until_complete(self._client.encode_text(strings, **options))
 
     def close(self) -> None:
         self._loop.run_until_complete(self._client.close())
@@ -83,7 +83,7 @@ class EnsembleOverGrpc:
     def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
         return self._infer("clip_image_file", "image", files)
 
-    def texts(self, strings: Sequence[str]) -> NDArray[np.float32]:
+    def texts(self, strings: Sequence[str | bytes]) -> NDArray[np.float32]:
         return self._infer("clip_text_string", "text", [as_bytes(text) for text in strings])
 
     def _infer(self, model: str, name: str, items: Sequence[bytes]) -> NDArray[np.float32]:
@@ -94,6 +94,32 @@ class EnsembleOverGrpc:
         return tensors_of(answer)["embedding"]
 
 
+class PairsOverGrpc:
+    """The model of pairs; what is not asked about is the same good picture or text in each pair."""
+
+    def __init__(self, address: str, *, image: bytes, text: str) -> None:
+        self._open = ExitStack()
+        self._stub = self._open.enter_context(stub_of(address))
+        self._image, self._text = image, text
+        self.close = self._open.close
+
+    def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
+        return self._infer("image_embedding", files, [self._text] * len(files))
+
+    def texts(self, strings: Sequence[str | bytes]) -> NDArray[np.float32]:
+        return self._infer("text_embedding", [self._image] * len(strings), strings)
+
+    def _infer(
+        self, asked: str, files: Sequence[bytes], strings: Sequence[str | bytes]
+    ) -> NDArray[np.float32]:
+        inputs = {"image": files, "text": [as_bytes(text) for text in strings]}
+        try:
+            answer = self._stub.ModelInfer(request_of("clip", inputs), timeout=60)
+        except grpc.RpcError as error:
+            refuse(error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details())
+        return tensors_of(answer)[asked]
+
+
 class EnsembleOverHttp:
     """The ensembles by Triton's HTTP: JSON for texts, binary for pictures."""
 
@@ -101,24 +127,29 @@ class EnsembleOverHttp:
         self._host = url.removeprefix("http://")
 
     def images(self, files: Sequence[bytes]) -> NDArray[np.float32]:
-        (content,) = request_of("", {"image": files}).raw_input_contents
-        tensor = {
-            "name": "image",
-            "datatype": "BYTES",
-            "shape": [len(files), 1],
-            "parameters": {"binary_data_size": len(content)},
-        }
-        header = json.dumps({"inputs": [tensor]}).encode()
-        fields = {"Inference-Header-Content-Length": str(len(header))}
-        return self._post("clip_image_file", header + content, fields)
+        return self._binary("clip_image_file", "image", files)
 
-    def texts(self, strings: Sequence[str]) -> NDArray[np.float32]:
+    def texts(self, strings: Sequence[str | bytes]) -> NDArray[np.float32]:
+        if any(isinstance(text, bytes) for text in strings):
+            return self._binary("clip_text_string", "text", [as_bytes(text) for text in strings])
         shape = [len(strings), 1]
         tensor = {"name": "text", "datatype": "BYTES", "shape": shape, "data": list(strings)}
         return self._post("clip_text_string", json.dumps({"inputs": [tensor]}).encode(), {})
 
     def close(self) -> None:
         pass
+
+    def _binary(self, model: str, name: str, items: Sequence[bytes]) -> NDArray[np.float32]:
+        (content,) = request_of("", {name: items}).raw_input_contents
+        tensor = {
+            "name": name,
+            "datatype": "BYTES",
+            "shape": [len(items), 1],
+            "parameters": {"binary_data_size": len(content)},
+        }
+        header = json.dumps({"inputs": [tensor]}).encode()
+        fields = {"Inference-Header-Content-Length": str(len(header))}
+        return self._post(model, header + content, fields)
 
     def _post(self, model: str, body: bytes, fields: dict[str, str]) -> NDArray[np.float32]:
         connection = http.client.HTTPConnection(self._host, timeout=60)
@@ -127,7 +158,7 @@ class EnsembleOverHttp:
         answer = json.loads(response.read())
         connection.close()
         if response.status != 200:
-            refuse(response.status == 400, answer["error"])
+            refuse_http(response.status, answer["error"])
         output = answer["outputs"][0]
         return np.array(output["data"], np.float32).reshape(output["shape"])
 
@@ -160,9 +191,20 @@ class OpenAi:
         return np.array([item.embedding for item in answer.data], np.float32)
 
 
-def as_bytes(text: str) -> bytes:
+def as_bytes(text: str | bytes) -> bytes:
     """UTF-8; a lone surrogate becomes the bytes that a sloppy caller would send."""
-    return text.encode("utf-8", "surrogatepass")
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+
+
+class Unread(RuntimeError):
+    """Triton's HTTP could not read a request, which it calls an error of its own: status 500."""
+
+
+def refuse_http(status: int, message: str) -> NoReturn:
+    """What the status and the words of Triton's HTTP come to."""
+    if status == 500 and re.match("(Unable|failed) to parse ", message):
+        raise Unread(message)
+    refuse(status == 400, message)
 
 
 def refuse(invalid: bool, message: str) -> NoReturn:

@@ -71,7 +71,12 @@ dynamic_batching {{
   max_queue_delay_microseconds: 0
   priority_levels: 3
   default_priority_level: 2
-  default_queue_policy {{ max_queue_size: {queue} }}
+  default_queue_policy {{
+    max_queue_size: {queue}
+    timeout_action: REJECT
+    default_timeout_microseconds: 600000000
+    allow_timeout_override: true
+  }}
 }}
 parameters [
   {{ key: "sleep_s" value {{ string_value: "{sleep_s}" }} }},

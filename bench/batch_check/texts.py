@@ -16,7 +16,7 @@ from cliprt_export import export_checkpoint
 
 CHECKPOINT = Path(__file__).resolve().parent.parent.parent / "demo" / "checkpoint"
 CALIBRATION_ITEMS = 64
-# What the memory may grow by after the first tenth, in megabytes: as for servers in soak_check.
+# What the memory may grow by after the first tenth, in megabytes: as for servers in `make soak`.
 LIMIT_MB = 100
 # Each tenth of the run needs some readings.
 EVERY_S = 2.0

@@ -13,6 +13,7 @@ import msgspec
 
 from cliprt._errors import CliprtError
 from cliprt._folders import write_whole
+from cliprt._json import UnreadableJson, read_json
 from cliprt_bench._figures import Figure
 
 SCHEMA = 1
@@ -323,14 +324,14 @@ def read_bench_card(path: Path) -> BenchCard:
     """
     try:
         content = path.read_bytes()
-        schema = msgspec.json.decode(content, type=_Versioned).schema
+        schema = read_json(content, _Versioned).schema
         if schema != SCHEMA:
             raise BenchCardError(
                 f"{path} has schema {schema}, this cliprt reads {SCHEMA}; measure it again, or "
                 "compare with the cliprt that made it"
             )
-        return msgspec.json.decode(content, type=BenchCard)
+        return read_json(content, BenchCard)
     except OSError as cause:
         raise BenchCardError(f"{path} cannot be read: {cause.strerror}") from None
-    except msgspec.MsgspecError as cause:
+    except UnreadableJson as cause:
         raise BenchCardError(f"{path} is no card of cliprt bench: {cause}") from None

@@ -108,7 +108,6 @@ def _print(comparison: Comparison, verdict: Verdict | None) -> None:
 def _write(path: Path, content: bytes) -> None:
     try:
         write_whole(path, content)
-        path.chmod(0o644)
     except OSError as error:
         raise InvalidInput(
             f"{path} cannot be written: {error.strerror or error}; name another file"

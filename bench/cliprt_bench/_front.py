@@ -17,13 +17,23 @@ from numpy.typing import NDArray
 
 from cliprt import Bundle
 from cliprt._connection import Tls
-from cliprt._errors import DeploymentError, InvalidInput, ServerError
+from cliprt._errors import (
+    DeadlineExceeded,
+    DeploymentError,
+    InvalidInput,
+    Overloaded,
+    ServerError,
+    ServerUnavailable,
+)
 from cliprt._texts import TextTokenizer
 from cliprt_bench._bench_card import Model, Target, Tower
 from cliprt_bench._targets import TIMEOUT_S, check_bundle, process_of, tokenizer_of
 
 # What a token may be made of: it becomes a part of a header.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+
+# What a front says to those who may come back, as the client calls it.
+_ERRORS = {429: Overloaded, 503: ServerUnavailable, 504: DeadlineExceeded}
 
 
 class OpenAiFront:
@@ -140,7 +150,7 @@ class OpenAiFront:
                 reason = answer["error"]["message"]
             except (LookupError, TypeError):
                 reason = "without a reason"
-            raise ServerError(f"status {status}: {reason}")
+            raise _ERRORS.get(status, ServerError)(f"status {status}: {reason}")
         return answer
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:

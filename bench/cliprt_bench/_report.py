@@ -137,24 +137,34 @@ def report_page(comparison: Comparison, verdict: Verdict | None = None) -> bytes
         MissingExtra: matplotlib is not installed.
     """
     first = comparison.cards[0]
-    sections = [_cards(comparison), _notes(comparison.notes)]
+    sections = [_cards(comparison), notes_section(comparison.notes)]
     if verdict is not None:
         sections.append(_verdict(verdict))
-    sections.append(_plots(draw_plots(comparison)))
+    sections.append(plots_section(draw_plots(comparison)))
     # The cards stand at the top already.
-    sections += [_table(table) for table in tables(comparison)[1:]]
+    sections += [table_section(table) for table in tables(comparison)[1:]]
     sections.append(f'<p class="how">{escape(LEGEND)}</p>')
     count = len(comparison.cards)
-    page = _PAGE.format(
-        title=escape(heading(comparison)),
-        subtitle=escape(
-            f"{count} {'card' if count == 1 else 'cards'} of cliprt bench, inputs: "
-            f"{printable(first.card.inputs.described, 200)}"
-        ),
-        sections="\n".join(filter(None, sections)),
+    subtitle = (
+        f"{count} {'card' if count == 1 else 'cards'} of cliprt bench, inputs: "
+        f"{printable(first.card.inputs.described, 200)}"
+    )
+    return page(heading(comparison), subtitle, sections)
+
+
+def page(title: str, subtitle: str, sections: Sequence[str]) -> bytes:
+    """A page in the report's dress, encoded.
+
+    Args:
+        title: plain text.
+        subtitle: plain text.
+        sections: HTML; empty ones are left out.
+    """
+    text = _PAGE.format(
+        title=escape(title), subtitle=escape(subtitle), sections="\n".join(filter(None, sections))
     )
     # A card may hold what no encoding can; the page shows a question mark there.
-    return page.encode("utf-8", errors="replace")
+    return text.encode("utf-8", errors="replace")
 
 
 def _cards(comparison: Comparison) -> str:
@@ -175,7 +185,8 @@ def _cards(comparison: Comparison) -> str:
     return f'<section class="cards" aria-label="Cards">{"".join(articles)}</section>'
 
 
-def _notes(notes: Sequence[str]) -> str:
+def notes_section(notes: Sequence[str]) -> str:
+    """Sentences that should be read first; nothing where there are none."""
     if not notes:
         return ""
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
@@ -195,7 +206,8 @@ def _verdict(verdict: Verdict) -> str:
     return f'<section><h2>Conditions</h2><ul class="notes verdict{outcome}">{lines}</ul></section>'
 
 
-def _plots(plots: Sequence[Plot]) -> str:
+def plots_section(plots: Sequence[Plot]) -> str:
+    """Plots with their titles, legends and captions; nothing where there are none."""
     if not plots:
         return ""
     figures = "\n".join(
@@ -214,7 +226,8 @@ def _key(key: Key) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def table_section(table: Table) -> str:
+    """A table that can be folded."""
     title = escape(table.title)
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
     rows = "\n".join(

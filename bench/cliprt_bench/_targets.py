@@ -23,6 +23,7 @@ from cliprt._extras import require
 from cliprt._grpc import TritonChannel
 from cliprt._grpc_errors import translate
 from cliprt._limits import Limits
+from cliprt._loopback import is_loopback
 from cliprt._names import EMBEDDING, PRECISION_PARAMETER, ModelNames
 from cliprt._texts import TextTokenizer
 from cliprt_bench._bench_card import Fidelity, Model, Target, Tower
@@ -284,7 +285,7 @@ def towers_in(card: cliprt.Card) -> tuple[Tower, ...]:
 
 def process_of(host: str) -> Literal["other", "remote"]:
     """Where a process is that is reached under a host's name."""
-    return "other" if host in ("localhost", "::1") or host.startswith("127.") else "remote"
+    return "other" if is_loopback(host) else "remote"
 
 
 def _served_target(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cliprt._tokenizer_cache import cache_home
+from cliprt._cache_home import cache_home
 from rivals.perf_analyzer import fetch_libb64
 from rivals.reasons import cleaned, reason_in
 

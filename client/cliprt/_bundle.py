@@ -55,10 +55,18 @@ def open_bundle(path: str | Path) -> Bundle:
     """Opens a bundle and checks every file against the SHA-256 in its card.
 
     Raises:
-        BundleError: no bundle there, a file is missing, its content is not what was exported, or a
-            graph keeps weights outside the bundle.
+        BundleError: no bundle there, a file is missing or cannot be read, its content is not what
+            was exported, or a graph keeps weights outside the bundle.
     """
     folder = Path(path)
+    try:
+        return _opened(folder)
+    # A name in the card may be one that no file can have.
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be read: {error.strerror or error}") from None
+
+
+def _opened(folder: Path) -> Bundle:
     card_path = folder / CARD
     if not card_path.is_file():
         raise BundleError(

@@ -6,14 +6,28 @@ it, so that a client configures itself from the server it talks to.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
 
 from cliprt._errors import BundleError
+from cliprt._json import UnreadableJson, read_json
 
 SCHEMA = 2
 """Version of the card's layout. A reader refuses any other."""
+
+# A card tells a client how much memory to take, and may come from a server that means harm. All of
+# these lie far above every published model.
+_MAX_SIDE = 2048
+_MAX_CONTEXT = 65_536
+_MAX_VOCABULARY = 2**31 - 1
+_MAX_DIM = 2**20
+_MAX_LOGIT = 1e9
+_MAX_FILE_BYTES = 2**62
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,8 +77,8 @@ class ImageSpec(_Record, frozen=True):
 
     def __post_init__(self) -> None:
         sides = (self.height, self.width, self.resize_height, self.resize_width)
-        if min(sides) < 1:
-            raise ValueError(f"image sides must be positive, got {sides}")
+        if not 1 <= min(sides) <= max(sides) <= _MAX_SIDE:
+            raise ValueError(f"image sides must be from 1 to {_MAX_SIDE} pixels, got {sides}")
         if self.resize == "shortest" and self.resize_height != self.resize_width:
             raise ValueError("resize 'shortest' needs one length, not two")
         if self.crop == "none":
@@ -110,10 +124,15 @@ class TextSpec(_Record, frozen=True):
     zeroed_id: int | None = None
 
     def __post_init__(self) -> None:
-        if self.context_length < 2:
-            raise ValueError(f"context_length must be at least 2, got {self.context_length}")
-        for name, value in (("end_id", self.end_id), ("pad_id", self.pad_id)):
-            if not 0 <= value < self.vocabulary:
+        if not 2 <= self.context_length <= _MAX_CONTEXT:
+            raise ValueError(
+                f"context_length must be from 2 to {_MAX_CONTEXT}, got {self.context_length}"
+            )
+        if self.vocabulary > _MAX_VOCABULARY:
+            raise ValueError(f"ids must fit into int32, got a vocabulary of {self.vocabulary}")
+        ids = {"end_id": self.end_id, "pad_id": self.pad_id, "zeroed_id": self.zeroed_id}
+        for name, value in ids.items():
+            if value is not None and not 0 <= value < self.vocabulary:
                 raise ValueError(f"{name} {value} lies outside the vocabulary of {self.vocabulary}")
         if self.pooling == "last" and not self.fixed_length:
             raise ValueError("pooling 'last' needs texts of a fixed length")
@@ -129,6 +148,11 @@ class FileEntry(_Record, frozen=True):
 
     sha256: str
     size: int
+
+    def __post_init__(self) -> None:
+        # Caches make names of files of it.
+        if not _SHA256.fullmatch(self.sha256) or not 0 <= self.size <= _MAX_FILE_BYTES:
+            raise ValueError(f"{self.sha256[:80]!r} and {self.size} bytes are no file")
 
 
 class Card(_Record, frozen=True):
@@ -172,8 +196,14 @@ class Card(_Record, frozen=True):
                 f"the card has schema {self.schema}, this cliprt reads schema {SCHEMA}; "
                 "export the checkpoint again or install the matching version"
             )
-        if self.dim < 1:
-            raise ValueError(f"dim must be positive, got {self.dim}")
+        if not 1 <= self.dim <= _MAX_DIM:
+            raise ValueError(f"dim must be positive and at most {_MAX_DIM}, got {self.dim}")
+        if self.logit_scale is not None and not 0 < self.logit_scale <= _MAX_LOGIT:
+            raise ValueError(
+                f"logit_scale must be above 0 and at most {_MAX_LOGIT:g}, got {self.logit_scale}"
+            )
+        if self.logit_bias is not None and not abs(self.logit_bias) <= _MAX_LOGIT:
+            raise ValueError(f"logit_bias is beyond {_MAX_LOGIT:g}, got {self.logit_bias}")
         if self.image is None and self.text is None:
             raise ValueError("a bundle has an image tower or a text tower")
 
@@ -187,12 +217,17 @@ def decode_card(data: bytes | str, *, origin: str) -> Card:
 
     Raises:
         BundleError: not JSON, of another schema, or a key is missing, unknown or of the wrong
-            type.
+            type; or a name holds what could steer a terminal.
     """
     try:
-        return msgspec.json.decode(data, type=Card)
-    except msgspec.MsgspecError as error:
+        card = read_json(data, Card)
+    except UnreadableJson as error:
         raise BundleError(f"the card of {origin} cannot be read: {error}") from None
+    for text in (card.name, card.family, card.revision or "", *card.files):
+        # They are printed, and may come from anybody.
+        if not text.isprintable():
+            raise BundleError(f"the card of {origin} holds {text[:80]!r}, which may not be printed")
+    return card
 
 
 def encode_card(card: Card, *, indent: int = 0) -> bytes:

@@ -20,6 +20,8 @@ _BASE_OPTIONS = (
     # After a restart of the server a client is back within a second, not within two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A name is looked up again as soon as its address is lost; gRPC would wait for half a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
     # gRPC keeps what it sends for a further attempt, up to a bound of 256 KiB: two pictures. Beyond
     # it silently gives up trying again. It keeps a reference, no copy, so the bound may go.
     ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
@@ -49,6 +51,8 @@ def open_channel(connection: Connection) -> Any:
         options += [
             ("grpc.keepalive_time_ms", round(connection.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+            # gRPC has other pings, for which it would wait a minute, and sends none meanwhile.
+            ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
             # Idle connections cost nothing and are made anew; servers take their pings amiss.
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.http2.max_pings_without_data", _PINGS_WITHOUT_DATA),

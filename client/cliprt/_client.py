@@ -53,7 +53,8 @@ class Client:
                 ``Connection`` with TLS, keepalive, headers, retries or shared memory.
             model: name under which the bundle is served; the prefix of its Triton models.
             timeout_s: deadline of each request, in seconds. A call that splits its input sends
-                several requests; each has this much time after the one before it.
+                several requests; each has this much time after the one before it. It begins when
+                the request is sent: decoding and tokenizing before that are bounded by ``limits``.
             limits: bounds on the inputs; None means the defaults.
             decoding: who decodes pictures, and how; None means threads and the exact way.
             priority: ``interactive`` where somebody waits for each answer; ``bulk`` requests wait

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cliprt._arguments import checked_address
+from cliprt._loopback import is_loopback
 
 Token: TypeAlias = "str | Callable[[], str]"
 """A bearer token, or what fetches the one of the moment."""
@@ -180,7 +181,7 @@ class Connection:
     @property
     def local(self) -> bool:
         """Whether every endpoint is this machine."""
-        return all(_is_loopback(host) for host in self.hosts)
+        return all(is_loopback(host) for host in self.hosts)
 
     def _check_tls(self) -> None:
         listed = not isinstance(self.endpoints, str)
@@ -247,10 +248,6 @@ def _checked_header(name: str, value: str) -> tuple[str, str]:
     if not _PRINTABLE.fullmatch(value):
         raise ValueError(f"the value of the header {name!r} must be printable ASCII")
     return name, value
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _pem(what: str, source: str | os.PathLike[str] | bytes | None, kind: str) -> bytes | None:

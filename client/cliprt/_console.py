@@ -23,7 +23,11 @@ def out() -> Console:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: with lines on a terminal, in plain columns in a pipe."""
+    """Prints a table: with lines on a terminal, in plain columns in a pipe.
+
+    What stands in cells may come from anybody; nothing in it steers the terminal.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
     console = out()
     if console.is_terminal:
         table = Table(*columns)
@@ -35,6 +39,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (columns, *rows):
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         console.print("  ".join(padded).rstrip())
+
+
+def printable(text: str) -> str:
+    """A text in which nothing steers a terminal: what is not printable becomes a space."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 @contextmanager
@@ -65,4 +74,6 @@ def errors_as_lines() -> Iterator[None]:
     try:
         yield
     except CliprtError as error:
-        raise click.ClickException(str(error)) from None
+        # Lines stay lines; the rest of the words may be those of a server.
+        lines = map(printable, str(error).split("\n"))
+        raise click.ClickException("\n".join(lines)) from None

@@ -4,7 +4,7 @@
 
     CliprtError
     ├── InvalidInput (also ValueError)    fix the input; retrying cannot help
-    │   ├── ImageTooLarge                 bytes, pixels or aspect ratio beyond the limits
+    │   ├── ImageTooLarge                 bytes, pixels, sides or scans beyond the limits
     │   └── SpaceMismatch                 embeddings of two models meet; embed both with one
     ├── RetryableError                    wait, then try the same call again
     │   ├── ServerUnavailable             nothing answered at that address
@@ -54,7 +54,7 @@ class InvalidInput(CliprtError, ValueError):
 
 
 class ImageTooLarge(InvalidInput):
-    """An image exceeds the limits on bytes, pixels or aspect ratio; it was not decoded."""
+    """An image would take more to decode than the limits allow; it was not decoded."""
 
 
 class SpaceMismatch(InvalidInput):

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from types import ModuleType
 
 from cliprt._errors import MissingExtra
+
+QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
+"""Environment in which ONNX Runtime tells its maker nothing; what a user has set counts first.
+
+Its builds for Linux (seen with 1.31) keep an id of the machine in the user's cache and send events
+about models and their use, unless this is set before they are loaded.
+"""
 
 
 def require_installed(module: str, *, extra: str) -> None:
@@ -29,6 +37,8 @@ def require(module: str, *, extra: str) -> ModuleType:
     Raises:
         MissingExtra: the module is not installed.
     """
+    if module.startswith("onnxruntime"):
+        os.environ.update({**QUIET, **os.environ})
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cliprt._errors import BundleError, DeploymentError
@@ -46,7 +46,7 @@ def folder_that_becomes(
         raise error(f"{target} cannot be written: {cause.strerror or cause}") from None
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~_umask())
         # Another process may have made it meanwhile.
         if target.exists() and not replace:
             raise error(f"{target} appeared meanwhile; it is not overwritten")
@@ -102,18 +102,35 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(renameat2(here, names[0], here, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
     """Writes a file so that other processes see all of it or nothing; its folder is made.
+
+    Args:
+        path: the file.
+        content: what it will hold.
+        private: whether only this user may read it; otherwise it gets what the umask leaves, as
+            other new files do.
 
     Raises:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+        if not private:
+            Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    """This process's umask, read and not set: threads that make files meanwhile must not notice."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o077

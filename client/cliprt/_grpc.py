@@ -95,6 +95,7 @@ class TritonChannel:
             self._shared.close()
         with call_under_way():
             self._channel.close()
+        self.deadlines.close()
 
     def server_version(self, timeout_s: float) -> str:
         """Triton's version, for instance ``2.51.0``."""
@@ -132,6 +133,7 @@ class TritonChannel:
         *,
         version: int | None = None,
         priority: int | None = None,
+        queue_timeout_s: float | None = None,
     ) -> PendingTensor:
         """Sends one request and returns at once.
 
@@ -145,6 +147,8 @@ class TritonChannel:
             version: version of the model that must answer; None takes the one that is served.
             priority: 1 is served first, greater numbers later; None is the model's default.
                 Models without priority levels take no notice.
+            queue_timeout_s: how long it may wait in the server's queue, in seconds; if it waits
+                longer it is refused. None leaves that to the queue and the deadline.
 
         Raises:
             ClosedError: the channel is closed, or belongs to the parent of this process.
@@ -165,10 +169,11 @@ class TritonChannel:
         )
         if priority is not None:
             request.parameters["priority"].uint64_param = priority
-        if self._spares:
+        if self._spares and queue_timeout_s is None:
             # In the queue it is dropped all the same, where the model's policy permits.
-            waits_s = timeout_s + QUEUE_GRACE_S
-            request.parameters["timeout"].int64_param = math.ceil(waits_s * 1e6)
+            queue_timeout_s = timeout_s + QUEUE_GRACE_S
+        if queue_timeout_s is not None:
+            request.parameters["timeout"].int64_param = math.ceil(queue_timeout_s * 1e6)
         payload = self._shared.place(request, inputs, timeout_s) if self._shared else None
         return PendingTensor(self, payload or _Inline(request, inputs), output, timeout_s)
 

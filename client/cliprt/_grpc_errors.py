@@ -31,6 +31,9 @@ _OF_THE_NETWORK = re.compile(
 )
 _STOPPING_TEXTS = ("server is stopping", "has stopped accepting", "server not ready")
 
+# The status is INTERNAL, as of a model that fails on a request.
+_LOST_TEXT = "stub process '"
+
 # What Triton puts before the words of a model: once for each ensemble, and the request's name.
 _PREFIX = re.compile(r"^(in ensemble '[^']*', |\[request id: [^\]]*\] )+")
 _ITEM = re.compile(r"^(item|label) (\d+): (.*)$", re.DOTALL)
@@ -98,6 +101,11 @@ def translate(error: Any, connection: Connection, timeout_s: float, *, lost: boo
             f"{address} does not serve the model: {details}; "
             "check the model's name and the server's log, and whether the server is shutting down"
         )
+    if lost_process(error):
+        return ServerUnavailable(
+            f"{address} has lost the process of a model ({details}); cliprt serve starts such a "
+            "server again, others have to be restarted"
+        )
     if code == grpc.StatusCode.CANCELLED:
         return ServerUnavailable(f"{address} cancelled the request, it is probably shutting down")
     if code == grpc.StatusCode.UNAVAILABLE and "protocol is restricted" in text:
@@ -118,6 +126,11 @@ def translate(error: Any, connection: Connection, timeout_s: float, *, lost: boo
             f"{address} refuses this client ({details}); check auth and metadata of the connection"
         )
     return ServerError(f"{address} failed on the request ({code.name}): {details}")
+
+
+def lost_process(error: Any) -> bool:
+    """Whether the process of a model has died, which lasts until the server is started again."""
+    return error.code() == grpc.StatusCode.INTERNAL and _LOST_TEXT in server_text(error).lower()
 
 
 def server_text(error: Any) -> str:

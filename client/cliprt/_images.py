@@ -23,6 +23,7 @@ from PIL import Image, ImageFile
 
 from cliprt._card import ImageSpec
 from cliprt._errors import ImageTooLarge, InvalidInput
+from cliprt._jpeg_scans import count_scans
 from cliprt._limits import Limits
 from cliprt._resizing import resize_and_crop, resized_size
 
@@ -48,6 +49,13 @@ FAST_JPEG_MARGIN = 2.0
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Encoded formats that are decoded; Pillow's parsers of all others are never reached."""
+
+# Pillow reads a file piece by piece, and spends one to three microseconds of Python on each. Files
+# of pictures have a few hundred pieces, the oddest some ten thousand; metadata may have millions.
+_MOST_READS = 300_000
+
+# Pixels that are put over white at once. The steps in between take 12 bytes for each.
+_BAND_PIXELS = 2**20
 
 
 def is_single_image(value: object) -> bool:
@@ -118,9 +126,7 @@ def _to_rgb(image: Image.Image, transparency: str) -> Image.Image:
     try:
         transparent = "A" in image.getbands() or image.info.get("transparency") is not None
         if transparency == "white" and transparent:
-            rgba = image.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, rgba).convert("RGB")
+            return _over_white(image)
         if "transparency" in image.info:
             # Pillow carries the transparent colour over to the new image, and for some palettes
             # warns or fails; the pixels do not depend on it.
@@ -130,6 +136,28 @@ def _to_rgb(image: Image.Image, transparency: str) -> Image.Image:
     # Pillow's codecs raise many types on damaged files; none of them may escape as a crash.
     except Exception as error:  # noqa: BLE001
         raise InvalidInput(f"the image cannot be decoded: {_reason(error)}") from None
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """A picture with transparency as RGB over white.
+
+    No pixel depends on another, so that bands give the same bytes as the whole, without three more
+    pictures of its size.
+    """
+    rows = max(1, _BAND_PIXELS // image.width)
+    if rows >= image.height:
+        return _band_over_white(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(_band_over_white(band), (0, top))
+    return whole
+
+
+def _band_over_white(band: Image.Image) -> Image.Image:
+    rgba = band.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("RGB")
 
 
 def _open(
@@ -216,19 +244,39 @@ def opened(data: bytes, limits: Limits) -> Image.Image:
 
     Raises:
         InvalidInput: it is of no format that is decoded.
-        ImageTooLarge: its header says more than the limits allow.
+        ImageTooLarge: it would take more to decode than the limits allow.
     """
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(_Metered(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels(f"more than {Image.MAX_IMAGE_PIXELS:,}", limits) from None
+    except ImageTooLarge:
+        raise
     except Exception:  # noqa: BLE001 - as in _to_rgb; and Pillow's text holds a memory address
         raise InvalidInput(
-            f"not an image in a supported format ({', '.join(FORMATS)}); "
-            "convert it, or decode it yourself and pass a Pillow image or an array"
+            f"not an image in a supported format ({', '.join(FORMATS)}), or damaged at its "
+            "beginning; convert it, or decode it yourself and pass a Pillow image or an array"
         ) from None
     _check_size(image.size, limits)
+    # MPO: a JPEG file behind which others follow.
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(data, limits)
     return image
+
+
+class _Metered(BytesIO):
+    """A file in memory that is read in a bounded number of pieces."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > _MOST_READS:
+            raise ImageTooLarge(
+                f"the image's file is made of more pieces than can be read in {_MOST_READS:,} "
+                "steps; save it anew, without its metadata"
+            )
+        return super().read(size)
 
 
 def _decode(
@@ -247,6 +295,8 @@ def _decode(
         )
     try:
         image.load()
+    except ImageTooLarge:
+        raise
     except Exception as error:  # noqa: BLE001 - as in _to_rgb
         raise InvalidInput(
             f"the {image.format} image cannot be decoded (truncated or damaged): {_reason(error)}"
@@ -273,6 +323,15 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
             f"the image is {width} x {height}, its sides differ by more than the limit "
             f"max_image_aspect_ratio of {limits.max_image_aspect_ratio:g}; "
             "crop it or raise the limit"
+        )
+
+
+def _check_scans(data: bytes, limits: Limits) -> None:
+    if count_scans(data, limits.max_jpeg_scans) > limits.max_jpeg_scans:
+        raise ImageTooLarge(
+            f"the JPEG image has more scans than the limit max_jpeg_scans of "
+            f"{limits.max_jpeg_scans:,}, or segments without end between them; save it anew or "
+            "raise the limit"
         )
 
 

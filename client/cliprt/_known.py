@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cliprt._bundle import CERTIFICATE, GOLDEN
 from cliprt._errors import BundleError
+from cliprt._json import one_line, read_json
 from cliprt._names import PIXELS, TOKENS
 
 NORM_TOLERANCE = 1e-3
@@ -28,6 +29,10 @@ _MIN_COSINE = {"fp32": 0.999_999, "fp16": 0.999, "int8": 0.97, "int8-cpu": 0.97,
 # processor the demo model had 0 in fp32 and int8-cpu, 7e-5 in emulated fp16, 6e-6 in int8; GPUs
 # choose other kernels for other batches, which moves a half by some units in its last place.
 _MAX_BATCH_EFFECT = {"fp32": 1e-4, "fp16": 2e-3, "int8": 1e-2, "int8-cpu": 1e-2, "fp8": 1e-2}
+
+# What golden.npz may hold when it is unpacked: it is a zip, and may come from a server. That of the
+# largest published model holds 3 MB.
+_MAX_GOLDEN_BYTES = 256 * 2**20
 
 PRECISIONS = tuple(_MIN_COSINE)
 """Precisions that have bars."""
@@ -72,11 +77,21 @@ class Known:
         """
         try:
             with np.load(io.BytesIO(golden)) as arrays:
+                if sum(entry.file_size for entry in arrays.zip.infolist()) > _MAX_GOLDEN_BYTES:
+                    raise ValueError(f"it unpacks to more than {_MAX_GOLDEN_BYTES:,} bytes")
                 inputs = arrays[PIXELS if tower == "image" else TOKENS]
                 expected = arrays[f"{tower}_embedding"]
+                # Members that are no arrays come as bytes.
+                if not (isinstance(inputs, np.ndarray) and isinstance(expected, np.ndarray)):
+                    raise ValueError("it holds something else than arrays")
         except Exception as error:  # noqa: BLE001 - zipfile and numpy raise many types
-            raise BundleError(f"{GOLDEN} of {origin} cannot be read: {error}") from None
-        if len(inputs) < 1 or expected.ndim != 2 or len(inputs) != len(expected):
+            raise BundleError(f"{GOLDEN} of {origin} cannot be read: {one_line(error)}") from None
+        dtypes = np.dtype(np.uint8 if tower == "image" else np.int32), np.dtype(np.float32)
+        if (
+            (inputs.dtype, expected.dtype) != dtypes
+            or (inputs.ndim, expected.ndim) != (4 if tower == "image" else 2, 2)
+            or not 1 <= len(inputs) == len(expected)
+        ):
             raise BundleError(f"{GOLDEN} of {origin} holds no known answers of the {tower} tower")
         return cls(inputs, expected)
 
@@ -108,13 +123,14 @@ def bar_of(certificate: bytes, tower: str, precision: str, *, origin: str) -> Ba
             f"{', '.join(PRECISIONS)}; make its repository again"
         )
     try:
-        rows: Any = msgspec.json.decode(certificate)["towers"][tower]
+        rows: Any = read_json(certificate, dict[str, Any])["towers"][tower]
         row = rows.get(precision, {})
         cosine = float(row.get("min_cosine", 1.0))
         effects = [2 * float(row[key] or 0) for key in ("single_vs_batch", "padding") if key in row]
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BundleError(
-            f"the certificate of {origin} cannot be read ({error}); export the checkpoint again"
+            f"the certificate of {origin} cannot be read ({one_line(error)}); "
+            "export the checkpoint again"
         ) from None
     return Bar(
         min_cosine=min(_MIN_COSINE[precision], cosine),

@@ -19,12 +19,15 @@ class Limits:
             that the size it refuses and so the greatest value.
         max_image_aspect_ratio: longer by shorter side. A resize of the shorter side multiplies
             the longer one: a 1 x 65,500 picture would become 9.9 GB.
+        max_jpeg_scans: how often a JPEG file may go through its pixels. Progressive files have some
+            ten scans; each may take a tenth of a second at the greatest size, and ten bytes.
         max_text_characters: characters of a text, counted before it is tokenized.
     """
 
     max_image_bytes: int = 32 * 2**20
     max_image_pixels: int = 89_478_485
     max_image_aspect_ratio: float = 100.0
+    max_jpeg_scans: int = 100
     max_text_characters: int = 100_000
 
     def __post_init__(self) -> None:

@@ -23,7 +23,10 @@ PRECISION_PARAMETER = "cliprt_precision"
 """Key under which a tower's configuration says in which precision it is computed; others have none.
 """
 
-OVERLOAD_TEXTS = ("exceeds maximum queue size", "request timeout expired")
+TOO_LATE_TEXT = "request timeout expired"
+"""What Triton says, in lower case, to a request that waited too long in its queue."""
+
+OVERLOAD_TEXTS = ("exceeds maximum queue size", TOO_LATE_TEXT)
 """What Triton says, in lower case, when it refuses work that it could do later.
 
 The status is that of a dead server or of a failed model; only the text differs.

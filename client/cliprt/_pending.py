@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cliprt._errors import ServerError
 from cliprt._forks import begin_call, end_call
+from cliprt._grpc_errors import lost_process
 from cliprt._sparing import GRACE_S, Expired
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class PendingTensor:
         if time.monotonic() >= self._deadline:
             return None
         request = self._payload.on_wire(call)
-        if request is None and self._may_resend and call.code() in _GONE:
+        if request is None and self._may_resend and (call.code() in _GONE or lost_process(call)):
             self._may_resend = False
             return self._payload.request
         return request

@@ -38,6 +38,10 @@ _AT_ONCE = 4
 _SHARE = 0.3
 """Part of the time that a single question may take."""
 
+_QUEUED = 0.6
+"""Part of a question's time that it may wait in a queue: then the server says that it is busy,
+before nobody can tell that from a tower that hangs."""
+
 _AGAIN = "make the repository again with this cliprt"
 
 
@@ -204,6 +208,7 @@ class _Server:
             {PIXELS if image else TOKENS: question.batch},
             EMBEDDING,
             patience_s,
+            queue_timeout_s=_QUEUED * patience_s,
         )
 
     def _left_s(self) -> float:

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing.shared_memory import SharedMemory
@@ -37,6 +38,12 @@ _ALIGNMENT = 64
 
 _UNREGISTER_TIMEOUT_S = 1.0
 
+# Between two looks for regions whose clients are gone.
+_TIDY_S = 60.0
+
+_REGIONS = Path("/dev/shm")
+_PREFIX = "cliprt-inputs-"
+
 # method of the stub, request, timeout_s -> answer
 Call = Callable[[str, Any, float], Any]
 
@@ -53,12 +60,12 @@ class _Slot:
     def __init__(self, size: int) -> None:
         self.size = size
         self.known_since = 0
-        self.name = f"cliprt-inputs-{os.getpid()}-{secrets.token_hex(8)}"
+        self.name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
         self._memory = SharedMemory(name=self.name, create=True, size=size)
         try:
             # A region has no memory until it is written to, and a write that finds none left
             # ends the process. So it is demanded now, where that is an error.
-            descriptor = os.open(Path("/dev/shm") / self.name, os.O_RDWR)
+            descriptor = os.open(_REGIONS / self.name, os.O_RDWR)
             try:
                 os.posix_fallocate(descriptor, 0, size)
             finally:
@@ -97,6 +104,8 @@ class SharedInputs:
         self._generation = 1
         self._free: list[_Slot] = []
         self._all: list[_Slot] = []
+        self._looked = time.monotonic()
+        self._ownerless: set[str] = set()
         self._finalizer = weakref.finalize(self, _remove_all, self._all, os.getpid())
 
     def place(
@@ -110,6 +119,7 @@ class SharedInputs:
         offsets, size = _layout(inputs)
         if self._off or size < _WORTH_BYTES:
             return None
+        self._tidy_up()
         try:
             slot = self._take(size, timeout_s)
         except OSError as error:
@@ -191,11 +201,40 @@ class SharedInputs:
         slot.known_since = generation
         return True
 
+    def _tidy_up(self) -> None:
+        """Has the server forget regions that have no owner any more, once in a while.
+
+        Who is killed takes nothing back from the server. The system removes the names of his
+        regions, and the server would keep their memory for ever. His requests may still be under
+        way when that is seen, so a region goes when it is seen for the second time.
+        """
+        now = time.monotonic()
+        with self._lock:
+            # Whoever has a region at the server sees the same names as the server.
+            known = any(slot.known_since == self._generation for slot in self._all)
+            if not known or now < self._looked + _TIDY_S:
+                return
+            self._looked = now
+            before = self._ownerless
+        request = service_pb2.SystemSharedMemoryStatusRequest()
+        try:
+            found = self._call("SystemSharedMemoryStatus", request, _UNREGISTER_TIMEOUT_S).regions
+        except CliprtError:
+            return
+        ownerless = {
+            name for name in found if name.startswith(_PREFIX) and not (_REGIONS / name).exists()
+        }
+        for name in ownerless & before:
+            self._forget(name)
+        with self._lock:
+            self._ownerless = ownerless - before
+
     def _unregister(self, slot: _Slot) -> bool:
         """Takes a region back from the server; False if the server is gone, and knows none."""
-        if not slot.known_since:
-            return True
-        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=slot.name)
+        return not slot.known_since or self._forget(slot.name)
+
+    def _forget(self, name: str) -> bool:
+        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
         try:
             self._call("SystemSharedMemoryUnregister", request, _UNREGISTER_TIMEOUT_S)
         except CliprtError:

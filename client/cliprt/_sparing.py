@@ -28,6 +28,9 @@ GRACE_S = 10.0
 QUEUE_GRACE_S = 0.1
 """So long after the caller's deadline the server may still take a request from its queue."""
 
+# Entries below this number are not worth looking through.
+_FEW = 64
+
 
 def needs_sparing(version: str) -> bool:
     """Whether Triton of a version (``2.51.0``) must not see calls that are given up."""
@@ -54,10 +57,13 @@ class Deadlines:
         # The number keeps entries of the same time from being compared any further.
         self._entries: list[tuple[float, int, weakref.WeakMethod[Callable[[], Any]]]] = []
         self._numbers = count()
-        self._running = False
+        self._running = self._closed = False
+        self._look_at = _FEW
 
     def add(self, when: float, method: Callable[[], Any]) -> None:
         """Has a bound method called at a time, unless its object is gone by then.
+
+        After ``close`` it does nothing.
 
         Args:
             when: of ``time.monotonic``, in seconds.
@@ -65,12 +71,29 @@ class Deadlines:
         """
         entry = (when, next(self._numbers), weakref.WeakMethod(method))
         with self._changed:
+            if self._closed:
+                return
+            if len(self._entries) >= self._look_at:
+                self._forget_gone()
             heapq.heappush(self._entries, entry)
             if not self._running:
                 self._running = True
                 threading.Thread(target=self._run, name="cliprt-deadlines", daemon=True).start()
             elif self._entries[0] is entry:
                 self._changed.notify()
+
+    def close(self) -> None:
+        """Calls nothing any more, and ends the thread."""
+        with self._changed:
+            self._closed = True
+            self._entries.clear()
+            self._changed.notify()
+
+    def _forget_gone(self) -> None:
+        """Drops entries of answered requests, which else would be kept until their deadlines."""
+        self._entries = [entry for entry in self._entries if entry[2]() is not None]
+        heapq.heapify(self._entries)
+        self._look_at = max(_FEW, 2 * len(self._entries))
 
     def _run(self) -> None:
         while (due := self._next()) is not None:

@@ -26,8 +26,9 @@ class StandingCheck:
     """Runs a check for all who ask: one at a time, and again when its report is old.
 
     A check that does not end in time is reported as wrong, and no other is begun while it lasts. A
-    busy report leaves the last verdict in force for a while: who is overloaded is not wrong, but
-    who never has time for a question cannot be told from one that hangs.
+    busy report leaves the last verdict in force, as long as what is checked is seen at work and for
+    a while after that: who is overloaded is not wrong, but who never has time for a question and is
+    not seen at work cannot be told from one that hangs.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class StandingCheck:
         model: str,
         patience_s: float,
         waits_for: Callable[[], str],
+        seen_at_work: Callable[[], float] | None = None,
         busy_s: float = 60.0,
     ) -> None:
         """Takes the check.
@@ -46,9 +48,13 @@ class StandingCheck:
             model: prefix of the models' names, for reports without a check.
             patience_s: how long one may take, in seconds.
             waits_for: says what a check under way waits for.
-            busy_s: how long the last verdict holds while no check comes to one, in seconds.
+            seen_at_work: says when everything that is checked was last seen at work, however busy,
+                by ``time.monotonic``; None where only a verdict tells that.
+            busy_s: how long the last verdict holds while no check comes to one and nothing is seen
+                at work, in seconds.
         """
         self._busy_s = busy_s
+        self._seen_at_work = seen_at_work
         self._waits_for = waits_for
         self._check, self._model, self._patience_s = check, model, patience_s
         self._lock = threading.Lock()
@@ -94,7 +100,8 @@ class StandingCheck:
             now = time.monotonic()
             if report.status == "busy":
                 # Of a model of which nothing is known yet nothing good is said.
-                holds = now - self._judged < self._busy_s
+                seen = self._seen_at_work() if self._seen_at_work else self._judged
+                holds = now - max(self._judged, seen) < self._busy_s
                 report = msgspec.structs.replace(report, healthy=bool(self._verdict) and holds)
             else:
                 self._verdict, self._judged = report.healthy, now

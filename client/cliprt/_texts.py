@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,8 @@ from tokenizers import Tokenizer
 
 from cliprt._card import TextSpec
 from cliprt._cleaning import clean
-from cliprt._errors import BundleError, InvalidInput
+from cliprt._errors import BundleError, DeploymentError, InvalidInput
+from cliprt._json import one_line
 from cliprt._limits import Limits
 from cliprt._sentencepiece import SiglipTokenizer
 
@@ -30,7 +32,7 @@ class TextTokenizer:
         Raises:
             BundleError: the tokenizer cannot be loaded.
         """
-        try:
+        with library_errors(BundleError, "tokenizer.json cannot be loaded"):
             if spec.cleaning == "siglip":
                 self._siglip: SiglipTokenizer | None = SiglipTokenizer(tokenizer_json)
             else:
@@ -39,8 +41,6 @@ class TextTokenizer:
                 # Cuts from the right and keeps the end token last.
                 self._tokenizer.enable_truncation(spec.context_length)
                 self._tokenizer.no_padding()
-        except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
-            raise BundleError(f"tokenizer.json cannot be loaded: {error}") from None
         self._spec = spec
         self._limits = limits
 
@@ -58,6 +58,7 @@ class TextTokenizer:
         Raises:
             InvalidInput: an item is not a string, has lone surrogates, is longer than the limit, or
                 is longer than the context and may not be cut.
+            BundleError: tokenizer.json was loaded, and contradicts itself.
         """
         found: list[list[int]] = []
         for item in self.each(texts, truncate=truncate):
@@ -81,7 +82,8 @@ class TextTokenizer:
         """
         problems = [self._problem(text, index) for index, text in enumerate(texts, start=first)]
         good = [text for text, problem in zip(texts, problems, strict=True) if problem is None]
-        tokenized = iter(self._by_siglip(good) if self._siglip else self._by_library(good))
+        with library_errors(BundleError, "tokenizer.json cannot be used"):
+            tokenized = iter(self._by_siglip(good) if self._siglip else self._by_library(good))
         found: list[list[int] | InvalidInput] = []
         for index, problem in enumerate(problems, start=first):
             if problem is not None:
@@ -150,6 +152,20 @@ class TextTokenizer:
                 index=index,
             )
         return None
+
+
+@contextmanager
+def library_errors(kind: type[DeploymentError], what: str) -> Iterator[None]:
+    """Whatever the library raises over nonsense, as an error of ours that says what cannot be.
+
+    That is a bare Exception, or where it panics a BaseException of a type that it does not export.
+    """
+    try:
+        yield
+    except (kind, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001
+        raise kind(f"{what}: {one_line(error)}") from None
 
 
 def fill_up(

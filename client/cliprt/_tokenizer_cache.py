@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from cliprt._bundle import TOKENIZER
+from cliprt._cache_home import cache_folder
 from cliprt._card import Card
 from cliprt._errors import ModelUnavailable, ServerError
 from cliprt._folders import write_whole
-
-
-def cache_home() -> Path:
-    """Where cliprt keeps what it can make or fetch again: ``$CLIPRT_HOME`` or ~/.cache/cliprt.
-
-    A user without a home, as in many containers, gets a folder of their own beside other temporary
-    files.
-    """
-    if home := os.environ.get("CLIPRT_HOME"):
-        return Path(home)
-    try:
-        return Path.home() / ".cache" / "cliprt"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"cliprt-{os.getuid()}"
 
 
 def load_tokenizer_json(card: Card, fetch: Callable[[str], bytes]) -> str:
@@ -43,10 +28,9 @@ def load_tokenizer_json(card: Card, fetch: Callable[[str], bytes]) -> str:
     if TOKENIZER not in card.files:
         raise ModelUnavailable("the served model's card names no tokenizer; export it again")
     expected = card.files[TOKENIZER].sha256
-    cached = cache_home() / "tokenizers" / f"{expected}.json"
     # A cache that cannot be read or written costs a transfer, never an answer.
     with contextlib.suppress(OSError):
-        content = cached.read_bytes()
+        content = _cached(expected).read_bytes()
         if _sha256(content) == expected:
             return content.decode()
     content = fetch(TOKENIZER)
@@ -55,8 +39,12 @@ def load_tokenizer_json(card: Card, fetch: Callable[[str], bytes]) -> str:
             f"the server sent a {TOKENIZER} that is not the one of its card; restart the server"
         )
     with contextlib.suppress(OSError):
-        write_whole(cached, content)
+        write_whole(_cached(expected), content, private=True)
     return content.decode()
+
+
+def _cached(sha256: str) -> Path:
+    return cache_folder("tokenizers") / f"{sha256}.json"
 
 
 def _sha256(content: bytes) -> str:

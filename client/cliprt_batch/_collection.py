@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cliprt._errors import DeploymentError, InvalidInput
 from cliprt._extras import require
+from cliprt_batch._inside import inside
 from cliprt_batch._manifest import UnitRecord, read_manifest
 from cliprt_batch._records import EMBEDDINGS, METADATA
 
@@ -71,7 +72,7 @@ class Collection:
         Raises:
             OutputUnfinished: the job has not been carried to its end.
             DeploymentError: there is no such folder, its manifest cannot be read, or a file is
-                missing or of another size.
+                missing, of another size, or a link.
             MissingExtra: pyarrow is not installed.
         """
         require("pyarrow.parquet", extra="batch")
@@ -152,7 +153,7 @@ class Collection:
         return shard.embedded if self.manifest.layout == "npy" else shard.items
 
     def _check(self, name: str, size: int) -> None:
-        file = self.folder / name
+        file = inside(self.folder, name)
         try:
             found = file.stat().st_size
         except OSError as error:
@@ -235,10 +236,10 @@ class Collection:
             begin = 0
             for group in range(file.metadata.num_row_groups):
                 end = begin + file.metadata.row_group(group).num_rows
-                inside = rows[(begin <= rows) & (rows < end)]
-                if len(inside):
-                    table = file.read_row_group(group, columns=[*METADATA]).take(inside - begin)
-                    for row, values in zip(inside, table.to_pylist(), strict=True):
+                here = rows[(begin <= rows) & (rows < end)]
+                if len(here):
+                    table = file.read_row_group(group, columns=[*METADATA]).take(here - begin)
+                    for row, values in zip(here, table.to_pylist(), strict=True):
                         yield int(row), Entry(shard=shard.number, row=int(row), **values)
                 begin = end
 

@@ -17,7 +17,8 @@ from typing import IO, Literal, TypeAlias
 
 import msgspec
 
-from cliprt._errors import InvalidInput
+from cliprt._errors import DeploymentError, InvalidInput
+from cliprt._json import UnreadableJson, read_json
 from cliprt_batch._addresses import NoSuchFile, joined, outside, read_text, scheme, shown_name
 from cliprt_batch._fields import Chosen, Wanted, choose
 from cliprt_batch._items import Item, Ref, Unit
@@ -32,6 +33,9 @@ MAX_TEXT_FILE = 2**20
 """Bytes of a text that has a file of its own."""
 
 _BOM = b"\xef\xbb\xbf"
+
+# Names of an object, and letters of them, up to which it is remembered what they mean.
+_MOST_NAMES, _MOST_LETTERS = 200, 4000
 
 # Texts that lie in a store: asked for together, as each takes the way to it and back.
 _TOGETHER, _THREADS = 256, 16
@@ -194,8 +198,17 @@ def _path(line: bytes, lines: Lines) -> tuple[str, bool]:
     """
     if not lines.quoted:
         return line.decode("utf-8", "surrogateescape"), False
-    found = json.loads(line)
-    return (str(found[0]), True) if isinstance(found, list) else (str(found), False)
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    with_text = isinstance(found, list) and len(found) == 1
+    name = found[0] if with_text else found
+    if not isinstance(name, str):
+        raise DeploymentError(
+            "the frozen listing of the source is damaged; begin anew in another folder"
+        )
+    return name, with_text
 
 
 def _picture(line: bytes, place: str, lines: Lines) -> Item:
@@ -226,12 +239,15 @@ def _text_file(line: bytes, place: str, lines: Lines) -> Item:
 
 def _object(line: bytes, place: str, lines: Lines) -> Item:
     try:
-        found = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        return Item(place, fault=f"the line is not JSON: {str(error)[:200]}")
+        found = read_json(line, object)
+    except UnreadableJson as error:
+        return Item(place, fault=f"the line is not JSON: {error}")
     if not isinstance(found, dict):
         return Item(place, fault=f"the line is no JSON object but {_kind(found)}")
-    chosen = _chosen(lines.wanted, tuple(found))
+    names = tuple(found)
+    # What is remembered must not be as long as a line may be.
+    short = len(names) <= _MOST_NAMES and sum(map(len, names)) <= _MOST_LETTERS
+    chosen = _chosen(lines.wanted, names) if short else choose(lines.wanted, names, names, names)
     picture, text, key = (None if name is None else found.get(name) for name in chosen)
     if key is None or key == "":
         key = picture if isinstance(picture, str) and picture else place

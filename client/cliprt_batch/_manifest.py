@@ -6,7 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from cliprt._json import UnreadableJson, read_json
 from cliprt_batch._disk import FileRecord, digest_of
+from cliprt_batch._inside import check_inside, inside
 from cliprt_batch._items import Stage
 from cliprt_batch._output_errors import OutputError, OutputUnfinished
 from cliprt_batch._records import Dtype
@@ -14,6 +16,9 @@ from cliprt_batch._run_config import FOLDER, RUN, Layout, Option, RunConfig
 
 MANIFEST, FAILURES = "manifest.json", "failures.jsonl"
 VERSION = 1
+
+# Beyond every output, and small enough for sums of them to be counted with.
+_MOST_ITEMS, _MOST_NUMBERS = 2**40, 2**20
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -57,6 +62,12 @@ class UnitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failed: dict[str, int]
     files: dict[str, FileRecord]
 
+    def __post_init__(self) -> None:
+        if self.number < 0 or not 0 <= self.embedded <= self.items <= _MOST_ITEMS:
+            raise ValueError("its counts do not add up")
+        for name in self.files:
+            check_inside(name)
+
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A finished output. The same bytes however the run went.
@@ -95,6 +106,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failed: dict[str, int]
     shards: tuple[UnitRecord, ...]
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.dim <= _MOST_NUMBERS:
+            raise ValueError(f"no embedding has {self.dim} numbers")
+
     def check(self, folder: Path) -> None:
         """Reads every file of the shards, and compares its SHA-256.
 
@@ -112,10 +127,10 @@ def check_files(folder: Path, record: UnitRecord) -> None:
     """Compares the files of a shard with what was recorded.
 
     Raises:
-        OutputError: a file is missing or not what it was.
+        OutputError: a file is missing, a link, or not what it was.
     """
     for name, recorded in record.files.items():
-        check_file(folder / name, recorded, folder / name)
+        check_file(inside(folder, name), recorded, folder / name)
 
 
 def check_file(path: Path, recorded: FileRecord, known_as: Path) -> None:
@@ -137,9 +152,14 @@ def check_file(path: Path, recorded: FileRecord, known_as: Path) -> None:
 
 
 def sizes_agree(folder: Path, record: UnitRecord) -> bool:
-    """Whether the files of a shard are there and as long as recorded; what can be seen at once."""
+    """Whether the files of a shard are there and as long as recorded; what can be seen at once.
+
+    Raises:
+        OutputError: one is a link.
+    """
+    files = [(inside(folder, name), recorded.bytes) for name, recorded in record.files.items()]
     try:
-        return all((folder / name).stat().st_size == f.bytes for name, f in record.files.items())
+        return all(path.stat().st_size == size for path, size in files)
     except OSError:
         return False
 
@@ -182,9 +202,9 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         OutputUnfinished: there is none yet.
-        OutputError: there is no output, or it is from another version or damaged.
+        OutputError: there is no output, or it is from another version, damaged or a link.
     """
-    path = folder / MANIFEST
+    path = inside(folder, MANIFEST)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -209,14 +229,14 @@ def decoded(content: bytes, path: Path) -> Manifest:
         OutputError: it is from another version, or damaged.
     """
     try:
-        version = msgspec.json.decode(content, type=Versioned).version
+        version = read_json(content, Versioned).version
         if version != VERSION:
             raise OutputError(
                 f"{path} is of version {version}, this cliprt reads {VERSION}; use the cliprt that "
                 "wrote it"
             )
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except msgspec.MsgspecError as cause:
+        manifest = read_json(content, Manifest)
+    except UnreadableJson as cause:
         raise OutputError(f"{path} is damaged: {cause}") from None
     numbers = [shard.number for shard in manifest.shards]
     counted = sum(shard.items for shard in manifest.shards)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
+from cliprt._json import read_json
+from cliprt_batch._inside import refuse_links
 from cliprt_batch._locks import Share
 from cliprt_batch._manifest import Manifest, UnitRecord
 from cliprt_batch._merged_folder import MergedFolder
@@ -88,6 +88,8 @@ class _Folder:
 
 
 def _read(folder: Path) -> _Folder:
+    # What lies there is read and copied by name.
+    refuse_links(folder / FOLDER)
     read = _Folder(folder, read_run(folder))
     if any((folder / FOLDER / "intent").glob("*.json")):
         raise OutputUnfinished(
@@ -97,8 +99,8 @@ def _read(folder: Path) -> _Folder:
     read.shares = {record.share: record.units for record in read_shares(folder)}
     for path in (folder / FOLDER / "done").glob("*.json"):
         try:
-            read.done[int(path.stem)] = msgspec.json.decode(path.read_bytes(), type=UnitRecord)
-        except (OSError, msgspec.MsgspecError) as cause:
+            read.done[int(path.stem)] = read_json(path.read_bytes(), UnitRecord)
+        except (OSError, ValueError) as cause:
             raise OutputError(f"{path} is damaged: {cause}") from None
     return read
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cliprt_batch._inside import inside
 from cliprt_batch._manifest import Failure, UnitRecord, check_file
 from cliprt_batch._run_config import RUN
 from cliprt_batch._run_folder import RunFolder
@@ -23,14 +24,14 @@ class MergedFolder(RunFolder):
             failures: of the unit.
 
         Raises:
-            OutputError: a file cannot be written, or is not what the record says.
+            OutputError: a file cannot be written, is not what the record says, or is a link.
             ValueError: the unit is committed, or not of this share.
         """
         self._may_write(record.number)
         made: Made = {}
         with self._writing(self._state.out), self._removed_unless_placed(made):
             for name in record.files:
-                made[name] = self._scratch.taken(folder / name), record.files[name]
+                made[name] = self._scratch.taken(inside(folder, name)), record.files[name]
                 check_file(made[name][0], record.files[name], folder / name)
             self._place(record, failures, made)
 

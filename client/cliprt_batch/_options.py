@@ -11,8 +11,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from cliprt._json import UnreadableJson, read_json
 from cliprt._limits import Limits
 from cliprt_batch._disk import Scratch
+from cliprt_batch._inside import inside
 from cliprt_batch._output_errors import OutputError, writing
 from cliprt_batch._records import Dtype
 from cliprt_batch._run_config import FOLDER, Layout
@@ -64,7 +66,7 @@ def recorded_settings(out: Path, precision: str) -> dict[str, Any]:
         out: the folder.
         precision: the one asked for; ``fastest`` takes what was chosen before.
     """
-    settings = read_settings(out / FOLDER / COMPUTE)
+    settings = read_settings(inside(out, f"{FOLDER}/{COMPUTE}"))
     if not settings:
         return {}
     chosen = read_run(out).config.options
@@ -82,10 +84,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         OutputError: it is damaged.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return read_json(path.read_bytes(), dict[str, Any])
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.MsgspecError) as cause:
+    except (OSError, UnreadableJson) as cause:
         raise OutputError(
             f"{path} cannot be read: {cause}; delete it, and the same command measures anew: "
             "numbers may then differ in their last digits"

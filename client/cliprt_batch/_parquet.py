@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliprt._errors import InvalidInput
 from cliprt._extras import require
+from cliprt._json import one_line
 from cliprt_batch._addresses import joined, open_stream, outside, shown, shown_name
 from cliprt_batch._fields import Chosen, Wanted, choose, lacking
 from cliprt_batch._items import Item, Ref, Unit
@@ -19,6 +20,9 @@ ROWS = 64
 """Rows that are in memory at a time."""
 
 _BUFFER = 2**20
+
+# Each is listed before any is read, and a damaged file may promise any number of rows.
+_MOST_UNITS = 1_000_000
 
 
 def parquet_units(address: str, wanted: Wanted, size: int) -> list[Unit]:
@@ -40,6 +44,11 @@ def parquet_units(address: str, wanted: Wanted, size: int) -> list[Unit]:
         file = _opened(stream, address)
         _columns(file, wanted, address)
         rows: int = file.metadata.num_rows
+    if not 0 <= rows <= size * _MOST_UNITS:
+        raise InvalidInput(
+            f"{shown(address)} says that it has {rows:,} rows, which would be more than "
+            f"{_MOST_UNITS:,} shards; is it damaged? If not, raise the size of shards"
+        )
     slices = [(start, min(start + size, rows)) for start in range(0, rows, size)]
     return [
         Unit(number, address, stamp, end - start, start, end)
@@ -86,7 +95,7 @@ def read_parquet(
                     break
         # What fails on the way to the file is a DeploymentError and passes.
         except (pa.ArrowException, OSError) as error:
-            why = str(error)[:200]
+            why = one_line(error, 200)
         else:
             why = "it holds fewer rows than are said to be in it"
         for damaged in range(row, end):
@@ -110,7 +119,7 @@ def _opened(stream: io.BufferedReader, address: str) -> Any:
             stream, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
         )
     except (pa.ArrowException, OSError) as error:
-        raise InvalidInput(f"{shown(address)} is no Parquet file: {str(error)[:200]}") from None
+        raise InvalidInput(f"{shown(address)} is no Parquet file: {one_line(error, 200)}") from None
 
 
 def _columns(file: Any, wanted: Wanted, address: str) -> Chosen:

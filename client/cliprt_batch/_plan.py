@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from cliprt._errors import DeploymentError, InvalidInput
+from cliprt._json import UnreadableJson, read_json
 from cliprt_batch._addresses import address_of, open_stream, parent, reason, scheme, shown
 from cliprt_batch._fields import Wanted
 from cliprt_batch._items import Item, Unit
@@ -162,10 +163,10 @@ def open_plan(folder: Path) -> Plan:
         raise DeploymentError(f"the plan {path} cannot be read: {reason(error)}") from None
     first, *rest = data.splitlines() or [b""]
     try:
-        header = msgspec.json.decode(first, type=Header)
+        header = read_json(first, Header)
         kind: type[Unit] = Unit if header.form is None else LineUnit
-        units = [msgspec.json.decode(line, type=kind) for line in rest]
-    except (msgspec.DecodeError, UnicodeError) as error:
+        units = [read_json(line, kind) for line in rest]
+    except UnreadableJson as error:
         raise DeploymentError(f"the plan {path} is damaged: {error}; begin anew") from None
     if header.cliprt_plan != VERSION:
         raise DeploymentError(

@@ -38,11 +38,15 @@ _ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
+# A Ray of this machine alone listens where no other machine comes. Whatever address Ray is told, it
+# takes that of the network instead, unless it believes to be where it cannot form a cluster.
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
 # To answer at all, in seconds.
 _PATIENCE_S = 10.0
 
 # Sockets lie in the folder, and their paths must stay below 108 bytes.
-_LONGEST_FOLDER = 30
+_LONGEST_FOLDER = 20
 
 # Only numbers and names of units pass through it; the least that Ray takes is 75 MB.
 _STORE_BYTES = 80 * 2**20
@@ -76,6 +80,8 @@ def cluster(address: str | None) -> Iterator[Nodes]:
     os.environ.update(
         {name: _ENVIRONMENT[name] for name in _ENVIRONMENT.keys() - os.environ.keys()}
     )
+    if address is None:
+        os.environ.update(_ALONE)
     import ray
     import ray.data  # it sets its levels when it is imported
 
@@ -106,7 +112,6 @@ def _start(ray: Any, folder: str) -> None:
             logging_level=logging.WARNING,
             object_store_memory=_STORE_BYTES,
             _temp_dir=folder,
-            _node_ip_address="127.0.0.1",
         )
 
 
@@ -162,6 +167,7 @@ def _local_folder() -> Iterator[str]:
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
-        yield folder
+        # Ray opens its own folder to everybody; the one around it is closed.
+        yield f"{folder}/r"
     finally:
         shutil.rmtree(folder, ignore_errors=True)

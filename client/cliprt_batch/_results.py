@@ -9,14 +9,13 @@ from cliprt._folders import write_whole
 
 
 def write_result(path: Path, content: bytes) -> None:
-    """Writes a file, readable by all, that appears whole or not at all; its folder is made.
+    """Writes a file that appears whole or not at all; its folder is made.
 
     Raises:
         InvalidInput: it cannot be written.
     """
     try:
         write_whole(path, content)
-        path.chmod(0o644)
     except OSError as error:
         raise InvalidInput(
             f"{path} cannot be written: {error.strerror or error}; name another file"

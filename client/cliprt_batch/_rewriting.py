@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliprt_batch._inside import inside
 from cliprt_batch._manifest import Failure, UnitRecord
 from cliprt_batch._records import EMBEDDINGS, PART_ITEMS, schema
 from cliprt_batch._run_config import RunConfig
@@ -36,6 +37,9 @@ def rows_replaced(
         record: of the shard.
         failures: of the shard, in the order of their places.
         table: the rows that take the place of failed ones, with the columns of ``_records.schema``.
+
+    Raises:
+        OutputError: a file of the shard is a link.
     """
     import pyarrow as pa
 
@@ -101,7 +105,7 @@ def _read_rows(
 
     columns = schema(config.towers, config.dim, config.dtype)
     failed = {failure.row: failure for failure in failures}
-    file = _Pulled(folder / shard_files(config, record.number)["rows"])
+    file = _Pulled(inside(folder, shard_files(config, record.number)["rows"]))
     try:
         for start in range(0, record.items, PART_ITEMS):
             places = range(start, min(start + PART_ITEMS, record.items))
@@ -129,9 +133,10 @@ def _read_arrays(
     columns = schema(config.towers, config.dim, config.dtype)
     names = shard_files(config, record.number)
     failed = np.array([failure.row for failure in failures], np.int64)
-    file = _Pulled(folder / names["rows"])
+    file = _Pulled(inside(folder, names["rows"]))
     vectors: dict[str, NDArray[Any]] = {
-        EMBEDDINGS[tower]: np.load(folder / names[tower], mmap_mode="r") for tower in config.towers
+        EMBEDDINGS[tower]: np.load(inside(folder, names[tower]), mmap_mode="r")
+        for tower in config.towers
     }
     done = 0
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -79,4 +80,4 @@ def _word(value: object) -> str:
         return value if value and value not in ("none", "true", "false") else repr(value)
     if isinstance(value, list | tuple):
         return "+".join(map(str, value))
-    return msgspec.json.encode(value).decode()
+    return json.dumps(value)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from cliprt._extras import require
 from cliprt_batch._disk import Scratch, remove_flat
 from cliprt_batch._finish import write_manifest
+from cliprt_batch._inside import inside
 from cliprt_batch._locks import Locks, Share, named, owned
 from cliprt_batch._manifest import Failure, Manifest, UnitRecord
 from cliprt_batch._output_errors import OutputError, OutputUnfinished, writing
@@ -380,7 +381,7 @@ class RunFolder:
         """Gives new files their names, and commits the unit."""
         with self._removed_unless_placed(made):
             for name, (path, _) in made.items():
-                path.replace(self._state.out / name)
+                path.replace(inside(self._state.out, name))
             self._state.put_failures(record.number, failures, self._scratch)
             self._state.sync(record)
             # This is the instant from which on the unit is committed.

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from cliprt._json import UnreadableJson, read_json
 from cliprt_batch._disk import FileRecord, Scratch
+from cliprt_batch._inside import check_inside, inside
 from cliprt_batch._locks import Share
 from cliprt_batch._manifest import Failure, UnitRecord, Versioned
 from cliprt_batch._output_errors import OutputError
@@ -38,13 +40,32 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     record: UnitRecord
     moves: tuple[tuple[str, str], ...]
 
+    def __post_init__(self) -> None:
+        for name in (name for move in self.moves for name in move):
+            check_inside(name)
+
 
 def read_record(path: Path) -> UnitRecord | None:
     """A record of ``done``; None if it is damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=UnitRecord)
-    except msgspec.MsgspecError:
+        return read_json(path.read_bytes(), UnitRecord)
+    except UnreadableJson:
         return None
+
+
+def read_intent(path: Path) -> Intent:
+    """A shard that is to be replaced.
+
+    Raises:
+        OutputError: the record is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        return read_json(path.read_bytes(), Intent)
+    except UnreadableJson as cause:
+        raise OutputError(
+            f"{path} is damaged: {cause}; delete it, and the files of that shard"
+        ) from None
 
 
 def lines_of(failures: Sequence[Failure]) -> bytes:
@@ -56,23 +77,23 @@ def read_run(out: Path) -> RunRecord:
     """What run is in a folder.
 
     Raises:
-        OutputError: none, or one of another version.
+        OutputError: none, one of another version, or a damaged one.
     """
-    path = out / FOLDER / RUN
+    path = inside(out, f"{FOLDER}/{RUN}")
     try:
         content = path.read_bytes()
-        version = msgspec.json.decode(content, type=Versioned).version
+        version = read_json(content, Versioned).version
         if version != VERSION:
             raise OutputError(
                 f"{out} was begun by a cliprt of another version ({version}, this has {VERSION}); "
                 "go on with that one, or choose another --out"
             )
-        return msgspec.json.decode(content, type=RunRecord)
+        return read_json(content, RunRecord)
     except FileNotFoundError:
         raise OutputError(f"{out} holds no run of cliprt embed") from None
     except OSError as cause:
         raise OutputError(f"{path} cannot be read: {cause.strerror}") from None
-    except msgspec.MsgspecError as cause:
+    except UnreadableJson as cause:
         raise OutputError(f"{path} is damaged: {cause}; choose another --out") from None
 
 
@@ -84,8 +105,8 @@ def read_shares(out: Path) -> Iterator[ShareRecord]:
     """
     for path in sorted((out / FOLDER / "share").glob("*.json")):
         try:
-            yield msgspec.json.decode(path.read_bytes(), type=ShareRecord)
-        except (OSError, msgspec.MsgspecError) as cause:
+            yield read_json(path.read_bytes(), ShareRecord)
+        except (OSError, UnreadableJson) as cause:
             raise OutputError(f"{path} is damaged: {cause}") from None
 
 

@@ -21,7 +21,9 @@ from pathlib import Path
 
 import msgspec
 
+from cliprt._json import UnreadableJson, read_json
 from cliprt_batch._disk import Scratch, remove_flat, sync_folder
+from cliprt_batch._inside import inside, refuse_links
 from cliprt_batch._locks import Share, named, owned
 from cliprt_batch._manifest import (
     FAILURES,
@@ -40,6 +42,7 @@ from cliprt_batch._run_records import (
     RunRecord,
     ShareRecord,
     lines_of,
+    read_intent,
     read_record,
     read_run,
 )
@@ -60,12 +63,16 @@ class RunState:
         """Makes the folder unless it is there and holds a run.
 
         Raises:
-            OutputError: it holds something else.
+            OutputError: it holds something else, or links where a run writes.
             OSError: it cannot be made.
         """
         if self.out.exists() and not self.out.is_dir():
             raise OutputError(f"{self.out} is a file; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
+        # Before a file is opened in either, the lock among them.
+        refuse_links(self.folder)
+        for name in shard_files(self.config, 0).values():
+            inside(self.out, name)
         # A run that was killed while it made the folder has left nothing else.
         if not (self.folder / RUN).exists():
             strange = sorted(path.name for path in self.out.iterdir() if path.name != FOLDER)
@@ -188,10 +195,13 @@ class RunState:
             owns: whether a unit is of this share.
 
         Raises:
+            OutputError: a file of a unit is a link.
             OSError: records cannot be read or removed.
         """
         done = {}
         for path in (self.folder / "done").glob("*.json"):
+            if not path.stem.isdecimal():
+                continue
             number = int(path.stem)
             record = read_record(path)
             if keep_all and not owns(number):
@@ -262,8 +272,8 @@ class RunState:
         path = self.failures_path(record.number)
         try:
             lines = path.read_bytes().splitlines()
-            found = [msgspec.json.decode(line, type=Failure) for line in lines]
-        except (OSError, msgspec.MsgspecError) as cause:
+            found = [read_json(line, Failure) for line in lines]
+        except (OSError, UnreadableJson) as cause:
             raise OutputError(f"{path} is missing or damaged: {cause}{_REDO}") from None
         if len(found) != sum(record.failed.values()):
             raise OutputError(f"{path} has {len(found)} failures, not those recorded{_REDO}")
@@ -306,15 +316,20 @@ class RunState:
 
         Raises:
             OSError: the folder cannot be written; the intent stays.
+            OutputError: the intent is damaged, or names what is a link or lies behind one; nothing
+                was moved.
         """
         path = self.intent_path(unit)
         if not path.exists():
             return
-        intent = msgspec.json.decode(path.read_bytes(), type=Intent)
+        intent = read_intent(path)
+        moves = [(inside(self.out, old), inside(self.out, new)) for old, new in intent.moves]
+        for name in intent.record.files:
+            inside(self.out, name)
         self.remove_manifest()
-        for source, target in intent.moves:
-            if (self.out / source).exists():
-                (self.out / source).replace(self.out / target)
+        for source, target in moves:
+            if source.exists():
+                source.replace(target)
         if not intent.record.failed:
             self.failures_path(unit).unlink(missing_ok=True)
         self.sync(intent.record)
@@ -329,8 +344,8 @@ class RunState:
             OSError: the folder cannot be written.
         """
         for path in sorted((self.folder / "intent").glob("*.json")):
-            unit = int(path.stem)
-            if not any(owned(unit, share) for share in running):
+            unit = int(path.stem) if path.stem.isdecimal() else None
+            if unit is not None and not any(owned(unit, share) for share in running):
                 self.redo(unit, scratch)
 
     def put_share(self, record: ShareRecord, scratch: Scratch) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import re
+import struct
 import tarfile
 import zlib
 from collections.abc import Container, Iterator
 
-import msgspec
-
+from cliprt._errors import CliprtError
+from cliprt._json import UnreadableJson, one_line, read_json
 from cliprt_batch._addresses import scheme, shown, shown_name
 from cliprt_batch._fields import Wanted, choose
 from cliprt_batch._folder import PICTURES
@@ -23,6 +25,13 @@ MAX_TEXT = 16 * 2**20
 """Bytes of a text, or of a JSON object with one."""
 
 _TEXTS = ("txt", "caption")
+MAX_HEADER = 2**20
+"""Bytes of what describes a member: long names, and the records of pax headers."""
+
+# Headers that describe one member; bytes of those that describe all, which are gone through anew
+# for each; and of a member, beyond which file systems refuse to seek.
+_MAX_HEADERS, _MAX_SHARED, _MAX_SIZE = 16, 2**16, 2**43
+
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _META = re.compile(r"(?:^|/)__[^/]*__(?:$|/|\.)")
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
@@ -32,19 +41,77 @@ _JSON_RANK = 3
 _SHOWN = 20
 # What tarfile takes for the end of a tar, and is.
 _ENDS = (tarfile.EmptyHeaderError, tarfile.EOFHeaderError)  # type: ignore[attr-defined]
+# What tarfile raises besides where a header holds what no writer puts there.
+_NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error)
+# Long names and links, pax records of one member and of all.
+_DESCRIPTIONS = (b"L", b"K", b"x", b"g", b"X")
+
+
+class _Tar(tarfile.TarFile):
+    """A tar whose headers may be made to do harm.
+
+    Attributes:
+        headers: how many headers that describe the next member have been read.
+        described: bytes of them.
+        shared: bytes of those that describe all members.
+    """
+
+    headers = described = shared = 0
 
 
 class _Member(tarfile.TarInfo):
-    """A member of a tar that does not end at a damaged header as if that were its end."""
+    """A member of a tar that does not end at a damaged header as if that were its end.
+
+    tarfile believes sizes: it reads a name of as many bytes as its header says, goes back where a
+    size is negative, and calls itself for each header that describes another.
+    """
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Member:
+        begin = tarfile_.offset
         try:
-            return super().fromtarfile(tarfile_)
+            with _parsing("header"):
+                member = super().fromtarfile(tarfile_)
         except tarfile.HeaderError as error:
             if isinstance(error, _ENDS):
                 raise
             raise tarfile.ReadError(str(error)) from None
+        # A pax record may have given it another size.
+        _check_size(member.size)
+        if tarfile_.offset <= begin:
+            raise tarfile.ReadError("a header leads back to what was read")
+        return member
+
+    def _proc_member(self, tarfile_: _Tar) -> _Member:
+        """Where tarfile lets others read a member in their own way."""
+        _check_size(self.size)
+        if self.type in _DESCRIPTIONS:
+            tarfile_.headers += 1
+            tarfile_.described += self.size
+            tarfile_.shared += self.size if self.type == b"g" else 0
+            if (
+                tarfile_.headers > _MAX_HEADERS
+                or tarfile_.described > MAX_HEADER
+                or tarfile_.shared > _MAX_SHARED
+            ):
+                raise tarfile.ReadError("more describes a member than any writer would put there")
+        return super()._proc_member(tarfile_)  # type: ignore[misc,no-any-return]
+
+
+@contextlib.contextmanager
+def _parsing(what: str) -> Iterator[None]:
+    """Whatever tarfile raises over nonsense is damage."""
+    try:
+        yield
+    except CliprtError:
+        raise
+    except _NONSENSE as error:
+        raise tarfile.ReadError(f"bad {what} ({one_line(error)})") from None
+
+
+def _check_size(size: int) -> None:
+    if not 0 <= size <= _MAX_SIZE:
+        raise tarfile.ReadError("a member has a size that no file has")
 
 
 def read_tar(
@@ -67,9 +134,10 @@ def read_tar(
     place, number = 0, 0
     sample: _Sample | None = None
     try:
-        tar = tarfile.open(fileobj=source, mode="r:", tarinfo=_Member)  # noqa: SIM115 - the stream's
+        tar = _Tar.open(fileobj=source, mode="r:", tarinfo=_Member)
         while member := tar.next():
             place = member.offset
+            tar.headers = tar.described = 0
             # It keeps all that it has seen.
             tar.members.clear()  # type: ignore[attr-defined]
             match = _NAME.fullmatch(member.name)
@@ -95,7 +163,7 @@ def read_tar(
             name if sample is None else sample.key,
             fault=f"the tar {shown(unit.address)} is damaged or cut off at byte {place:,}"
             f"{' of its content' if packed else ''}; nothing from there on can be read: "
-            f"{str(error)[:200] or type(error).__name__}",
+            f"{one_line(error)}",
         )
 
 
@@ -142,10 +210,10 @@ class _Sample:
         if self._text is not None:
             try:
                 caption = self._caption(self._text)
-            except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            except (UnreadableJson, UnicodeError) as error:
                 if not self._needs_text:
                     return self._made(None)
-                return Item(self.key, fault=f"its text cannot be read: {str(error)[:200]}")
+                return Item(self.key, fault=f"its text cannot be read: {one_line(error)}")
         return self._made(caption)
 
     def _made(self, caption: str | None) -> Item:
@@ -153,15 +221,17 @@ class _Sample:
             what = " and no ".join(
                 {"image": "picture", "text": "text"}[t] for t in self._wanted.towers
             )
-            there = ", ".join(f".{shown_name(suffix)[:50]}" for suffix in self._suffixes)
+            there = ", ".join(f".{one_line(shown_name(suffix), 50)}" for suffix in self._suffixes)
             return Item(self.key, fault=f"the sample has no {what}; its members are {there}")
         return Item(self.key, self._image, caption)
 
     def _caption(self, text: bytes) -> str | None:
         if self._text_rank < _JSON_RANK:
             return text.decode("utf-8-sig").rstrip("\r\n")
-        found = msgspec.json.decode(text)
-        name = choose(self._wanted, (), found, ()).text if isinstance(found, dict) else None
+        found = read_json(text, object)
+        if not isinstance(found, dict):
+            return None
+        name = choose(self._wanted, (), found, ()).text
         caption = None if name is None else found[name]
         return caption if isinstance(caption, str) else None
 
@@ -172,8 +242,9 @@ class _Sample:
                 f"more than {limit:,} are not read"
             )
             return None
-        file = tar.extractfile(member)
-        return None if file is None else file.read()
+        with _parsing("map of a sparse member"):
+            file = tar.extractfile(member)
+            return None if file is None else file.read()
 
 
 def _rank(suffix: str, known: Container[str]) -> int:

@@ -1,7 +1,7 @@
 """Towers in this process, and TensorRT engines: building, keeping and vouching for them."""
 
 from cliprt_engines._build import BuildProgress, build_engines
-from cliprt_engines._cpu_choice import chosen_settings, load_checked
+from cliprt_engines._cpu_choice import chosen_settings, load_checked, measured_speed
 from cliprt_engines._cpu_settings import CpuSettings
 from cliprt_engines._device import Device, device_at_hand
 from cliprt_engines._local import LocalClip
@@ -40,5 +40,6 @@ __all__ = [
     "device_at_hand",
     "find_engines",
     "load_checked",
+    "measured_speed",
     "open_engine",
 ]

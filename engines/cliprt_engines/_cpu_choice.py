@@ -21,10 +21,10 @@ from pathlib import Path
 import msgspec
 
 from cliprt._bundle import Bundle
+from cliprt._cache_home import cache_folder, cache_home
 from cliprt._cores import usable_cores
 from cliprt._extras import require
 from cliprt._folders import write_whole
-from cliprt._tokenizer_cache import cache_home
 from cliprt_engines._cpu_measure import Goal, Measured, check_answers, measure, unusable
 from cliprt_engines._cpu_settings import CpuSettings, load_tower
 from cliprt_engines._openvino import computes_bfloat16
@@ -36,6 +36,8 @@ SWITCH = "CLIPRT_CPU_CHOICE"
 measured."""
 
 _SCHEMA = 3
+
+_FOLDER = "cpu"
 
 # Two towers stay within 20 seconds.
 _BUDGET_S = 8.0
@@ -139,17 +141,45 @@ def chosen_settings(
         MissingExtra: onnxruntime is not installed.
         FidelityError: the tower does not answer right on this machine.
     """
+    found = _chosen(bundle, tower, precision, goal)
+    return default_settings() if found is None else found.settings
+
+
+def measured_speed(bundle: Bundle, tower: str, precision: str) -> float | None:
+    """How many items a second a tower embeds on this machine with its fastest settings.
+
+    It was measured with nothing else to do, pictures or captions of some 12 words, or is now.
+
+    Args:
+        bundle: whose tower it is.
+        tower: ``image`` or ``text``.
+        precision: ``fp32`` or ``int8-cpu``.
+
+    Returns:
+        None where ``CLIPRT_CPU_CHOICE`` says that nothing is measured.
+
+    Raises:
+        ValueError: the environment variable ``CLIPRT_CPU_CHOICE`` has another value than its two.
+        MissingExtra: onnxruntime is not installed.
+        FidelityError: the tower does not answer right on this machine.
+    """
+    found = _chosen(bundle, tower, precision, "throughput")
+    return None if found is None else found.items_per_s
+
+
+def _chosen(bundle: Bundle, tower: str, precision: str, goal: Goal) -> Measured | None:
+    """The fastest candidate, measured or remembered; None where nothing is measured."""
     if not _measures():
-        return default_settings()
+        return None
     key = _key(bundle, tower, precision, goal)
     name = hashlib.sha256(msgspec.json.encode(key, order="sorted")).hexdigest()[:32]
-    path = cache_home() / "cpu" / f"{name}.json"
+    path = cache_home() / _FOLDER / f"{name}.json"
     if record := _remembered(path, key):
-        return _best(record, path).settings
+        return _best(record, path)
     with _alone(path.with_name("measuring.lock")):
         # Another process may have measured it meanwhile.
         if record := _remembered(path, key):
-            return _best(record, path).settings
+            return _best(record, path)
         _LOG.info("measuring how the %s tower in %s is fastest here", tower, precision)
         begun = time.monotonic()
         measured = measure(
@@ -162,7 +192,7 @@ def chosen_settings(
         best = _best(record, path)
         took = time.monotonic() - begun
         _LOG.info("%.1f items/s by %s, found in %.1f s", best.items_per_s, best.settings, took)
-        return best.settings
+        return best
 
 
 def candidates(
@@ -258,6 +288,7 @@ def _version(*packages: str) -> str:
 def _remembered(path: Path, key: dict[str, str]) -> _Record | None:
     """A record for exactly this, if there is one."""
     try:
+        cache_folder(_FOLDER)  # raises where somebody else could have put a record there
         record = msgspec.json.decode(path.read_bytes(), type=_Record)
     except (OSError, ValueError):  # bytes that are no UTF-8 raise no error of msgspec's own
         return None
@@ -267,7 +298,9 @@ def _remembered(path: Path, key: dict[str, str]) -> _Record | None:
 def _remember(record: _Record, path: Path) -> None:
     """Writes a record. A folder that cannot be written costs measurements, never an answer."""
     try:
-        write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        cache_folder(_FOLDER)
+        content = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+        write_whole(path, content, private=True)
     except OSError as error:
         _LOG.warning(
             "what is fastest on this machine cannot be remembered in %s (%s), so that it is "
@@ -286,6 +319,6 @@ def _alone(path: Path) -> Iterator[None]:
     filelock = require("filelock", extra="engines")
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, filelock.Timeout):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            cache_folder(_FOLDER)
             stack.enter_context(filelock.FileLock(path, timeout=_PATIENCE_S))
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,4 +103,5 @@ def _runs(recipe: Recipe, architecture: str) -> bool:
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".") if part.isdigit()]
+    # Of a manifest: whatever else it holds is no number.
+    return [int(part) for part in version.split(".") if re.fullmatch("[0-9]{1,9}", part)]

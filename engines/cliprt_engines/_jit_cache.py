@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from cliprt._tokenizer_cache import cache_home
+from cliprt._cache_home import cache_folder
+from cliprt._folders import write_whole
+
+_FOLDER = "rtx"
 
 _MOST_BYTES = 100 * 2**20
 """NVIDIA's advice: a greater cache costs more to load than it saves."""
@@ -30,7 +31,7 @@ class JitCache:
             version: of TensorRT-RTX.
             device: which GPU; those of one machine may differ.
         """
-        self.path = cache_home() / "rtx" / f"{plan_sha256[:32]}.{version}.gpu{device}.cache"
+        self._name = f"{plan_sha256[:32]}.{version}.gpu{device}.cache"
         self._cache: Any = None
         self._kept = b""
 
@@ -54,17 +55,10 @@ class JitCache:
         if not content or content == self._kept or len(content) > _MOST_BYTES:
             return
         with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(content)
-                Path(name).replace(self.path)
-            except OSError:
-                Path(name).unlink(missing_ok=True)
+            write_whole(cache_folder(_FOLDER) / self._name, content, private=True)
 
     def _read(self) -> bytes:
-        with contextlib.suppress(OSError), self.path.open("rb") as file:
+        with contextlib.suppress(OSError), (cache_folder(_FOLDER) / self._name).open("rb") as file:
             found = os.fstat(file.fileno())
             own = found.st_uid == os.getuid()
             shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

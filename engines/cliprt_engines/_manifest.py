@@ -20,6 +20,7 @@ import msgspec
 from cliprt._bundle import Bundle
 from cliprt._card import FileEntry
 from cliprt._errors import EngineError, EngineMismatch
+from cliprt._json import UnreadableJson, read_json
 from cliprt_engines._device import Device, device_at_hand
 from cliprt_engines._fit import ARCHITECTURE, first_mismatch
 from cliprt_engines._flavor import FlavorName, Toolkit, find_toolkit
@@ -38,7 +39,8 @@ Compatibility: TypeAlias = Literal["none", "same-compute-capability", "ampere-pl
 
 
 _ARCHITECTURE = re.compile(r"sm[0-9]{2,3}")
-_VERSION = re.compile(r"[0-9]+(\.[0-9]+)+[0-9A-Za-z.+-]*")
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})+[0-9A-Za-z.+-]{0,60}")
+_PRECISION = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 _DTYPES = ("uint8", "int8", "int32", "int64", "float16", "bfloat16", "float32")
 
 
@@ -132,6 +134,8 @@ class Recipe(Record, frozen=True):
             raise ValueError(f"{self.version!r} is no version of TensorRT")
         if not self.architectures or not all(map(_ARCHITECTURE.fullmatch, self.architectures)):
             raise ValueError(f"{list(self.architectures)} are no architectures like sm89")
+        if not _PRECISION.fullmatch(self.precision):
+            raise ValueError(f"{self.precision!r} is no precision")
         if not self.files:
             raise ValueError("it was built from no file")
         for entry in self.files.values():
@@ -283,11 +287,9 @@ def read_engine(folder: Path) -> Engine:
     except OSError as error:
         raise EngineError(f"{folder} cannot be read: {error.strerror or error}") from None
     try:
-        return Engine(folder, msgspec.json.decode(data, type=Manifest))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        # It may quote the file.
-        said = "".join(char if char.isprintable() else "?" for char in str(error))
-        raise EngineError(f"the {MANIFEST} of {folder} cannot be read: {said}; {again}") from None
+        return Engine(folder, read_json(data, Manifest))
+    except UnreadableJson as error:
+        raise EngineError(f"the {MANIFEST} of {folder} cannot be read: {error}; {again}") from None
 
 
 def open_engine(

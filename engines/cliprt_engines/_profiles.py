@@ -14,6 +14,8 @@ import msgspec
 from cliprt._card import ImageSpec, TextSpec
 from cliprt._errors import InvalidInput
 
+_MOST = 2**31 - 1
+
 LEAST_LENGTH = 2
 """A text has a start and an end token."""
 
@@ -42,8 +44,8 @@ class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=T
     most: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.best <= self.most:
-            raise ValueError(f"a span needs 1 <= least <= best <= most, got {self}")
+        if not 1 <= self.least <= self.best <= self.most <= _MOST:
+            raise ValueError(f"a span needs 1 <= least <= best <= most < 2^31, got {self}")
 
     def __str__(self) -> str:
         return f"{self.least}:{self.best}:{self.most}"

@@ -12,6 +12,7 @@ import msgspec
 from cliprt._bundle import CERTIFICATE, Bundle
 from cliprt._errors import BundleError
 from cliprt._extras import require
+from cliprt._json import UnreadableJson, read_json
 from cliprt_export._fidelity import NEIGHBOURS_NEED, Fidelity
 from cliprt_export._precision import PRECISIONS
 from cliprt_export._samples import Samples
@@ -158,9 +159,13 @@ def read_certificate(bundle: Bundle) -> Certificate:
         BundleError: it cannot be read.
     """
     try:
-        return msgspec.json.decode(bundle.file(CERTIFICATE).read_bytes(), type=Certificate)
-    except msgspec.MsgspecError as error:
+        return read_json(bundle.file(CERTIFICATE).read_bytes(), Certificate)
+    except UnreadableJson as error:
         raise BundleError(f"{CERTIFICATE} of {bundle.path} cannot be read: {error}") from None
+    except OSError as error:
+        raise BundleError(
+            f"{CERTIFICATE} of {bundle.path} cannot be read: {error.strerror}"
+        ) from None
 
 
 def encode_certificate(certificate: Certificate) -> bytes:

@@ -13,13 +13,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cliprt._bundle import sha256_of
 from cliprt._errors import CheckpointError
 from cliprt._extras import require
+from cliprt._json import one_line
 
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _DESCRIPTIONS = [
     "config.json",
@@ -188,7 +191,9 @@ class Checkpoint:
             with safetensors.safe_open(str(file), framework="numpy") as tensors:
                 yield tensors
         except Exception as error:  # noqa: BLE001 - the library raises its own and OS errors
-            raise CheckpointError(f"{file.name} of {self.name} cannot be read: {error}") from None
+            raise CheckpointError(
+                f"{file.name} of {self.name} cannot be read: {one_line(error)}"
+            ) from None
 
     @cached_property
     def _files(self) -> Mapping[str, Path]:
@@ -200,7 +205,7 @@ class Checkpoint:
                 raise CheckpointError(f"{index_name} of {self.name} has no usable weight_map")
             return {name: self._shard(str(shard)) for name, shard in index.items()}
         file = self.folder / self.weights
-        if not file.is_file():
+        if not _is_file(file):
             raise CheckpointError(self._without_tensors())
         with self._opened(file) as tensors:
             return dict.fromkeys(tensors.keys(), file)
@@ -211,8 +216,10 @@ class Checkpoint:
                 f"{_index_of(self.weights)} of {self.name} names a file outside it: {name!r}"
             )
         file = self.folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{self.name} is incomplete: its shard {name} is missing")
+        if not _is_file(file):
+            raise CheckpointError(
+                f"{self.name} is incomplete: its shard {one_line(name)} is missing"
+            )
         return file
 
     def _without_tensors(self) -> str:
@@ -223,6 +230,14 @@ class Checkpoint:
             "pickled weights (.bin, .pt) can run code when they are loaded; turn such weights into "
             "safetensors with: cliprt convert"
         )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; an index may give it a name that none can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _index_of(weights: str) -> str:
@@ -275,9 +290,27 @@ def _snapshot(repository: str, revision: str | None, stem: str) -> Path:
     try:
         # Into a folder named after the commit, so that all files are of one state. Offline it finds
         # what was downloaded before.
-        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        folder = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except Exception as error:  # noqa: BLE001 - network, HTTP, disk: all mean there is no checkpoint
         raise CheckpointError(f"{repository} cannot be downloaded: {error}") from None
+    for path in folder.rglob("*"):
+        _check_hash(path, repository)
+    return folder
+
+
+def _check_hash(path: Path, repository: str) -> None:
+    """Refuses a downloaded file that is not the one the hub named; the download compares sizes.
+
+    Large files lie in the cache under their SHA-256, which the hub told before it sent them.
+    """
+    named = path.resolve().name
+    if not (path.is_file() and _SHA256.fullmatch(named)):
+        return
+    if sha256_of(path) != named:
+        raise CheckpointError(
+            f"{path.name} of {repository} was damaged on its way or in the hub's cache: its "
+            "SHA-256 is not the one that the hub names; remove it from that cache and try again"
+        )
 
 
 def _holds_weights(folder: Path, stem: str) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from cliprt._bundle import CERTIFICATE
 from cliprt._errors import EngineError
+from cliprt._folders import write_whole
+from cliprt._json import UnreadableJson, read_json
 from cliprt_engines import Engine
 from cliprt_export._certificate import Bars, MeasuredOn
 from cliprt_export._engine_checks import Check
@@ -70,14 +70,7 @@ def save_engine_certificate(engine: Engine, certificate: EngineCertificate) -> P
     target = engine.path / CERTIFICATE
     content = msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n"
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{CERTIFICATE}.", dir=engine.path)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        write_whole(target, content)
     except OSError as error:
         raise EngineError(f"{target} cannot be written: {error.strerror or error}") from None
     return target
@@ -91,10 +84,10 @@ def read_engine_certificate(engine: Engine) -> EngineCertificate | None:
     """
     path = engine.path / CERTIFICATE
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=EngineCertificate)
+        found = read_json(path.read_bytes(), EngineCertificate)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnreadableJson) as error:
         raise EngineError(
             f"{path} cannot be read: {error}; measure again with: cliprt verify {engine.path}"
         ) from None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cliprt._errors import CheckpointError
+from cliprt._json import one_line
 from cliprt_export import _hf_clip, _openclip, _siglip
 from cliprt_export._checkpoint import Checkpoint
 from cliprt_export._model import ClipModel
@@ -80,6 +81,9 @@ FAMILIES: tuple[Family, ...] = (
 )
 """In the order in which a checkpoint is tried."""
 
+# Letters of a refusal.
+_SHOWN = 1500
+
 
 def read_model(checkpoint: Checkpoint, family: str | None = None) -> ClipModel:
     """Reads a checkpoint by the reader of its family.
@@ -92,6 +96,16 @@ def read_model(checkpoint: Checkpoint, family: str | None = None) -> ClipModel:
     Raises:
         CheckpointError: no family fits, or the files contradict each other.
     """
+    try:
+        return _read(checkpoint, family)
+    except CheckpointError as error:
+        # It quotes what the files hold.
+        raise CheckpointError(one_line(error, _SHOWN)) from None
+    except RecursionError:
+        raise CheckpointError(f"a file of {checkpoint.name} is nested too deeply") from None
+
+
+def _read(checkpoint: Checkpoint, family: str | None) -> ClipModel:
     wanted = [entry for entry in FAMILIES if family in (None, entry.name)]
     fitting = [entry for entry in wanted if entry.found(checkpoint)]
     if fitting:

@@ -22,6 +22,7 @@ from tokenizers import (
 )
 
 from cliprt._errors import CheckpointError
+from cliprt._texts import library_errors
 from cliprt_export._checkpoint import Checkpoint
 
 _CLASSES = (None, "CLIPTokenizer", "CLIPTokenizerFast")
@@ -58,14 +59,8 @@ class HfTokenizer:
             raise CheckpointError(
                 f"{checkpoint.name} has a {config['tokenizer_class']}; supported is CLIPTokenizer"
             )
-        try:
+        with library_errors(CheckpointError, f"the tokenizer of {checkpoint.name} cannot be built"):
             self._build(checkpoint, config)
-        except CheckpointError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
-            raise CheckpointError(
-                f"the tokenizer of {checkpoint.name} cannot be built: {error}"
-            ) from None
 
     def _build(self, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
         names = dict(_DEFAULT_TOKENS)

@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from cliprt._errors import CheckpointError
+from cliprt._texts import library_errors
 from cliprt_export._checkpoint import Checkpoint
 from cliprt_export._clip_vocabulary import WORD_END, read_merges, words_of
 from cliprt_export._hf_tokenizer import content_of, optional_json
@@ -115,17 +116,13 @@ def folder_tokenizer(
     for side in ("padding_side", "truncation_side"):
         if named.get(side, "right") != "right":
             raise CheckpointError(f"{checkpoint.name} has a {side} other than right")
-    try:
+    with library_errors(CheckpointError, f"the tokenizer.json of {checkpoint.name} cannot be used"):
         pad_id = _id_of(content, content_of(named.get("pad_token", "[PAD]")))
         separator_id = None
         if strip_separator:
             separator_id = _id_of(content, content_of(named.get("sep_token", "[SEP]")))
         tokenizer_json = json.dumps(content, ensure_ascii=False)
         tokenizer = Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
-        raise CheckpointError(
-            f"the tokenizer.json of {checkpoint.name} cannot be used: {error}"
-        ) from None
     greatest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if greatest >= vocabulary:
         raise CheckpointError(

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from cliprt._errors import CheckpointError
 from cliprt._sentencepiece import HIDDEN, SPACE
+from cliprt._texts import library_errors
 from cliprt_export._checkpoint import Checkpoint
 from cliprt_export._hf_tokenizer import added_tokens, content_of, id_of, optional_json
 from cliprt_export._sentencepiece import Kind, Piece, SentencePieceModel, parse_sentencepiece
@@ -68,17 +69,11 @@ def read_siglip_tokenizer(checkpoint: Checkpoint) -> SiglipText:
     """
     config = optional_json(checkpoint, "tokenizer_config.json")
     kind = str(config.get("tokenizer_class") or "SiglipTokenizer").removesuffix("Fast")
-    try:
+    with library_errors(CheckpointError, f"the tokenizer of {checkpoint.name} cannot be built"):
         if kind == "SiglipTokenizer":
             return _siglip(checkpoint, config)
         if kind in ("GemmaTokenizer", "Siglip2Tokenizer"):
             return _gemma(checkpoint, config, lower=kind == "Siglip2Tokenizer")
-    except CheckpointError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
-        raise CheckpointError(
-            f"the tokenizer of {checkpoint.name} cannot be built: {error}"
-        ) from None
     raise CheckpointError(
         f"{checkpoint.name} has a {kind}; "
         "supported are SiglipTokenizer, GemmaTokenizer and Siglip2Tokenizer"

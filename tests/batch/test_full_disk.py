@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mounts import not_permitted
 from run_folders import (
     LAYOUTS,
     PLAN,
@@ -23,6 +24,7 @@ from run_folders import (
     unsynced,
     write_parts,
 )
+from small_disks import small_disk
 
 from cliprt_batch._output_errors import OutputError
 from cliprt_batch._run_config import Layout, RunConfig
@@ -111,18 +113,15 @@ def test_items_that_were_amended_count_once(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting is not permitted")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 1024) as disk:
+        if disk is None:
+            not_permitted()
+        yield disk
 
 
 @LAYOUTS
-def test_a_disk_that_fills_up(tmp_path: Path, layout: Layout, small_disk: Path) -> None:
+def test_a_disk_that_fills_up(tmp_path: Path, layout: Layout, disk: Path) -> None:
     settings = config(layout, dim=64)
 
     def units(out: Path) -> None:
@@ -133,10 +132,10 @@ def test_a_disk_that_fills_up(tmp_path: Path, layout: Layout, small_disk: Path) 
             run.finish(2)
 
     units(tmp_path / "whole")
-    ballast = small_disk / "ballast"
+    ballast = disk / "ballast"
     seen = set()
     for free in range(5, 700, 45):
-        out = small_disk / "out"
+        out = disk / "out"
         ballast.write_bytes(bytes(1024 * (1020 - free)))
         said = refused(units, out)
         if said is not None:

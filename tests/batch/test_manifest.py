@@ -70,3 +70,35 @@ def test_damage_is_said(tmp_path: Path, made: Manifest) -> None:
         path.write_bytes(content)
         with pytest.raises(OutputError, match=reason):
             read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.npy", "a/../../b", ".", "", "a//b", "a\x1b"])
+def test_it_names_files_of_its_own_folder_alone(tmp_path: Path, made: Manifest, name: str) -> None:
+    path = tmp_path / "manifest.json"
+    content = msgspec.json.decode(path.read_bytes())
+    files = content["shards"][0]["files"]
+    files[name] = files.pop(next(iter(files)))
+    path.write_bytes(msgspec.json.encode(content))
+    with pytest.raises(OutputError, match="is no path within the output"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b'{"version": 1, "x": ' + b"[" * 100_000, b'{"\xff": 1}'])
+def test_damage_that_no_decoder_expects_is_said(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(OutputError, match=r"manifest\.json is damaged"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("items", 2**63), ("embedded", 2**63), ("embedded", -1), ("number", -1)]
+)
+def test_counts_that_no_shard_has_are_damage(
+    tmp_path: Path, made: Manifest, field: str, value: int
+) -> None:
+    path = tmp_path / "manifest.json"
+    content = msgspec.json.decode(path.read_bytes())
+    content["shards"][0][field] = value
+    path.write_bytes(msgspec.json.encode(content))
+    with pytest.raises(OutputError, match="its counts do not add up"):
+        read_manifest(tmp_path)

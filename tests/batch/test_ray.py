@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -259,7 +260,7 @@ def test_rays_end_is_told_and_loses_nothing(
 
 def test_the_command_line_alone_and_ctrl_c(job: Callable[..., Job], tmp_path: Path) -> None:
     one, out = job(pictures=1500, shard_size=10_000), tmp_path / "out"
-    folder = tempfile.mkdtemp(prefix="cliprt-test-", dir="/tmp")
+    folder = tempfile.mkdtemp(prefix="c-", dir="/tmp")  # short enough for Ray's sockets
     command = [
         *(sys.executable, "-m", "cliprt", "embed", one.source.address, "--out", str(out)),
         *("--bundle", str(one.where.bundle), "--engine", "ray", "--shard-size", "10000"),
@@ -287,6 +288,34 @@ def test_the_command_line_alone_and_ctrl_c(job: Callable[..., Job], tmp_path: Pa
     assert output(out) == one.expected
     assert summary.computed <= 1501 - 512
     shutil.rmtree(folder)
+
+
+OPENED = """
+import json, os
+import psutil
+from cliprt_batch._ray_cluster import cluster
+with cluster(None):
+    import ray
+    me = psutil.Process()
+    listening = [
+        [process.name(), one.laddr.ip]
+        for process in [me, *me.children(recursive=True)]
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    folder = ray._private.worker._global_node.get_temp_dir_path()
+    print(json.dumps([listening, os.stat(os.path.dirname(folder)).st_mode & 0o777]))
+"""
+
+
+def test_a_ray_of_this_machine_is_closed_to_others() -> None:
+    run = subprocess.run([sys.executable, "-c", OPENED], capture_output=True, text=True, check=True)
+    listening, mode = json.loads(run.stdout.splitlines()[-1])
+    assert {"raylet", "gcs_server"} <= {name for name, _ in listening}
+    assert {address for _, address in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, (
+        listening
+    )
+    assert mode == 0o700
 
 
 def test_without_ray_the_extra_is_named(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 from pathlib import Path
 
 import pytest
 from batch_sources import content, items_of, keys_of, planned, put
 
-from cliprt import InvalidInput
+from cliprt import DeploymentError, InvalidInput
 from cliprt_batch import _lines
+from cliprt_batch._fields import Wanted
+from cliprt_batch._lines import Lines, LineUnit, read_lines
 from cliprt_batch._source import Source
 
 BOTH = ("image", "text")
@@ -219,3 +223,23 @@ def test_rows_name_object_stores(tmp_path: Path) -> None:
     lines = ["s3://b/a.jpg", "gs://b/a.jpg", "gcs://b/a.jpg", "az://b/a.jpg", "abfs://b/a.jpg"]
     items = items_of(planned(put(str(tmp_path), "a.txt", "\n".join(lines)), tmp_path / "plan"))
     assert [item.path for item in items] == lines
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"7", b'["a.jpg", "b"]', b"[" * 100_000, b"\xff"])
+def test_a_damaged_listing_is_no_picture(line: bytes) -> None:
+    lines = Lines(form="paths", wanted=Wanted(("image",)), base="/folder", quoted=True)
+    unit = LineUnit(number=0, address="", stamp="", items=1, start=0, end=len(line))
+    with pytest.raises(DeploymentError, match="the frozen listing of the source is damaged"):
+        list(read_lines(io.BufferedReader(io.BytesIO(line)), unit, lines, 0))
+
+
+def test_long_names_of_objects_are_not_remembered() -> None:
+    lines = Lines(form="objects", wanted=Wanted(("text",)), base="/folder")
+    _lines._chosen.cache_clear()
+    rows = [json.dumps({"x" * 5000: n, "caption": "a"}) for n in range(3)]
+    rows += [json.dumps({**dict.fromkeys(map(str, range(300))), "caption": "a"})]
+    data = "\n".join(rows).encode()
+    unit = LineUnit(number=0, address="", stamp="", items=4, start=0, end=len(data))
+    found = list(read_lines(io.BufferedReader(io.BytesIO(data)), unit, lines, 0))
+    assert [item.caption for item in found] == ["a"] * 4
+    assert _lines._chosen.cache_info().currsize == 0

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from cliprt import InvalidInput
+from cliprt_batch import _parquet
 from cliprt_batch._source import Source
 
 BOTH = ("image", "text")
@@ -249,3 +250,13 @@ def test_rows_that_no_row_group_holds_are_items(tmp_path: Path) -> None:
     assert [item.key for item in items] == [f"t.parquet/{row}" for row in range(4)]
     assert [item.fault is None for item in items] == [True, True, False, False]
     assert "no row group holds the row 3" in (items[3].fault or "")
+
+
+def test_a_file_that_promises_too_many_rows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_parquet, "_MOST_UNITS", 2)
+    address = put(str(tmp_path), "t.parquet", parquet({"caption": ["a"] * 7}))
+    assert len(planned(address, tmp_path / "fits", ("text",), 4).units) == 2
+    with pytest.raises(InvalidInput, match="says that it has 7 rows, which would be more than 2"):
+        planned(address, tmp_path / "plan", ("text",), 3)

@@ -128,6 +128,20 @@ def test_other_members_are_passed_over(tmp_path: Path) -> None:
     ]
 
 
+def test_names_that_lead_out_are_keys_and_nothing_else(tmp_path: Path) -> None:
+    """Nothing of an archive is ever written to the disk, whatever its members are called."""
+    names = ("../../out.jpg", "/tmp/out.jpg", "a/../../b.jpg", "\\tmp\\c.jpg")
+    (tmp_path / "in").mkdir()
+    address = put(str(tmp_path / "in"), "t.tar", tar([(name, b"p") for name in names]))
+    before = sorted(tmp_path.rglob("*"))
+    plan = planned(address, tmp_path / "plan")
+    found = items_of(plan)
+    assert [content(item) for item in found] == [b"p"] * 4
+    assert [item.key for item in found] == [f"t.tar/{name[:-4]}" for name in names]
+    after = [path for path in tmp_path.rglob("*") if (tmp_path / "plan") not in path.parents]
+    assert sorted(after) == [*before, tmp_path / "plan"]
+
+
 def test_names_that_are_not_utf_8_have_keys_that_are(tmp_path: Path) -> None:
     data = tar([("\udcff.jpg", b"p")], format=tarfile.GNU_FORMAT)
     (item,) = items_of(planned(put(str(tmp_path), "t.tar", data), tmp_path / "plan"))
@@ -222,7 +236,7 @@ def test_memory_does_not_grow_with_the_members(tmp_path: Path) -> None:
     address = put(str(tmp_path), "t.tar", tar([(f"{n}.jpg", b"") for n in range(2000)]))
     plan = planned(address, tmp_path / "plan")
     seen: list[int] = []
-    original = _tars.tarfile.open
+    original = _tars._Tar.open
 
     def watched(*args: object, **options: object) -> tarfile.TarFile:
         file: tarfile.TarFile = original(*args, **options)  # type: ignore[call-overload]
@@ -236,6 +250,6 @@ def test_memory_does_not_grow_with_the_members(tmp_path: Path) -> None:
         return file
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_tars.tarfile, "open", watched)
+        patch.setattr(_tars._Tar, "open", watched)
         assert len(items_of(plan)) == 2000
     assert max(seen) <= 1

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import trustme
 
-from cliprt import DeploymentError, InvalidInput, ServerError
+from cliprt import DeploymentError, InvalidInput, Overloaded, ServerError
 from cliprt._connection import Tls
 from cliprt_bench._front import OpenAiFront
 
@@ -158,7 +158,7 @@ def test_what_is_no_json_is_refused(stand: Stand) -> None:
 )
 def test_refusals_are_told(stand: Stand, front: OpenAiFront, refusal: Any, said: str) -> None:
     stand.refusal = refusal
-    with pytest.raises(ServerError, match=said):
+    with pytest.raises(Overloaded, match=said):
         front.texts(["a cat"])
 
 

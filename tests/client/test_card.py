@@ -66,6 +66,22 @@ def test_pooling_at_the_end_needs_a_fixed_length(small_bundle: Bundle) -> None:
         decode_card(changed(small_bundle, text={**text, "pooling": "last"}), origin="test")
 
 
+@pytest.mark.parametrize("evil", ["\x1b]0;owned\x07", "a\nError: b", "a\u202eb"])
+def test_a_name_does_not_steer_the_terminal(evil: str, small_bundle: Bundle) -> None:
+    entry = {"sha256": "0" * 64, "size": 1}
+    for changes in ({"name": evil}, {"revision": evil}, {"files": {evil: entry}}):
+        with pytest.raises(BundleError, match="which may not be printed") as caught:
+            decode_card(changed(small_bundle, **changes), origin="test")
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("sha256", ["../../secret", "", "0" * 63, "G" * 64, "A" * 64, "0" * 65])
+def test_a_hash_that_is_none_makes_no_name_of_a_file(sha256: str, small_bundle: Bundle) -> None:
+    files = {"tokenizer.json": {"sha256": sha256, "size": 1}}
+    with pytest.raises(BundleError, match="and 1 bytes are no file"):
+        decode_card(changed(small_bundle, files=files), origin="test")
+
+
 @pytest.fixture
 def copy(small_bundle: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_bundle.path, tmp_path / "bundle"))
@@ -106,3 +122,64 @@ def test_a_folder_without_a_card_is_no_bundle(tmp_path: Path) -> None:
 def test_an_unknown_file_is_named(small_bundle: Bundle) -> None:
     with pytest.raises(BundleError, match=r"holds no image\.fp16\.onnx; it has certificate\.json"):
         small_bundle.file("image.fp16.onnx")
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (b'{"name": "\xff"}', "it is not UTF-8"),
+        (b'{"schema": 2, "identity": {"\xff": "a"}}', "it is not UTF-8"),
+        (b'{"\\u001b[31m": 1}', "unknown field"),
+        (b"", "truncated"),
+    ],
+)
+def test_a_damaged_card_is_refused_in_words_that_can_be_printed(damage: bytes, text: str) -> None:
+    with pytest.raises(BundleError, match=text) as refused:
+        decode_card(damage, origin="test")
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "text"),
+    [
+        ("image", {"height": 2**20, "width": 2**20}, "sides must be from 1 to 2048 pixels"),
+        ("image", {"resize_height": 10**6, "resize_width": 10**6}, "sides must be from 1 to 2048"),
+        ("text", {"context_length": 2**40}, "context_length must be from 2 to 65536"),
+        ("text", {"vocabulary": 2**32}, "ids must fit into int32"),
+        ("text", {"zeroed_id": -1}, "zeroed_id -1 lies outside the vocabulary"),
+    ],
+)
+def test_a_card_cannot_make_a_client_take_all_memory(
+    small_bundle: Bundle, part: str, changes: dict[str, int], text: str
+) -> None:
+    section = json.loads(encode_card(small_bundle.card))[part]
+    with pytest.raises(BundleError, match=text):
+        decode_card(changed(small_bundle, **{part: {**section, **changes}}), origin="test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"dim": 2**40}, "dim must be positive and at most"),
+        ({"logit_scale": -1.0}, "logit_scale must be above 0"),
+        ({"logit_scale": 1e30}, "logit_scale must be above 0 and at most"),
+        ({"logit_bias": -1e30}, "logit_bias is beyond"),
+    ],
+)
+def test_a_card_of_numbers_that_no_model_has_is_refused(
+    small_bundle: Bundle, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(BundleError, match=text):
+        decode_card(changed(small_bundle, **changes), origin="test")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a" * 300, "cannot be read"), ("a\x1b[31m", "may not be printed"), ("..", "is missing")],
+)
+def test_a_card_names_only_files_that_there_can_be(copy: Path, name: str, text: str) -> None:
+    card = json.loads((copy / "card.json").read_text())
+    card["files"][name] = {"sha256": "0" * 64, "size": 0}
+    (copy / "card.json").write_text(json.dumps(card))
+    with pytest.raises(BundleError, match=text):
+        open_bundle(copy)

@@ -39,6 +39,8 @@ REMOTE = "host.example:8001"
         ({"endpoints": REMOTE, "metadata": {"grpc-timeout": "x"}}, "cannot be sent"),
         ({"endpoints": REMOTE, "metadata": {"x": "a\nb"}}, "value of the header 'x'"),
         ({"endpoints": REMOTE, "auth": "token"}, "would travel to host.example:8001 in plain"),
+        ({"endpoints": "127.example:1", "auth": "token"}, "would travel to 127.example:1 in plain"),
+        ({"endpoints": "localhost.example:1", "auth": "token"}, "would travel to localhost.exam"),
         ({"endpoints": REMOTE, "auth": "", "tls": Tls()}, "must be printable ASCII and not empty"),
         ({"endpoints": REMOTE, "auth": 5, "tls": Tls()}, "must be a token or a function, got int"),
         (
@@ -59,6 +61,7 @@ def test_options_that_cannot_be_meant(options: dict[str, Any], told: str) -> Non
     [
         {"endpoints": "localhost:1", "auth": "token"},
         {"endpoints": "[::1]:1", "auth": "token"},
+        {"endpoints": "127.8.9.1:1", "auth": "token"},
         {"endpoints": REMOTE, "auth": "token", "tls": Tls()},
         {"endpoints": REMOTE, "auth": lambda: "token", "auth_over_plaintext": True},
         {"endpoints": ["a:1", "b:1"], "tls": Tls(server_name="c")},
@@ -162,6 +165,12 @@ REQUEST = "[request id: <id_unknown>] "
             REQUEST + "the tower is being warmed",
             ServerError,
             "localhost:1 is there and refuses the request: the tower is being warmed",
+        ),
+        (
+            grpc.StatusCode.INTERNAL,
+            ENSEMBLE + "Stub process 'clip_text_0_0' is not healthy.",
+            ServerUnavailable,
+            "lost the process of a model (Stub process 'clip_text_0_0' is not healthy.)",
         ),
         (
             grpc.StatusCode.UNAVAILABLE,

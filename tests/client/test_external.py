@@ -254,3 +254,15 @@ def test_a_link_out_of_the_bundle_is_not_even_hashed(
     with pytest.raises(BundleError, match="a link to another folder"):
         open_bundle(bundle)
     assert "a.data" not in hashed
+
+
+def test_a_hard_link_is_what_the_card_says_or_nothing(bundle: Path, tmp_path: Path) -> None:
+    """It looks like any file; but whoever made the bundle would have to know what it holds."""
+    (tmp_path / "secret").write_bytes(WEIGHTS)
+    (bundle / "a.data").hardlink_to(tmp_path / "secret")
+    write(bundle / "text.fp32.onnx", "a.data")
+    list_again(bundle, "text.fp32.onnx", "a.data")
+    open_bundle(bundle)
+    (tmp_path / "secret").write_bytes(WEIGHTS[:-1] + b"?")
+    with pytest.raises(BundleError, match=r"a\.data is not the file that was exported"):
+        open_bundle(bundle)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cliprt import Bundle, BundleError
+from cliprt import Bundle, BundleError, _known
 from cliprt._known import PRECISIONS, Bar, Known, bar_of, bar_of_folder, cosines
 
 
@@ -83,3 +83,47 @@ def test_rows_of_another_length_count_as_different() -> None:
     assert cosines(2 * row, row)[0] == pytest.approx(0.5)
     with pytest.raises(ValueError, match=r"expected embeddings \[2, 2\], got \[1, 2\]"):
         cosines(row, np.float32([[1, 0], [0, 1]]))
+
+
+def golden(**arrays: Any) -> bytes:
+    out = io.BytesIO()
+    np.savez_compressed(out, **arrays)
+    return out.getvalue()
+
+
+UNIT = np.eye(2, 4, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"tokens": np.int32(1), "text_embedding": UNIT}, "no known answers"),
+        ({"tokens": np.ones((2, 3)), "text_embedding": UNIT}, "no known answers"),
+        ({"tokens": np.ones((2, 3), np.int32), "text_embedding": UNIT > 0}, "no known answers"),
+    ],
+)
+def test_golden_files_hold_what_a_tower_takes(arrays: dict[str, Any], said: str) -> None:
+    with pytest.raises(BundleError, match=said):
+        Known.read(golden(**arrays), "text", origin="here")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"towers": ' + b"[" * 100_000,
+        b'{"towers": {"image": {"fp32": {"min_cosine": 1' + b"0" * 400 + b"}}}}",
+        b'{"towers": {"image": {"fp32": "\xff"}}}',
+        b"[]",
+    ],
+)
+def test_certificates_that_cannot_be_read_are_refused(content: bytes) -> None:
+    with pytest.raises(BundleError, match="the certificate of here cannot be read"):
+        bar_of(content, "image", "fp32", origin="here")
+
+
+def test_golden_files_are_not_unpacked_beyond_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = golden(tokens=np.ones((2, 300), np.int32), text_embedding=UNIT)
+    Known.read(whole, "text", origin="here")
+    monkeypatch.setattr(_known, "_MAX_GOLDEN_BYTES", 1000)
+    with pytest.raises(BundleError, match="unpacks to more than 1,000 bytes"):
+        Known.read(whole, "text", origin="here")

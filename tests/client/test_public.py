@@ -30,7 +30,7 @@ PUBLIC = {
         "BuildProgress", "BuilderOptions", "CpuSettings", "Device", "Engine", "LocalClip",
         "Manifest", "OnnxTower", "OpenVinoTower", "OpenedEngine", "Profile", "Span",
         "TensorRtTower", "Tower", "TowerInfo", "build_engines", "chosen_settings", "device_at_hand",
-        "find_engines", "load_checked", "open_engine",
+        "find_engines", "load_checked", "measured_speed", "open_engine",
     },
     "cliprt_export": {
         "Bars", "Certificate", "Check", "EngineCertificate", "EngineRow", "EngineVerification",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import until
 from wire_models import ONE, write_wire_repository
 
 from cliprt import Bundle, Client, ClosedError, DeadlineExceeded, Overloaded
@@ -153,3 +154,28 @@ def test_deadlines_come_in_their_order_and_not_too_early() -> None:
     late.rang.clear()
     deadlines.add(time.monotonic(), late.ring)
     assert late.rang.wait(20)
+
+
+def test_answered_requests_are_not_kept_until_their_deadlines() -> None:
+    deadlines, waiting = Deadlines(), [Alarm() for _ in range(300)]
+    for alarm in waiting:
+        deadlines.add(time.monotonic() + 600, alarm.ring)
+        for _ in range(30):
+            deadlines.add(time.monotonic() + 600, Alarm().ring)  # gone at once
+    assert len(deadlines._entries) <= 2 * len(waiting)
+    kept = {method() for _, _, method in deadlines._entries}
+    assert kept >= {alarm.ring for alarm in waiting}
+    deadlines.close()
+
+
+def test_a_closed_client_leaves_no_thread_behind(server: TritonServer) -> None:
+    before = set(threading.enumerate())
+    for _ in range(3):
+        channel = TritonChannel(server.address)
+        channel.infer("echo", ONE, "value", 600).result()
+        channel.close()
+
+    def left() -> list[str]:
+        return [each.name for each in set(threading.enumerate()) - before]
+
+    until(lambda: "cliprt-deadlines" not in left())

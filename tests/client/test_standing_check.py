@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -137,6 +138,21 @@ def test_a_busy_report_leaves_the_last_verdict_in_force() -> None:
 def test_who_is_always_busy_is_not_healthy() -> None:
     with standing(Checks("good", "busy"), busy_s=0.0) as one:
         assert [one.report().healthy for _ in range(2)] == [True, False]
+
+
+@pytest.mark.usefixtures("_never_fresh")
+def test_who_is_always_busy_and_seen_at_work_stays_what_it_was() -> None:
+    at_work = [time.monotonic()]
+    one = StandingCheck(
+        Checks("good", "busy", "busy", "wrong", "busy"),
+        model="clip",
+        patience_s=20.0,
+        waits_for=lambda: "image",
+        seen_at_work=lambda: at_work[0] + 1e6,
+        busy_s=0.0,
+    )
+    assert [one.report().healthy for _ in range(5)] == [True, True, True, False, False]
+    one.close()
 
 
 @pytest.mark.usefixtures("_never_fresh")

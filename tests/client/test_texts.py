@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz import samples
 from hostile import strings
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,3 +131,32 @@ def test_bytes_that_are_no_text_are_refused() -> None:
     assert text_of("naïve 🐈\0".encode(), 0) == "naïve 🐈\0"
     with pytest.raises(InvalidInput, match=r"item 4: the text is not valid UTF-8 at byte 2 \(inv"):
         text_of(b"ab\xff", 4)
+
+
+def contradicting(content: str, *path: str | int, value: object) -> str:
+    """A tokenizer.json in which one value is another."""
+    whole = json.loads(content)
+    inside = whole
+    for key in path[:-1]:
+        inside = inside[key]
+    inside[path[-1]] = value
+    return json.dumps(whole)
+
+
+def test_a_tokenizer_that_makes_the_library_panic_is_a_bundle_error(small_bundle: Bundle) -> None:
+    """Its panics are no Exception."""
+    content = small_bundle.file("tokenizer.json").read_text(encoding="utf-8")
+    prefix = contradicting(content, "model", "continuing_subword_prefix", value="a" * 50)
+    with pytest.raises(BundleError, match=r"tokenizer\.json cannot be loaded"):
+        TextTokenizer(prefix, small_bundle.card.text, Limits())
+
+
+def test_a_tokenizer_that_names_no_such_token_is_a_bundle_error_at_its_first_text() -> None:
+    single = contradicting(
+        samples.tokenizer().decode(), "post_processor", "single", 0, "SpecialToken", "id", value="?"
+    )
+    with pytest.raises(BundleError, match=r"tokenizer\.json cannot be used"):
+        TextTokenizer(single, samples.TEXT, Limits())(["ab"])
+    unknown = contradicting(samples.tokenizer().decode(), "model", "unk_token", value="?")
+    with pytest.raises(BundleError, match=r"tokenizer\.json cannot be used: Unk token"):
+        TextTokenizer(unknown, samples.TEXT, Limits())(["ab z"])

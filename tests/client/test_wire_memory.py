@@ -159,8 +159,8 @@ def test_a_server_that_refuses_is_asked_once(
 
 def test_a_server_with_a_secret_lets_in_who_knows_it(tmp_path: Path) -> None:
     repository = write_wire_repository(tmp_path / "models")
-    with TritonServer(repository, admin_secret="open sesame") as server:
-        metadata = {"triton-grpc-protocol-cliprt-secret": "open sesame"}
+    with TritonServer(repository, admin_secret="open sesame, please") as server:
+        metadata = {"triton-grpc-protocol-cliprt-secret": "open sesame, please"}
         options = Connection(server.address, shared_memory=True, metadata=metadata)
         channel = TritonChannel(options)
         channel.infer("echo", tensor(0), "value", 20).result()
@@ -225,6 +225,30 @@ def test_regions_do_not_outlive_their_process(wire_server: TritonServer, end: st
     assert run.returncode == (-9 if end == "killed" else 0), run.stderr
     start = f"cliprt-inputs-{run.stdout.strip()}-"
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(start)]  # noqa: PTH208
+
+
+def test_the_server_forgets_regions_of_killed_clients(
+    wire_server: TritonServer, channel: TritonChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", FORGETFUL, wire_server.address, "killed"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    start = f"cliprt-inputs-{run.stdout.strip()}-"
+    until(lambda: not [name for name in os.listdir("/dev/shm") if name.startswith(start)])  # noqa: PTH208
+
+    def kept() -> list[str]:
+        return [name for name in registered(channel) if name.startswith(start)]
+
+    sent = tensor(0)
+    channel.infer("echo", sent, "value", 20).result()
+    assert len(kept()) == 1
+    monkeypatch.setattr("cliprt._shared_memory._TIDY_S", 0.0)
+    # What it asked for may be under way at the first look.
+    channel.infer("echo", sent, "value", 20).result()
+    assert len(kept()) == 1
+    channel.infer("echo", sent, "value", 20).result()
+    assert not kept()
+    assert (channel.infer("echo", sent, "value", 20).result() == sent["value"]).all()
+    assert regions() <= registered(channel)
 
 
 def states_of_threads(pid: int) -> set[str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty_proxy import FaultyProxy
 from numpy.typing import NDArray
 from wire_models import ONE, write_wire_repository
 
@@ -123,82 +122,30 @@ def test_a_server_that_stays_away_is_named(repository: Path) -> None:
     hasty.close()
 
 
-class Relay:
-    """Passes bytes on to a server, and cuts the first connection inside an answer."""
-
-    def __init__(self, address: str, cut_after: int) -> None:
-        host, _, port = address.rpartition(":")
-        self._server = (host, int(port))
-        self._cut_after: int | None = cut_after
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.cuts = 0
-        self._sockets: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(self._server)
-            self._sockets += [client, server]
-            limit, self._cut_after = self._cut_after, None
-            for source, target, bound in ((client, server, None), (server, client, limit)):
-                thread = threading.Thread(target=self._pass_on, args=(source, target, bound))
-                self._threads.append(thread)
-                thread.start()
-
-    def _pass_on(self, source: socket.socket, target: socket.socket, limit: int | None) -> None:
-        passed = 0
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-                passed += len(data)
-                if limit is not None and passed > limit:
-                    self.cuts += 1
-                    break
-        except OSError:
-            pass
-        for each in (source, target):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for each in self._sockets:
-            each.close()
-        for thread in self._threads:
-            thread.join(20)
-
-
 @pytest.fixture
-def relay(wire_server: TritonServer) -> Iterator[Relay]:
-    relay = Relay(wire_server.address, cut_after=500_000)
-    yield relay
-    relay.close()
+def proxy(wire_server: TritonServer) -> Iterator[FaultyProxy]:
+    with FaultyProxy(wire_server.address) as proxy:
+        proxy.cut_after(500_000)
+        yield proxy
 
 
-def test_an_answer_that_broke_off_is_asked_for_again(relay: Relay) -> None:
-    channel = TritonChannel(Connection(relay.address, retry=Retry(wait_for_server=True)))
+def test_an_answer_that_broke_off_is_asked_for_again(proxy: FaultyProxy) -> None:
+    channel = TritonChannel(Connection(proxy.address, retry=Retry(wait_for_server=True)))
     assert channel.server_ready(20)
     sent = np.arange(2_000_000, dtype=np.uint32).view(np.uint8)[None]
     calls: list[PendingTensor] = []
     pending = channel.infer("echo", {"value": sent}, "value", 60)
     pending.add_done_callback(calls.append)
     assert (pending.result() == sent).all()
-    assert relay.cuts == 1
+    assert proxy.cuts == 1
     channel.close()
     assert calls == [pending]
 
 
-def test_without_retries_an_answer_that_broke_off_is_an_error(relay: Relay) -> None:
-    channel = TritonChannel(Connection(relay.address, retry=None))
+def test_without_retries_an_answer_that_broke_off_is_an_error(proxy: FaultyProxy) -> None:
+    channel = TritonChannel(Connection(proxy.address, retry=None))
     sent = np.zeros((1, 8_000_000), np.uint8)
     with pytest.raises(ServerUnavailable):
         channel.infer("echo", {"value": sent}, "value", 60).result()
-    assert relay.cuts == 1
+    assert proxy.cuts == 1
     channel.close()

@@ -88,7 +88,7 @@ MANIFEST_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder": (replace_by_folder, r"cannot be read: Is a directory"),
     "no UTF-8": (
         lambda path: path.write_bytes(b'{"model": "\xff"}'),
-        r"'utf-8' codec can't decode",
+        r"it is not UTF-8",
     ),
     "too deep": (
         lambda path: path.write_bytes(b'{"model": ' + b"[" * 100_000),

@@ -251,3 +251,12 @@ def test_values_beyond_reason_are_refused() -> None:
         BuilderOptions(level=6)
     with pytest.raises(ValueError, match="1 <= least <= best <= most"):
         Span(4, 2, 8)
+
+
+@pytest.mark.parametrize("cuda", ["12.²", "1²", "9" * 5000, "", "."])
+def test_a_version_that_is_none_costs_nobody_more_than_the_engine(
+    cuda: str, built: Engine, tensorrt: Toolkit
+) -> None:
+    odd = as_tensorrt(built, built_on=BuiltOn(gpu=L4.name, cuda=cuda, driver="580.95.05"))
+    # What is no version is older than every version.
+    check_engine(odd, bundle=None, toolkit=tensorrt, device=L4)

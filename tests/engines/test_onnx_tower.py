@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -98,3 +101,25 @@ def test_products_of_bytes_do_not_saturate(tmp_path: Path) -> None:
     onnx.save(graph, str(tmp_path / "model.onnx"))
     answer = OnnxTower(tmp_path / "model.onnx").run(np.full((2, 64), 255, dtype=np.uint8))
     np.testing.assert_array_equal(answer, np.full((2, 1), 64 * 255 * 127, dtype=np.float32))
+
+
+def test_onnx_runtime_keeps_no_id_and_tells_nobody(small_bundle: Bundle, tmp_path: Path) -> None:
+    """Its builds for Linux report to their maker, and leave files where they keep what to send."""
+    program = (
+        "import sys; from cliprt_engines import LocalClip; "
+        "LocalClip(sys.argv[1]).encode_text('a'); print('done')"
+    )
+    folders = {name: str(tmp_path / name) for name in ("HOME", "TMPDIR", "CLIPRT_HOME")}
+    for folder in folders.values():
+        Path(folder).mkdir()
+    unset = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(small_bundle.path)],
+        env={key: value for key, value in os.environ.items() if key not in unset} | folders,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "done\n"
+    kept = [path.name for name in ("HOME", "TMPDIR") for path in (tmp_path / name).rglob("*")]
+    assert not {".ses", "deviceid", ".onnxruntime"} & set(kept)

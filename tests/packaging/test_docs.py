@@ -91,7 +91,9 @@ def test_make_help_lists_every_target() -> None:
     assert [line.split()[1] for line in listed.stdout.splitlines()] == phony.split()
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "docs/benchmarks.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "ARCHITECTURE.md", "docs/benchmarks.md", "docs/reliability.md"]
+)
 def test_files_that_are_named_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     present = [
@@ -103,6 +105,21 @@ def test_files_that_are_named_exist(page: str) -> None:
     assert named
     for name in named:
         assert any(path == name or path.endswith(f"/{name}") for path in present), name
+
+
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/reliability.md"])
+def test_the_tests_that_hold_a_promise_exist(page: str) -> None:
+    """``::name`` alone is in the file that was named before it; ``name*`` is any that begins so."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+)(\*?))?`", text)
+    named = [each for each in named if any(each)]
+    assert len(named) >= 30
+    path = ""
+    for file, test, open_ended in named:
+        path = file or path
+        assert (ROOT / path).is_file(), path
+        begun = rf"def {test}" + ("" if open_ended else r"\(")
+        assert not test or re.search(begun, (ROOT / path).read_text(encoding="utf-8")), (path, test)
 
 
 def test_packages_know_only_each_others_public_names() -> None:

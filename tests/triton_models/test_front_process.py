@@ -120,6 +120,7 @@ def test_a_triton_that_dies_ends_it(demo_bundle: Bundle) -> None:
 
 
 def test_keys_and_the_access_log(demo_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "keys").touch(mode=0o600)
     (tmp_path / "keys").write_text(f"# ours\n\n{KEY}\n")
     options = ("--api-key-file", str(tmp_path / "keys"), "--access-log", "--name", "shop")
     with served(demo_bundle, *options) as running:

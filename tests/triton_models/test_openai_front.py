@@ -24,7 +24,7 @@ from siglip_checkpoints import write_siglip
 from cliprt import Bundle, Client, InvalidInput, Limits
 from cliprt_export import export_checkpoint
 from cliprt_triton import TritonServer, write_repository
-from cliprt_triton._server import _free_ports
+from cliprt_triton._ports import free_ports
 
 KEY = "a-key-of-these-tests"
 
@@ -303,7 +303,7 @@ def test_it_waits_for_a_server_and_survives_its_restart(
     small_bundle: Bundle, tmp_path: Path
 ) -> None:
     repository = write_repository(small_bundle, tmp_path / "repository")
-    (port,) = _free_ports("127.0.0.1", 0)
+    (port,) = free_ports("127.0.0.1", 0)
     request = {"model": "clip", "input": "a"}
     with running_front(f"127.0.0.1:{port}", timeout_s=20) as front:
         gone = post(front, request)

@@ -26,7 +26,6 @@ Ask = Callable[..., dict[str, NDArray[Any]]]
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 PICTURES = [path.read_bytes() for path in demo_pictures()]
 STRINGS = texts(32)
-PREFIX = {"clip_image_file": "in ensemble 'clip_image_file', ", "clip_decode": "", "clip": ""}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +79,7 @@ def test_files_of_all_kinds_end_as_the_client_ends(ask: Ask, stub: Any, client: 
         if isinstance(expected, str):
             request = request_of("clip_image_file", {"image": [data]})
             found = refusal(lambda request=request: stub.ModelInfer(request, timeout=30))
-            assert found == (INVALID, PREFIX["clip_image_file"] + expected), name
+            assert found == (INVALID, expected), name
         else:
             found = ask("clip_image_file", image=[data])["embedding"]
             np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
@@ -111,8 +110,7 @@ def test_a_bad_picture_is_refused_in_the_clients_words(
     if model == "clip":
         inputs["text"] = [b"a", b"b", b"c"]
     code, text = refusal(lambda: stub.ModelInfer(request_of(model, inputs), timeout=30))
-    assert (code, text) == (INVALID, PREFIX[model] + str(caught.value))
-    assert text.endswith(str(caught.value))
+    assert (code, text) == (INVALID, str(caught.value))
     assert str(caught.value).startswith("item 1: ")
 
 

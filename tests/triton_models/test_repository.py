@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -12,6 +13,7 @@ from cliprt import Bundle, BundleError, open_bundle
 from cliprt._card import decode_card
 from cliprt._names import served_version
 from cliprt_triton import Policy, _repository, write_repository
+from cliprt_triton._cli_repository import repository as command
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_its_files(repository: Path, small_bundle: Bundle) -> None:
         "clip_health": ("model.py", "golden.npz"),
         "clip_decode": ("model.py",),
         "clip_tokenize": ("model.py", "tokenizer.json"),
-        "clip_image_file": (),
+        "clip_image_file": ("model.py",),
         "clip_text_string": (),
         "clip": ("model.py", "tokenizer.json"),
     }
@@ -91,6 +93,15 @@ def test_queues_are_bounded(small_bundle: Bundle, tmp_path: Path) -> None:
             assert queue.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
 
 
+def test_queues_are_bounded_unless_told_otherwise(repository: Path) -> None:
+    """As SECURITY.md says of a repository that is written for elsewhere."""
+    for model in ("clip_image", "clip_text"):
+        batcher = config_of(repository, model).dynamic_batching
+        queues = (batcher.default_queue_policy, batcher.priority_queue_policy[2])
+        bounds = [(each.max_queue_size, each.default_timeout_microseconds) for each in queues]
+        assert bounds == [(512, 60_000_000), (2048, 300_000_000)]
+
+
 def test_both_towers_carry_the_card(repository: Path, small_bundle: Bundle) -> None:
     for model in ("clip_image", "clip_text"):
         text = config_of(repository, model).parameters["cliprt_card"].string_value
@@ -111,6 +122,19 @@ def test_a_name_replaces_the_prefix(small_bundle: Bundle, tmp_path: Path) -> Non
         "shop_tokenize",
     ]
     assert config_of(repository, "shop_text").name == "shop_text"
+
+
+@pytest.mark.parametrize("name", ["../shop", "a/b", "/shop", "..", ".shop", "-shop", "", "shöp"])
+def test_a_name_leads_nowhere(name: str, small_bundle: Bundle, tmp_path: Path) -> None:
+    target = tmp_path / "in" / "repository"
+    with pytest.raises(ValueError, match="a model name may hold letters, digits"):
+        write_repository(small_bundle, target, name=name)
+    assert not list(tmp_path.iterdir())
+    out = ["--out", str(target), f"--name={name}"]
+    found = CliRunner().invoke(command, [str(small_bundle.path), *out])
+    assert found.exit_code == 2
+    assert "a model name may hold letters, digits" in " ".join(found.output.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_folder_is_not_touched(small_bundle: Bundle, tmp_path: Path) -> None:

@@ -10,17 +10,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from http_front import Front, post
 from patience import until
 from processes import servers_at, shared_memory
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cliprt import Bundle, Client, Connection, Retry, ServerStartError
 from cliprt_triton import Restarts, TritonServer, write_repository
+from cliprt_triton._processes import model_processes
+from cliprt_triton._server_flags import ADMIN_HEADER
+
+SECRET = "only for who administrates"
 
 LIMIT_S = 60.0
 
@@ -64,6 +70,69 @@ def test_a_waiting_client_loses_nothing(repository: Path) -> None:
         assert "Signal (11) received" in server.log.read_text()
     assert not servers_at(server.address)
     assert shared_memory() <= before
+
+
+def test_a_model_whose_process_dies_is_served_again(repository: Path) -> None:
+    """Triton itself would refuse everything that the model is asked, and call itself ready."""
+    told: queue.Queue[str] = queue.Queue()
+    with TritonServer(repository, restarts=Restarts(tell=told.put)) as server:
+        before = model_processes(server._regions)
+        with patient(server.address) as client:
+            expected = client.encode_text("a")
+            (killed,) = (pid for pid, model in before.items() if model == "clip_text")
+            os.kill(killed, signal.SIGKILL)
+            found = [client.encode_text("a") for _ in range(20)]
+        assert told.get(timeout=LIMIT_S) == (
+            "tritonserver crashed by the end of a process of clip_text (SIGKILL) and is started "
+            f"again (crash 1 of at most 5 within 60 s); see {server.log}"
+        )
+        after = model_processes(server._regions)
+        assert sorted(after.values()) == sorted(before.values())
+        assert not after.keys() & before.keys()
+    np.testing.assert_allclose(np.concatenate(found), np.repeat(expected, 20, 0), atol=1e-5)
+
+
+def awaited() -> set[int]:
+    """Processes for whose end this one waits."""
+    found = set()
+    for file in Path("/proc/self/fdinfo").iterdir():
+        with suppress(OSError):
+            found |= {int(pid) for pid in re.findall(r"^Pid:\s+(\d+)", file.read_text(), re.M)}
+    return found
+
+
+def regions_of(server: TritonServer) -> dict[str, int]:
+    """Shared memory of the processes of a server's models, and who may read it."""
+    found = {}
+    for path in Path("/dev/shm").glob(f"{server._regions}*"):
+        with suppress(OSError):  # it has gone meanwhile
+            found[path.name] = path.stat().st_mode & 0o777
+    return found
+
+
+def test_so_is_one_that_was_loaded_anew(repository: Path) -> None:
+    told: queue.Queue[str] = queue.Queue()
+    with TritonServer(repository, admin_secret=SECRET, restarts=Restarts(tell=told.put)) as server:
+        before = regions_of(server)
+        (script,) = (repository / "clip_text").glob("*/model.py")
+        os.utime(script)  # nothing is loaded anew that has not changed
+        with grpc.insecure_channel(server.address) as channel:
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).RepositoryModelLoad(
+                service_pb2.RepositoryModelLoadRequest(model_name="clip_text"),
+                metadata=((ADMIN_HEADER, SECRET),),
+                timeout=LIMIT_S,
+            )
+
+        def processes() -> list[int]:
+            found = model_processes(server._regions)
+            return [pid for pid, model in found.items() if model == "clip_text"]
+
+        until(lambda: len(processes()) == 1)  # the old one ends when it has answered
+        until(lambda: processes()[0] in awaited())
+        assert regions_of(server).keys() - before.keys()
+        until(lambda: set(regions_of(server).values()) == {0o600})
+        os.kill(processes()[0], signal.SIGKILL)
+        assert "the end of a process of clip_text (SIGKILL)" in told.get(timeout=LIMIT_S)
 
 
 def test_too_many_crashes_are_the_end(repository: Path) -> None:

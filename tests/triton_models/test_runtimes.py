@@ -17,6 +17,7 @@ from cliprt_export import export_checkpoint
 from cliprt_triton import Policy, write_repository
 
 TOWERS = ("image", "text")
+TEXT_MODELS = ("clip_text", "clip_tokenize")
 RUNTIMES: dict[str, dict[str, Any]] = {
     "python": {},
     "onnxruntime": {"runtime": "onnxruntime"},
@@ -200,6 +201,19 @@ def test_only_texts_are_cached(small_bundle: Bundle, tmp_path: Path) -> None:
     models = configs(write_repository(small_bundle, tmp_path / "repository", policy=policy))
     cached = {name for name, config in models.items() if config.response_cache.enable}
     assert cached == {"clip_text"}
+
+
+@pytest.mark.parametrize("runtime", ["python", "onnxruntime"])
+def test_cached_texts_have_one_length(runtime: Any, small_bundle: Bundle, tmp_path: Path) -> None:
+    """Triton's cache hashes what tensors hold, and not their shapes."""
+    written = write_repository(
+        small_bundle, tmp_path / "repository", runtime=runtime, policy=Policy(cache_texts=True)
+    )
+    models = configs(written)
+    assert list(models["clip_text"].input[0].dims) == [77]
+    assert list(models["clip_tokenize"].output[0].dims) == [77]
+    lengths = {models[name].parameters["cliprt_lengths"].string_value for name in TEXT_MODELS}
+    assert lengths == {"77"}
 
 
 def test_the_precision_of_the_engines_is_taken(small_bundle: Bundle, engines: Path) -> None:

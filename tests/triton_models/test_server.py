@@ -17,8 +17,9 @@ from patience import until
 from processes import processes_with, servers_at, shared_memory
 
 from cliprt import Bundle, Client, ServerStartError, ServerUnavailable
-from cliprt_triton import TritonServer, _install, _server, write_repository
-from cliprt_triton._server import _free_ports, _why
+from cliprt_triton import TritonServer, _install, _ports, write_repository
+from cliprt_triton._ports import free_ports
+from cliprt_triton._server import _why
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_two_servers_live_side_by_side(repository: Path) -> None:
 
 
 def test_free_ports_are_different_ones() -> None:
-    ports = _free_ports("127.0.0.1", *[0] * 500)
+    ports = free_ports("127.0.0.1", *[0] * 500)
     assert len(set(ports)) == 500
 
 
@@ -93,8 +94,8 @@ def test_free_ports_are_none_that_the_system_lends(
 ) -> None:
     """A connection could take such a one before Triton listens."""
     (tmp_path / "range").write_text("20500\t60999\n")
-    monkeypatch.setattr(_server, "_LENT_PORTS", tmp_path / "range")
-    assert all(20_000 <= port < 20_500 for port in _free_ports("127.0.0.1", *[0] * 50))
+    monkeypatch.setattr(_ports, "_LENT_PORTS", tmp_path / "range")
+    assert all(20_000 <= port < 20_500 for port in free_ports("127.0.0.1", *[0] * 50))
 
 
 @pytest.mark.parametrize("lent", ["1024\t65535\n", None])
@@ -103,16 +104,16 @@ def test_a_free_port_is_found_where_the_system_lends_all(
 ) -> None:
     if lent is not None:
         (tmp_path / "range").write_text(lent)
-    monkeypatch.setattr(_server, "_LENT_PORTS", tmp_path / "range")
-    (port,) = _free_ports("127.0.0.1", 0)
+    monkeypatch.setattr(_ports, "_LENT_PORTS", tmp_path / "range")
+    (port,) = free_ports("127.0.0.1", 0)
     assert port > 0
 
 
 def test_taken_ports_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (held,) = _free_ports("127.0.0.1", 0)
+    (held,) = free_ports("127.0.0.1", 0)
     with socket.create_server(("127.0.0.1", held)):
-        monkeypatch.setattr(_server, "_unlent_ports", lambda: [held])
-        (port,) = _free_ports("127.0.0.1", 0)
+        monkeypatch.setattr(_ports, "_unlent_ports", lambda: [held])
+        (port,) = free_ports("127.0.0.1", 0)
     assert port not in (0, held)
 
 
@@ -160,6 +161,7 @@ def test_a_home_that_cannot_be_written_costs_only_the_log(
     monkeypatch.setenv("CLIPRT_HOME", str(tmp_path / "file" / "below"))
     with TritonServer(repository) as server:
         assert server.log.is_file()
+        assert server.log.stat().st_mode & 0o777 == 0o600
     server.log.unlink()
 
 
@@ -310,7 +312,16 @@ def test_the_command_says_why_it_cannot_serve(small_bundle: Bundle, tmp_path: Pa
     assert len(busy.stderr.splitlines()) == 1
 
 
-def test_without_restarts_a_server_that_dies_ends_the_command(small_bundle: Bundle) -> None:
+@pytest.mark.parametrize(
+    ("victim", "reason"),
+    [
+        ("--model-repository", "tritonserver ended by itself with status -9"),
+        ("clip_text", "tritonserver crashed by the end of a process of clip_text (SIGKILL)"),
+    ],
+)
+def test_without_restarts_a_server_that_dies_ends_the_command(
+    victim: str, reason: str, small_bundle: Bundle
+) -> None:
     command = [sys.executable, "-m", "cliprt", "serve", str(small_bundle.path)]
     ports = ["--grpc-port", "0", "--metrics-port", "0", "--restarts", "0"]
     with subprocess.Popen(
@@ -319,8 +330,8 @@ def test_without_restarts_a_server_that_dies_ends_the_command(small_bundle: Bund
         assert process.stdout is not None
         for _ in range(4):
             process.stdout.readline()
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[0]), signal.SIGKILL)
+        (pid,) = processes_with(victim) & processes_with(f"cliprt-{process.pid}-")
+        os.kill(pid, signal.SIGKILL)
         _, error = process.communicate(timeout=30)
         assert process.returncode == 1
-        assert "tritonserver ended by itself with status -9" in error
+        assert reason in error

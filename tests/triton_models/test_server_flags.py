@@ -17,9 +17,10 @@ from patience import settled
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from wire_models import ONE, write_wire_repository
 
-from cliprt import Bundle, Client, ServerStartError
+from cliprt import Bundle, Client, ModelUnavailable, ServerStartError
 from cliprt._grpc import TritonChannel
 from cliprt_triton import ServerTls, TritonServer, write_repository
+from cliprt_triton._front._keys import read_api_keys
 
 SECRET = "triton-grpc-protocol-cliprt-secret"
 
@@ -62,15 +63,25 @@ def test_administration_is_for_nobody_by_default(small_bundle: Bundle, tmp_path:
         channel.close()
 
 
-def test_administration_is_for_who_knows_the_secret(tmp_path: Path) -> None:
-    repository = write_wire_repository(tmp_path / "models")
-    with TritonServer(repository, admin_secret="sesame", http_port=0) as server:
-        index = f"{server.http_url}/v2/repository/index"
-        asked = urllib.request.Request(index, data=b"", headers={"cliprt-secret": "sesame"})
-        with urllib.request.urlopen(asked, timeout=20) as answer:
-            assert answer.status == 200
-        assert status_of_repository(server.address, (SECRET, "sesame")) == grpc.StatusCode.OK
-        assert status_of_repository(server.address, (SECRET, "x")) == grpc.StatusCode.UNAVAILABLE
+def test_who_knows_the_secret_loads_models(small_bundle: Bundle, tmp_path: Path) -> None:
+    repository = write_repository(small_bundle, tmp_path / "repository")
+    load = service_pb2.RepositoryModelLoadRequest(model_name="clip_text")
+    unload = service_pb2.RepositoryModelUnloadRequest(model_name="clip_text")
+    asked = {"metadata": ((SECRET, "open sesame, please"),), "timeout": 60}
+    with (
+        TritonServer(repository, admin_secret="open sesame, please") as server,
+        Client(server.address) as client,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        before = client.encode_text("a")
+        stub.RepositoryModelUnload(unload, **asked)
+        with pytest.raises(ModelUnavailable):
+            client.encode_text("a")
+        stub.RepositoryModelLoad(load, **asked)
+        assert (client.encode_text("a") == before).all()
+        with pytest.raises(grpc.RpcError, match="restricted"):
+            stub.RepositoryModelUnload(unload, timeout=60)
 
 
 def test_every_port_is_served_when_a_server_is_up(tmp_path: Path) -> None:
@@ -133,6 +144,24 @@ def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(
         ServerTls(issued[0], tmp_path / "locked.key")
 
 
+def test_secrets_that_everybody_can_read_are_said(
+    issued: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sixteen-letters-or-more\n", encoding="utf-8")
+    for mode, expected in ((0o600, 0), (0o640, 0), (0o644, 2)):
+        caplog.clear()
+        for path in (issued[1], keys):
+            path.chmod(mode)
+        ServerTls(*issued)
+        read_api_keys(keys)
+        assert len(caplog.records) == expected
+    key, api = (record.getMessage() for record in caplog.records)
+    assert f"can read the private key in {issued[1]}; chmod it to 600" in key
+    assert "can read the API keys" in api
+    assert "sixteen" not in api
+
+
 @pytest.mark.parametrize("option", ["--tls-certificate", "--tls-key", "--tls-client-ca"])
 def test_the_command_wants_certificate_and_key(option: str, small_bundle: Bundle) -> None:
     command = [sys.executable, "-m", "cliprt", "serve", str(small_bundle.path), option, "file"]
@@ -146,4 +175,5 @@ def test_the_arguments_keep_pings_welcome(tmp_path: Path) -> None:
         assert server._process is not None
         arguments = Path(f"/proc/{server._process.pid}/cmdline").read_text().split("\0")
     assert "--grpc-http2-min-recv-ping-interval-without-data=5000" in arguments
+    assert "--grpc-keepalive-time=20000" in arguments
     assert json.dumps(arguments).count("--allow-client-shm") == 0  # this one does not know it

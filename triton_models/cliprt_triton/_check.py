@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -25,7 +25,7 @@ from cliprt._card import Card
 from cliprt._errors import DeploymentError
 from cliprt._names import CARD_PARAMETER, PRECISION_PARAMETER, TOKENS, ModelNames
 from cliprt_triton._check_towers import check_tower, compare_answers, is_tower, read_card
-from cliprt_triton._install import TritonInstall, find_tritonserver
+from cliprt_triton._install import find_tritonserver
 from cliprt_triton._server import TritonServer
 from cliprt_triton._server_flags import ADMIN_HEADER
 from cliprt_triton._stand_ins import BUILT_IN, missing_backends, stand_ins
@@ -143,16 +143,16 @@ def check_repository(
     towers = {model.name: tower for model in found if (tower := _tower_of(model, cards, bundle))}
     stood_in = sorted({model.backend for model in found if model.stood_in})
 
-    def prepare(install: TritonInstall, work: Path) -> TritonInstall:
-        changed = stand_ins(stood_in, towers)(install, work) if stood_in else install
-        return replace(changed, arguments=(*changed.arguments, "--model-control-mode=explicit"))
-
     # Loading models is for who administrates, which is this check alone.
     secret = secrets.token_hex(16)
     with (
         _linked(found) as links,
         TritonServer(
-            links, tritonserver=tritonserver, prepare=prepare, admin_secret=secret
+            links,
+            tritonserver=tritonserver,
+            prepare=stand_ins(stood_in, towers) if stood_in else None,
+            admin_secret=secret,
+            load_at_start=False,
         ) as server,
         _connected(server) as triton,
     ):

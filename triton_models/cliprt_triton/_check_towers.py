@@ -69,7 +69,9 @@ def check_tower(config: Any, card: Card) -> list[str]:
     if card.image is not None:
         expected.append([(PIXELS, "TYPE_UINT8", [card.image.height, card.image.width, 3])])
     if card.text is not None:
-        length = card.text.context_length if card.text.fixed_length else -1
+        # Triton's cache hashes what tensors hold, and not their shapes, which must be one.
+        one = card.text.fixed_length or config.response_cache.enable
+        length = card.text.context_length if one else -1
         expected.append([(TOKENS, "TYPE_INT32", [length])])
     if tensors[0] not in expected:
         problems.append(f"its input {tensors[0]} is none of the card's: {expected}")

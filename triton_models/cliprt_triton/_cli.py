@@ -11,11 +11,13 @@ import click
 
 from cliprt import Limits, open_bundle
 from cliprt._console import out
+from cliprt_triton._binding import check_host, warn_of_open_front
 from cliprt_triton._front._cli import FrontOptions, front_options
 from cliprt_triton._front._process import FrontServer
 from cliprt_triton._options import limits_options, name_option, policy_options, take
 from cliprt_triton._policy import Policy
-from cliprt_triton._python_tower import measured_settings
+from cliprt_triton._processes import check_open_files
+from cliprt_triton._python_tower import measured_settings, measured_speeds
 from cliprt_triton._repository import write_repository
 from cliprt_triton._runtime import Runtime
 from cliprt_triton._server import TritonServer
@@ -43,6 +45,9 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 @policy_options
 @limits_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--allow-remote", is_flag=True, help="Let --host be an address that other machines reach."
+)
 @click.option(
     "--grpc-port", default=8001, show_default=True, type=_port, help="Port of gRPC; 0 picks one."
 )
@@ -105,6 +110,7 @@ def serve(
     tuned: Tuned | None,
     limits: Limits,
     host: str,
+    allow_remote: bool,
     grpc_port: int,
     metrics_port: int,
     http_port: int | None,
@@ -127,6 +133,9 @@ def serve(
             "--http reaches Triton in plain text, so not with TLS; run cliprt_triton.openai_app "
             "with a Connection that has TLS in a process of its own"
         )
+    # Before anything takes time.
+    check_host(host, allow_remote=allow_remote)
+    check_open_files()
     opened = open_bundle(bundle)
     if tuned is not None:
         take(tuned, opened.card)
@@ -137,7 +146,12 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="cliprt-serve-") as work:
         try:
             # Before anything is loaded, which may take minutes.
-            openai = FrontServer(host=host, port=front.port) if front.wanted else None
+            openai = None
+            if front.wanted:
+                openai = FrontServer(host=host, port=front.port, allow_remote=allow_remote)
+                warn_of_open_front(openai.url, host=host, keys=bool(front.api_keys))
+            # What was tuned is taken as it was measured.
+            own = tuned if tuned is not None and tuned.precision == precision else None
             models = write_repository(
                 opened,
                 Path(work) / "models",
@@ -145,11 +159,8 @@ def serve(
                 name=name,
                 policy=policy,
                 limits=limits,
-                settings=(
-                    tuned.settings
-                    if tuned is not None and tuned.precision == precision
-                    else measured_settings(opened, precision)
-                ),
+                settings=measured_settings(opened, precision) if own is None else own.settings,
+                speeds=measured_speeds(opened, precision) if own is None else None,
                 link=True,
             )
             with TritonServer(
@@ -166,6 +177,7 @@ def serve(
                 response_cache_bytes=response_cache_bytes,
                 admin_secret=admin_secret,
                 restarts=Restarts(restarts, tell=_tell_of_crash) if restarts else None,
+                allow_remote=allow_remote,
             ) as server:
 
                 def tell() -> None:

@@ -41,6 +41,8 @@ class Tensor:
         dims: shape without the batch dimension; -1 is dynamic.
         ragged: requests may be batched although their shapes differ (inputs only).
         optional: requests may come without it (inputs only).
+        reshape: as what the model gets it, without the batch dimension (inputs only); empty where
+            that is as it comes.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Tensor:
     dims: tuple[int, ...]
     ragged: bool = False
     optional: bool = False
+    reshape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,13 +157,15 @@ class ModelConfig:
         # Other versions may lie beside this one while a server is moved to another bundle.
         config.version_policy.specific.versions.append(self.version)
         for tensor in self.inputs:
-            config.input.add(
+            taken = config.input.add(
                 name=tensor.name,
                 data_type=pb.DataType.Value(tensor.data_type),
                 dims=tensor.dims,
                 allow_ragged_batch=tensor.ragged,
                 optional=tensor.optional,
             )
+            if tensor.reshape:
+                taken.reshape.shape.extend(tensor.reshape)
         for tensor in self.outputs:
             config.output.add(
                 name=tensor.name, data_type=pb.DataType.Value(tensor.data_type), dims=tensor.dims

@@ -20,6 +20,13 @@ HEALTH_PARAMETER = "cliprt_health"
 _FEWEST = 4
 """Items of a request where nobody says how many a tower takes."""
 
+_PATIENCE_S = 20.0
+"""How long all questions may take together at least; then a tower hangs."""
+
+_QUESTIONS = 3.5
+"""So many of the longest waits: of the two towers one after the other, of both at once, and some
+more for the answers."""
+
 
 class AskedTower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a tower is asked.
@@ -61,7 +68,7 @@ def health_model(
     precision: str,
     *,
     towers: Sequence[ServedModel] = (),
-    patience_s: float = 20.0,
+    patience_s: float | None = None,
 ) -> ServedModel:
     """The model ``NAME_health``: an error if the live towers answer wrongly, a report if not.
 
@@ -71,7 +78,9 @@ def health_model(
         precision: in which the towers are served.
         towers: the towers of the repository, which say how many items they take and to which
             lengths texts are filled up. Without them requests are small and texts full length.
-        patience_s: how long all questions may take together, in seconds; then a tower hangs.
+        patience_s: how long all questions may take together, in seconds; then a tower hangs. None
+            is 20 s, or longer where callers may wait so long for a tower that three questions in a
+            row would take longer.
 
     Raises:
         BundleError: the certificate cannot be read, or the precision has no bar.
@@ -95,6 +104,9 @@ def health_model(
             text=text,
             lengths=parse_lengths(lengths),
         )
+    if patience_s is None:
+        waits = [model.config.batching.longest_wait_s for model in towers if model.config.batching]
+        patience_s = max([_PATIENCE_S, *(_QUESTIONS * wait_s for wait_s in waits)])
     what = Asked(model=names.prefix, space=card.space, patience_s=patience_s, towers=asked)
     return ServedModel(
         ModelConfig(

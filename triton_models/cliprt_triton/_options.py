@@ -91,6 +91,13 @@ _POLICY_OPTIONS = (
         help="The same of requests of priority 2.",
     ),
     click.option(
+        "--max-wait",
+        "max_wait_s",
+        type=_TIMEOUT_S,
+        help="Seconds that an interactive request may wait for a tower whose speed cliprt serve "
+        "measured: makes its queue, timeout and batches as short; the rest is refused at once.",
+    ),
+    click.option(
         "--cache-texts",
         is_flag=True,
         help="Keep embeddings of texts in Triton's response cache, for a server that has one. It "
@@ -118,6 +125,7 @@ def policy_options(command: _Command) -> _Command:
         max_bulk_queue_size: int | None,
         queue_timeout_s: float | None,
         bulk_queue_timeout_s: float | None,
+        max_wait_s: float | None,
         cache_texts: bool,
         instances: int | None,
         **others: Any,
@@ -133,6 +141,7 @@ def policy_options(command: _Command) -> _Command:
             "max_bulk_queue_size": max_bulk_queue_size,
             "queue_timeout_us": _microseconds(queue_timeout_s),
             "bulk_queue_timeout_us": _microseconds(bulk_queue_timeout_s),
+            "max_wait_us": _microseconds(max_wait_s),
             "cache_texts": cache_texts or None,
             "instances": instances,
         }
@@ -160,6 +169,7 @@ _LIMITS = {
     "max_image_bytes": (click.IntRange(min=1), "Length of an encoded picture, in bytes."),
     "max_image_pixels": (click.IntRange(1, PILLOW_MAX_PIXELS), "Width x height of a picture."),
     "max_image_aspect_ratio": (click.FloatRange(min=1), "Longer by shorter side of a picture."),
+    "max_jpeg_scans": (click.IntRange(min=1), "Scans of a JPEG picture."),
     "max_text_characters": (click.IntRange(min=1), "Characters of a text."),
 }
 

@@ -1,8 +1,10 @@
 """The models around the towers: from files and strings to embeddings, for callers of any language.
 
-Where two models follow each other the pair is an ensemble. Pictures and strings together go through
-a model that calls both towers, because Triton before 26.03 never answers an ensemble that has two
-steps under way when a full queue refuses one of them.
+Strings go through an ensemble of two models. What decodes pictures calls the towers itself and
+waits for them, so that no more is decoded than the tower takes: in an ensemble the tower would
+refuse what was just decoded, and a server with too much to do would spend its time on that.
+Pictures and strings together cannot be an ensemble for another reason, too: Triton before 26.03
+never answers one that has two steps under way when a full queue refuses one of them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import replace
 import msgspec
 
 from cliprt._bundle import CERTIFICATE, GOLDEN, TOKENIZER, Bundle
-from cliprt._card import ImageSpec, TextSpec, encode_card
+from cliprt._card import ImageSpec, encode_card
 from cliprt._limits import Limits
 from cliprt._names import (
     CARD_PARAMETER,
@@ -30,16 +32,15 @@ from cliprt_triton._policy import Policy
 from cliprt_triton._served import ServedModel
 
 IMAGE_MODEL_PARAMETER, TEXT_MODEL_PARAMETER = "image_model", "text_model"
-"""Keys under which the model of pairs finds the names of the two towers."""
+"""Keys under which the models that ask towers find the names of theirs."""
 
-# Instances of the model that calls both towers: one collects requests while the other waits.
+# Instances of a model that calls towers: one collects requests while the other waits.
 _CALLERS = 2
 
 
 def pipeline_models(
     bundle: Bundle,
     names: ModelNames,
-    policy: Policy,
     *,
     limits: Limits,
     towers: Sequence[ServedModel],
@@ -49,18 +50,17 @@ def pipeline_models(
     Args:
         bundle: what is served.
         names: of the models.
-        policy: bounds of the queues; nothing waits for company outside the towers.
         limits: bounds on pictures and texts, the client's own.
-        towers: the models of the towers.
+        towers: the models of the towers, whose queues are the measure of the others.
     """
     by_name = {tower.config.name: tower.config for tower in towers}
-    made = _Maker(bundle, names, replace(policy, max_queue_delay_us=0), limits)
+    made = _Maker(bundle, names, limits)
     models = [made.card()]
     image, text = by_name.get(names.image), by_name.get(names.text)
     if image is not None and bundle.card.image is not None:
         models += made.image(bundle.card.image, image)
     if text is not None and bundle.card.text is not None:
-        models += made.text(bundle.card.text, text)
+        models += made.text(text)
     if image is not None and text is not None:
         models.append(made.both(image, text))
     return models
@@ -69,8 +69,8 @@ def pipeline_models(
 class _Maker:
     """What the models of one bundle have in common."""
 
-    def __init__(self, bundle: Bundle, names: ModelNames, policy: Policy, limits: Limits) -> None:
-        self._bundle, self._names, self._policy = bundle, names, policy
+    def __init__(self, bundle: Bundle, names: ModelNames, limits: Limits) -> None:
+        self._bundle, self._names = bundle, names
         self._version = served_version(bundle.card.space)
         self._embedding = Tensor(EMBEDDING, "TYPE_FP32", (bundle.card.dim,))
         self._parameters = {
@@ -92,34 +92,48 @@ class _Maker:
         return ServedModel(config, "card", {name: self._bundle.file(name) for name in handed})
 
     def image(self, spec: ImageSpec, tower: ModelConfig) -> list[ServedModel]:
-        """Decoding, and the ensemble of it and the tower."""
+        """Decoding alone, and decoding for the tower."""
         decode = ModelConfig(
             name=self._names.decode,
             version=self._version,
             inputs=(Tensor("image", "TYPE_STRING", (1,)),),
             outputs=(Tensor(PIXELS, "TYPE_UINT8", (spec.height, spec.width, 3)),),
             max_batch_size=tower.max_batch_size,
-            batching=self._policy,
+            batching=_queue_like(tower),
             parameters=self._parameters,
         )
-        file = self._chain(self._names.image_file, "image", decode, PIXELS, tower)
-        return [ServedModel(decode, "decode"), ServedModel(file)]
+        file = replace(
+            decode,
+            name=self._names.image_file,
+            outputs=(self._embedding,),
+            instances=_CALLERS,
+            parameters={**self._parameters, IMAGE_MODEL_PARAMETER: tower.name},
+        )
+        return [ServedModel(decode, "decode"), ServedModel(file, "image_file")]
 
-    def text(self, spec: TextSpec, tower: ModelConfig) -> list[ServedModel]:
+    def text(self, tower: ModelConfig) -> list[ServedModel]:
         """Tokenizing, and the ensemble of it and the tower."""
         lengths = tower.parameters.get(LENGTHS_PARAMETER, "")
         tokenize = ModelConfig(
             name=self._names.tokenize,
             version=self._version,
             inputs=(Tensor("text", "TYPE_STRING", (1,)),),
-            outputs=(
-                Tensor(TOKENS, "TYPE_INT32", (spec.context_length if spec.fixed_length else -1,)),
-            ),
+            outputs=(Tensor(TOKENS, "TYPE_INT32", tower.inputs[0].dims),),
             max_batch_size=tower.max_batch_size,
-            batching=self._policy,
+            batching=_queue_like(tower),
             parameters={**self._parameters, LENGTHS_PARAMETER: lengths},
         )
-        string = self._chain(self._names.text_string, "text", tokenize, TOKENS, tower)
+        string = ModelConfig(
+            name=self._names.text_string,
+            version=self._version,
+            inputs=tokenize.inputs,
+            outputs=(self._embedding,),
+            steps=(
+                Step(tokenize.name, {"text": "text"}, {TOKENS: TOKENS}),
+                Step(tower.name, {TOKENS: TOKENS}, {EMBEDDING: EMBEDDING}),
+            ),
+            max_batch_size=tower.max_batch_size,
+        )
         files = {TOKENIZER: self._bundle.file(TOKENIZER)}
         return [ServedModel(tokenize, "tokenize", files), ServedModel(string)]
 
@@ -139,7 +153,7 @@ class _Maker:
             ),
             instances=_CALLERS,
             max_batch_size=min(image.max_batch_size, text.max_batch_size),
-            batching=self._policy,
+            batching=_queue_like(image, text),
             parameters={
                 **self._parameters,
                 LENGTHS_PARAMETER: text.parameters.get(LENGTHS_PARAMETER, ""),
@@ -149,18 +163,9 @@ class _Maker:
         )
         return ServedModel(config, "both", {TOKENIZER: self._bundle.file(TOKENIZER)})
 
-    def _chain(
-        self, name: str, source: str, first: ModelConfig, between: str, tower: ModelConfig
-    ) -> ModelConfig:
-        """The ensemble of a model that makes a tower's input, and the tower."""
-        return ModelConfig(
-            name=name,
-            version=self._version,
-            inputs=first.inputs,
-            outputs=(self._embedding,),
-            steps=(
-                Step(first.name, {source: source}, {between: between}),
-                Step(tower.name, {between: between}, {EMBEDDING: EMBEDDING}),
-            ),
-            max_batch_size=tower.max_batch_size,
-        )
+
+def _queue_like(*towers: ModelConfig) -> Policy:
+    """The queue before what feeds towers: the shortest of theirs, and nothing waits for company."""
+    policies = [tower.batching for tower in towers if tower.batching is not None]
+    shortest = min(policies, key=lambda policy: (policy.max_queue_size, policy.queue_timeout_us))
+    return replace(shortest, max_queue_delay_us=0)

@@ -31,6 +31,7 @@ def write_repository(
     engine_cache: str | None = None,
     gpus: int | None = None,
     settings: Mapping[str, CpuSettings] | None = None,
+    speeds: Mapping[str, float] | None = None,
     name: str = "clip",
     policy: Policy | None = None,
     limits: Limits | None = None,
@@ -54,6 +55,9 @@ def write_repository(
         gpus: use the first so many GPUs; None uses all that Triton finds.
         settings: by ``image`` and ``text``, how the runtime python computes the towers on the
             machine that will serve them; None leaves that to the defaults.
+        speeds: by ``image`` and ``text``, how many items a second the towers embed on the machine
+            that will serve them, so that their queues are bounded in time (``Policy.at_speed``);
+            None bounds them as the policy says.
         name: prefix of the models' names, so that one server can hold several bundles.
         policy: batches and queues; None is the preset ``balanced``.
         limits: what models that take pictures and strings accept; None means the defaults.
@@ -67,7 +71,7 @@ def write_repository(
         BundleError: out exists, cannot be written, or the bundle has no such precision.
         EngineError: an engine is missing, cannot be told from another, or must not be loaded.
         InvalidInput: the runtime does not know such a precision, provider or option.
-        ValueError: name is not allowed.
+        ValueError: name is not allowed, or a speed is not positive.
     """
     chosen = Runtime(
         name=runtime,
@@ -77,6 +81,7 @@ def write_repository(
         engine_cache=engine_cache,
         gpus=gpus,
         settings=settings or {},
+        speeds=speeds or {},
     )
     target = Path(out)
     if target.exists():
@@ -103,7 +108,7 @@ def served_models(
     precision = towers[0].config.parameters[PRECISION_PARAMETER]
     return [
         *towers,
-        *pipeline_models(bundle, names, policy, limits=limits, towers=towers),
+        *pipeline_models(bundle, names, limits=limits, towers=towers),
         health_model(bundle, names, precision, towers=towers),
     ]
 

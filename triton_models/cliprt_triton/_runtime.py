@@ -45,6 +45,8 @@ class Runtime:
         gpus: use the first so many GPUs; None uses all that Triton finds.
         settings: of the runtime python, by ``image`` and ``text``, how the tower is computed; one
             that is not there is computed with the defaults.
+        speeds: by ``image`` and ``text``, how many items a second the tower embeds where it will be
+            served. Queues of one that is not there are bounded by their lengths.
     """
 
     name: RuntimeName = "python"
@@ -54,6 +56,7 @@ class Runtime:
     engine_cache: str | None = None
     gpus: int | None = None
     settings: Mapping[str, CpuSettings] = field(default_factory=dict)
+    speeds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name not in RUNTIMES:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from cliprt._errors import ServerStartError
-from cliprt._tokenizer_cache import cache_home
+from cliprt._extras import QUIET
+from cliprt_triton._binding import check_host, warn_of_what_is_open
 from cliprt_triton._install import TritonInstall, find_tritonserver
+from cliprt_triton._ports import free_ports
+from cliprt_triton._processes import check_open_files, model_processes, wait_for_end
 from cliprt_triton._server_flags import (
     ServerTls,
     access_arguments,
     cache_arguments,
     keepalive_arguments,
 )
+from cliprt_triton._server_log import default_log, opened_log
 from cliprt_triton._supervision import Restarts, Supervisor
 
 # Triton ends within this time after a SIGTERM; then it is killed.
@@ -36,19 +38,18 @@ _GRACE_S = 10
 # The kernel ends the server when the thread that started it dies, even by SIGKILL: no orphan keeps
 # a port or a GPU. Set in a process that then becomes tritonserver, because running Python between
 # fork and exec is not safe with threads; an owner that died before that is noticed by its number.
+# Every connection is an open file: those that may be open are as many as the system lets be.
 _LAUNCH = """
-import ctypes, os, sys
+import ctypes, os, resource, sys
 ctypes.CDLL(None).prctl(1, 15)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
 
 # Printed on every machine without a GPU; never the reason of a failure.
 _BENIGN = ("CudaDriverHelper", "pinned memory", "CUDA memory pool", "No GPU", "cudaGetDevice")
-
-_KEPT_LOGS = 10
-
-_LENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class TritonServer:
@@ -77,7 +78,9 @@ class TritonServer:
         shared_memory: bool = False,
         response_cache_bytes: int | None = None,
         admin_secret: str | None = None,
+        load_at_start: bool = True,
         restarts: Restarts | None = None,
+        allow_remote: bool = False,
     ) -> None:
         """Starts the server and waits until all its models are ready.
 
@@ -86,12 +89,14 @@ class TritonServer:
 
         Args:
             repository: the model repository.
-            host: IPv4 address to listen on; the default is reachable from this machine alone.
+            host: IPv4 address to listen on; the default is reachable from this machine alone, and
+                others are refused unless ``allow_remote`` is set.
             grpc_port: port of gRPC; 0 picks a free one.
             metrics_port: port of the metrics; 0 picks a free one.
             http_port: port of HTTP; 0 picks a free one, None serves no HTTP.
             tritonserver: executable to use; None finds one.
-            log: file for Triton's output; None puts it under ``$CLIPRT_HOME/logs``.
+            log: file for Triton's output, which only this user may read where it is made; None
+                puts it under ``$CLIPRT_HOME/logs``.
             ready_timeout_s: how long loading may take, in seconds.
             prepare: changes the installation that was found, given a folder for its files; for
                 checks that stand in for backends which it lacks.
@@ -101,23 +106,33 @@ class TritonServer:
             response_cache_bytes: size of the cache for models that ask for one; None has none.
             admin_secret: who sends it as the header ``triton-grpc-protocol-cliprt-secret`` may
                 load models, trace and change logging (and use shared memory); None lets nobody.
-                Users of this machine can read it among the server's arguments.
+                At least 16 printable characters. Users of this machine can read it among the
+                server's arguments, the only place from which tritonserver takes it.
+            load_at_start: False leaves it to whoever administrates to load models; none is then
+                there at the start.
             restarts: how often a server that crashed is started again; None leaves it ended.
+            allow_remote: the host may be an address that other machines reach; what then stands
+                open to them is logged as a warning.
 
         Raises:
-            ServerStartError: no tritonserver was found, a port is taken, or it did not come up.
+            ServerStartError: no tritonserver was found, a port is taken, it did not come up, or
+                the host is one that other machines reach and that is not allowed.
         """
+        check_host(host, allow_remote=allow_remote)
+        check_open_files()
         asked = (grpc_port, metrics_port, *(() if http_port is None else (http_port,)))
-        ports = _free_ports(host, *asked)
+        ports = free_ports(host, *asked)
         http = None if http_port is None else ports[2]
         self.address = f"{host}:{ports[0]}"
         self.metrics_url = f"http://{host}:{ports[1]}/metrics"
         self.http_url = None if http is None else f"http://{host}:{http}"
-        self.log = Path(log) if log else _default_log(ports[0])
+        warn_of_what_is_open(self.address, self.metrics_url, self.http_url, host=host, tls=tls)
+        self.log = Path(log) if log else default_log(ports[0])
         self._work = tempfile.TemporaryDirectory(prefix="cliprt-triton-", dir=_plain_folder())
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: Supervisor | None = None
         self._regions = ""
+        self._lost: str | None = None
         try:
             work = Path(self._work.name)
             install = find_tritonserver(tritonserver, work)
@@ -135,6 +150,7 @@ class TritonServer:
                     install,
                     shared_memory=shared_memory,
                     admin_secret=admin_secret,
+                    load_at_start=load_at_start,
                     http=http is not None,
                 ),
                 *(tls.arguments() if tls else ()),
@@ -149,6 +165,7 @@ class TritonServer:
                     restarts,
                     start=start,
                     wait_until_ready=wait,
+                    models=self._models,
                     clear=partial(_clear_up, self._regions),
                     log=self.log,
                 )
@@ -164,9 +181,17 @@ class TritonServer:
         return self._process.pid
 
     def wait(self) -> int:
-        """Waits until the server ends by itself, for good, and returns its exit status."""
+        """Waits until the server ends by itself, for good, and returns its exit status.
+
+        One that has lost the process of a model is ended; Triton would go on without it.
+        """
         assert self._process is not None
-        return self._supervisor.wait() if self._supervisor else self._process.wait()
+        if self._supervisor:
+            return self._supervisor.wait()
+        self._lost = wait_for_end(self._process.pid, self._models)
+        if self._lost:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
 
     @property
     def reason(self) -> str:
@@ -174,6 +199,8 @@ class TritonServer:
         if self._supervisor:
             return self._supervisor.reason
         assert self._process is not None
+        if self._lost:
+            return f"tritonserver crashed by {self._lost}"
         return f"tritonserver ended by itself with status {self._process.returncode}"
 
     def stop(self) -> None:
@@ -211,15 +238,16 @@ class TritonServer:
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             # What a crashed predecessor said stays.
-            with self.log.open("wb" if self._process is None else "ab") as log:
+            with opened_log(self.log, anew=self._process is None) as log:
                 self._process = subprocess.Popen(
                     [*launch, *install.arguments, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **install.environment},
+                    env={**QUIET, **os.environ, **install.environment},
                     # Ctrl-C in a terminal reaches this program, which passes it on in order.
                     start_new_session=True,
+                    umask=0o077,
                 )
                 return self._process
         except OSError as error:
@@ -239,12 +267,18 @@ class TritonServer:
                     f"All it printed is in {self.log}"
                 )
             if self._metrics_served():
+                _close_to_others(self._regions)
                 return
             time.sleep(0.05)
         raise ServerStartError(
             f"tritonserver ended with status {self._process.returncode} while starting: "
             f"{_why(self.log)}. All it printed is in {self.log}"
         )
+
+    def _models(self) -> dict[int, str]:
+        """As ``model_processes``, for who looks again and again: new ones are closed to others."""
+        _close_to_others(self._regions)
+        return model_processes(self._regions)
 
     def _metrics_served(self) -> bool:
         """Whether metrics are served, which Triton starts last: after its models, gRPC and HTTP.
@@ -285,6 +319,16 @@ def _arguments(
     return [*arguments, f"--http-address={host}", f"--http-port={http_port}"]
 
 
+def _close_to_others(regions: str) -> None:
+    """Keeps other users from reading requests in the Python backend's shared memory.
+
+    It makes its regions readable for everybody, whatever the umask, while its models load.
+    """
+    for region in Path("/dev/shm").glob(f"{regions}*"):
+        with suppress(OSError):  # it has gone meanwhile
+            region.chmod(0o600)
+
+
 def _clear_up(regions: str) -> None:
     """Removes what a server that crashed has left.
 
@@ -297,77 +341,6 @@ def _clear_up(regions: str) -> None:
                 os.kill(int(path.parent.name), signal.SIGKILL)
     for region in Path("/dev/shm").glob(f"{regions}*"):
         region.unlink(missing_ok=True)
-
-
-def _free_ports(host: str, *ports: int) -> list[int]:
-    """The ports themselves if they are free, and free ones for 0; each another one."""
-    with ExitStack() as stack:
-        # All are held until the last is found, so that none is found twice.
-        probes = [
-            stack.enter_context(_bound(host, port) if port else _bound_anywhere(host))
-            for port in ports
-        ]
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
-def _bound_anywhere(host: str) -> socket.socket:
-    """On a port that the system gives to nobody by itself, if there is one.
-
-    Triton listens only when its models are loaded, and one that crashed again after a while. The
-    system would give a port of its own range to any connection or server meanwhile.
-    """
-    for port in _unlent_ports():
-        probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            probe.close()
-            if error.errno != errno.EADDRINUSE:
-                break
-        else:
-            return probe
-    return _bound(host, 0)
-
-
-def _unlent_ports() -> list[int]:
-    """Some ports below those that the system gives to who asks for none; none if it has no such."""
-    try:
-        lent = int(_LENT_PORTS.read_text(encoding="ascii").split()[0])
-    except OSError:
-        return []
-    ports = range(20_000, min(lent, 30_000))  # Kubernetes serves on those from 30000 on
-    return [secrets.choice(ports) for _ in range(100)] if ports else []
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if port:
-        # As servers do: connections of a predecessor that still wait do not block the port.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        probe.bind((host, port))
-    except (OSError, OverflowError) as error:
-        probe.close()
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ServerStartError(
-            f"cannot listen on {host}:{port} ({reason}); choose another address or port"
-        ) from None
-    return probe
-
-
-def _default_log(port: int) -> Path:
-    """A file under the cache for a server's output; the oldest ones go."""
-    folder = cache_home() / "logs"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        logs = sorted(folder.glob("tritonserver-*.log"), key=lambda path: path.stat().st_mtime)
-        for path in logs[: 1 - _KEPT_LOGS]:
-            path.unlink(missing_ok=True)
-        (folder / f"tritonserver-{port}.log").touch()
-    except OSError:
-        # Nowhere to keep it, which must not keep anybody from serving.
-        folder = Path(tempfile.gettempdir())
-    return folder / f"tritonserver-{port}.log"
 
 
 def _plain_folder() -> str | None:

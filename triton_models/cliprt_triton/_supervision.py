@@ -10,10 +10,11 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cliprt._errors import ServerStartError
+from cliprt_triton._processes import wait_for_end
 
 _log = logging.getLogger("cliprt")
 
@@ -26,7 +27,8 @@ _ASKED_FOR = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Restarts:
     """How often a server that crashed is started again.
 
-    A crash is an end by a signal that is no request to end. Ports, models and log stay the same;
+    A crash is an end by a signal that is no request to end. That of a process in which the server
+    runs a model is one, too: Triton does not start it again. Ports, models and log stay the same;
     requests that were under way are lost, unless their clients try again
     (``cliprt.Retry(wait_for_server=True)``).
 
@@ -67,6 +69,7 @@ class Supervisor:
         *,
         start: Callable[[], subprocess.Popen[bytes]],
         wait_until_ready: Callable[[], None],
+        models: Callable[[], Mapping[int, str]],
         clear: Callable[[], object],
         log: object,
     ) -> None:
@@ -76,12 +79,14 @@ class Supervisor:
             restarts: how often.
             start: starts the process, which leads a group of its own.
             wait_until_ready: returns when it is, or raises ServerStartError.
+            models: numbers of the processes that it runs models in, with the models' names.
             clear: removes what a crashed one left.
             log: where its output is, for messages.
         """
         self._restarts = restarts
         self._start = start
         self._wait_until_ready = wait_until_ready
+        self._models = models
         self._clear = clear
         self._log = log
         self._crashes: deque[float] = deque()
@@ -132,14 +137,13 @@ class Supervisor:
 
     def _supervise(self) -> None:
         while (process := self._next()) is not None:
-            crashed = self._serve(process)
+            crash = self._serve(process)
             self._status = process.returncode
             if self._stopping:
                 return
-            if not crashed:
+            if crash is None:
                 self.reason = f"tritonserver ended by itself with status {self._status}"
                 return
-            name = signal.Signals(-self._status).name
             now, within_s = time.monotonic(), self._restarts.within_s
             self._crashes.append(now)
             while self._crashes[0] < now - within_s:
@@ -148,11 +152,11 @@ class Supervisor:
             if count > self._restarts.most:
                 self.reason = (
                     f"tritonserver crashed {count} times within {within_s:g} s, the last time by "
-                    f"{name}, and is not started again"
+                    f"{crash}, and is not started again"
                 )
                 return
             self._restarts.report(
-                f"tritonserver crashed by {name} and is started again (crash {count} of at most "
+                f"tritonserver crashed by {crash} and is started again (crash {count} of at most "
                 f"{self._restarts.most} within {within_s:g} s); see {self._log}"
             )
 
@@ -161,8 +165,8 @@ class Supervisor:
         with self._lock:
             return None if self._stopping else self._start()
 
-    def _serve(self, process: subprocess.Popen[bytes]) -> bool:
-        """Lets a process run to its end; says whether that was a crash."""
+    def _serve(self, process: subprocess.Popen[bytes]) -> str | None:
+        """Lets a process run to its end; says what crashed it, if anything did."""
         try:
             self._wait_until_ready()
         except ServerStartError:
@@ -171,14 +175,15 @@ class Supervisor:
                 _end(process)
                 raise
         self._ready.set()
-        with contextlib.suppress(ChildProcessError):  # somebody else has asked for its status
-            # Its number stays taken until its group, the backend's stubs, is gone as well.
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        # Its number stays taken until its group, the backend's stubs, is gone as well.
+        lost = wait_for_end(process.pid, self._models)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self._clear()
-        return _crashed(process)
+        if lost is None and _crashed(process):
+            return signal.Signals(-process.returncode).name
+        return lost
 
 
 def _crashed(process: subprocess.Popen[bytes]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cliprt._bundle import Bundle
@@ -90,13 +90,22 @@ def tower_models(
         if spec is None:
             continue
         name = names.image if tower == "image" else names.text
+        bounded = _bounded(policy, runtime, tower)
         if runtime.engines is not None:
             computed = _by_tensorrt(plans[tower], runtime)
         else:
             graph = f"{tower}.{precision}.onnx"
-            computed = _by_onnx(runtime, bundle, graph, spec, policy)
-        models.append(_model(bundle, name, spec, runtime, policy, precision, computed))
+            computed = _by_onnx(runtime, bundle, graph, spec, bounded)
+        models.append(_model(bundle, name, spec, runtime, bounded, precision, computed))
     return models
+
+
+def _bounded(policy: Policy, runtime: Runtime, tower: str) -> Policy:
+    """The policy of a tower: bounded in time where its speed is known."""
+    if (speed := runtime.speeds.get(tower)) is None:
+        return policy
+    settings = runtime.settings.get(tower)
+    return policy.at_speed(speed, workers=1 if settings is None else settings.workers)
 
 
 def _model(
@@ -123,14 +132,20 @@ def _model(
         # Of a fixed length Triton refuses others by itself, naming the right one. Elsewhere texts
         # of unequal length share a batch in the Python runtime, which fills them up.
         taken = Tensor(TOKENS, "TYPE_INT32", shape)
-        if not spec.fixed_length:
+        lengths = shape if policy.cache_texts else computed.lengths
+        if not has_one_length(spec, policy):
             taken = Tensor(TOKENS, "TYPE_INT32", (-1,), ragged=computed.code is not None)
         parameters |= {
-            LENGTHS_PARAMETER: ",".join(map(str, computed.lengths)),
+            LENGTHS_PARAMETER: ",".join(map(str, lengths)),
             "vocabulary": str(spec.vocabulary),
             "pad_id": str(spec.pad_id),
             "max_length": str(spec.context_length),
         }
+    if computed.code is not None:
+        # Triton 24.10 takes a batch of 2^32 for one of none and drops that dimension. The Python
+        # backend counts the next one as items, and fails all requests of a batch that has more
+        # than allowed; of this one it counts no more than the batcher did.
+        taken = replace(taken, reshape=(1, *taken.dims))
     batch = policy.batch_size(computed.most)
     warmup = [Warmup("one", 1, shape)]
     if runtime.on_gpu and batch > 1:
@@ -155,6 +170,15 @@ def _model(
         parameters=parameters,
     )
     return ServedModel(config, computed.code, computed.files)
+
+
+def has_one_length(spec: TextSpec, policy: Policy) -> bool:
+    """Whether a text tower takes texts of its context length alone.
+
+    Triton's cache hashes what tensors hold, and not their shapes: one row of eight tokens would get
+    what two rows of four got before.
+    """
+    return spec.fixed_length or policy.cache_texts
 
 
 def _by_tensorrt(plans: TowerPlans, runtime: Runtime) -> _Computed:

@@ -13,6 +13,7 @@ from cliprt._card import Card
 from cliprt._cores import usable_cores
 from cliprt._errors import InvalidInput
 from cliprt._folders import write_whole
+from cliprt._json import UnreadableJson, read_json
 from cliprt_engines import CpuSettings
 from cliprt_triton._policy import Policy
 
@@ -96,15 +97,15 @@ def read_tuned(path: Path) -> Tuned:
     """
     try:
         content = path.read_bytes()
-        schema = msgspec.json.decode(content, type=_Versioned).schema
+        schema = read_json(content, _Versioned).schema
         if schema != SCHEMA:
             raise InvalidInput(
                 f"{path} has schema {schema}, this cliprt reads {SCHEMA}; run cliprt tune again"
             )
-        return msgspec.json.decode(content, type=Tuned)
+        return read_json(content, Tuned)
     except OSError as cause:
         raise InvalidInput(f"{path} cannot be read: {cause.strerror}") from None
-    except msgspec.MsgspecError as cause:
+    except UnreadableJson as cause:
         raise InvalidInput(f"{path} is no policy of cliprt tune: {cause}") from None
 
 

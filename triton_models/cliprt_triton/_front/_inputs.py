@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from cliprt._json import one_line
 from cliprt_triton._front._errors import Refusal, invalid
 
 _T = TypeVar("_T")
@@ -70,7 +71,7 @@ def parse_request(body: bytes, *, model: str, dim: int, max_items: int) -> Embed
     fields = _fields(body)
     for name in fields:
         if name not in _FIELDS:
-            raise invalid(f"Unrecognized request argument supplied: {name[:_SHOWN]}")
+            raise invalid(f"Unrecognized request argument supplied: {one_line(name, _SHOWN)}")
     for name in ("input", "model"):
         if name not in fields:
             raise invalid(f"you must provide the parameter {name!r}", name)

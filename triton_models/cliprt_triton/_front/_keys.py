@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cliprt._errors import ServerStartError
 from cliprt_triton._front._errors import Refusal
+from cliprt_triton._server_flags import warn_of_readers
 
 _LEAST = 16
 
@@ -72,6 +73,7 @@ def read_api_keys(path: Path) -> tuple[str, ...]:
         ApiKeys(keys)
     except ValueError as error:
         raise ServerStartError(f"{path}: {error}") from None
+    warn_of_readers(path, "the API keys")
     return keys
 
 

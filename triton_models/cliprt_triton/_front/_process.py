@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from cliprt._errors import ServerStartError
 from cliprt._extras import require
+from cliprt_triton._binding import check_host
+from cliprt_triton._front._protocol import prompt_protocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -32,18 +34,21 @@ class FrontServer:
         url: what clients of OpenAI's protocol take as their base.
     """
 
-    def __init__(self, *, host: str, port: int) -> None:
+    def __init__(self, *, host: str, port: int, allow_remote: bool = False) -> None:
         """Takes the port; serves nothing yet.
 
         Args:
             host: IPv4 address to listen on.
             port: its port; 0 picks one.
+            allow_remote: the host may be an address that other machines reach.
 
         Raises:
             MissingExtra: the extra ``http`` is not installed.
-            ServerStartError: the port is taken.
+            ServerStartError: the port is taken, or the host is one that other machines reach and
+                that is not allowed.
         """
         require("uvicorn", extra="http")
+        check_host(host, allow_remote=allow_remote)
         self._socket = _listening(host, port)
         self.url = f"http://{host}:{self._socket.getsockname()[1]}/v1"
 
@@ -115,6 +120,7 @@ def _server(app: ASGIApp) -> Any:
     uvicorn = require("uvicorn", extra="http")
     config = uvicorn.Config(
         app,
+        http=prompt_protocol(),
         log_config=None,
         access_log=False,
         server_header=False,

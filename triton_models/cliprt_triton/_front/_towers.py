@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -16,6 +16,7 @@ from cliprt._names import ModelNames
 from cliprt._texts import TextTokenizer
 from cliprt._tokenizer_cache import load_tokenizer_json
 from cliprt_triton._front._client import FrontClient
+from cliprt_triton._front._gate import Gate
 from cliprt_triton._front._inputs import EmbeddingsRequest
 
 _T = TypeVar("_T")
@@ -65,6 +66,7 @@ class Towers:
         self._names = ModelNames(model)
         self._limits = limits
         self._timeout_s = timeout_s
+        self._gates = {"text": Gate(), "image": Gate()}
         self._session: Session | None = None
         self._connecting: asyncio.Task[Session] | None = None
         self._probe: asyncio.Task[bool] | None = None
@@ -84,6 +86,7 @@ class Towers:
             the text tower saw, start and end of each text included.
 
         Raises:
+            Overloaded: a tower has as many requests as it takes; nothing was decoded.
             CliprtError: an index is the place in the input.
         """
         card = session.card
@@ -95,12 +98,17 @@ class Towers:
                 raise InvalidInput(
                     f"the model embeds no {name}s: it has no {name} tower", index=places[0]
                 )
+        # Both before either: half an answer is of no use.
+        for name, wanted in (("text", request.texts), ("image", request.pictures)):
+            if wanted:
+                self._gates[name].check()
         jobs: list[Awaitable[object]] = []
         if request.texts:
-            jobs.append(_placed(self._texts(session, request.texts), request.text_places))
+            texts = partial(self._texts, session, request.texts)
+            jobs.append(_placed(_through(self._gates["text"], texts), request.text_places))
         if request.pictures:
-            pictures = session.client.encode_image(request.pictures)
-            jobs.append(_placed(pictures, request.picture_places))
+            pictures = partial(session.client.encode_image, request.pictures)
+            jobs.append(_placed(_through(self._gates["image"], pictures), request.picture_places))
         found = await asyncio.gather(*jobs, return_exceptions=True)
         if errors := [each for each in found if isinstance(each, BaseException)]:
             # Which of two errors is told must not depend on which came first.
@@ -207,6 +215,12 @@ class Towers:
             await client.close()
             raise
         return Session(client, tokenizer)
+
+
+async def _through(gate: Gate, start: Callable[[], Awaitable[_T]]) -> _T:
+    """What a job comes to that has to pass a gate first."""
+    with gate.passed():
+        return await start()
 
 
 async def _placed(job: Awaitable[_T], places: Sequence[int]) -> _T:

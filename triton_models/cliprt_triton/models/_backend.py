@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import math
+import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,12 +18,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliprt._card import Card, decode_card
-from cliprt._errors import CliprtError, DeploymentError, InvalidInput, Overloaded, ServerError
+from cliprt._errors import DeploymentError, InvalidInput, Overloaded, ServerError
 from cliprt._limits import Limits
-from cliprt._names import CARD_PARAMETER, EMBEDDING, LIMITS_PARAMETER, OVERLOAD_TEXTS
+from cliprt._names import (
+    CARD_PARAMETER,
+    EMBEDDING,
+    LIMITS_PARAMETER,
+    OVERLOAD_TEXTS,
+    TOO_LATE_TEXT,
+)
+
+# The backend's process prints into the server's log.
+_log = logging.getLogger("cliprt.models")
+
+_PLACE = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}/?|0x[0-9a-fA-F]{4,}")
 
 _Request = TypeVar("_Request")
 _Begun = TypeVar("_Begun")
+
+# Part of the longest wait for which what was prepared is held for a tower that is full. Whenever a
+# batch begins there is room for a moment, and whoever asks then has it; but asking costs time, so
+# that many who are held ask less often, each.
+_HELD = 0.25
+_AGAIN_S = 0.01
+_ASKS_S = 1000
 
 
 @cache
@@ -36,6 +58,7 @@ class Setup:
         parameters: of its configuration.
         inputs: names of its inputs.
         max_batch_size: items of a request and of a batch.
+        queue_timeout_s: how long an interactive request may wait before it; 0 without a queue.
     """
 
     def __init__(self, args: Mapping[str, str]) -> None:
@@ -44,6 +67,8 @@ class Setup:
         self.folder = Path(args["model_repository"]) / args["model_version"]
         self.version = int(args["model_version"])
         self.max_batch_size = int(config["max_batch_size"])
+        queue = config.get("dynamic_batching", {}).get("default_queue_policy", {})
+        self.queue_timeout_s = int(queue.get("default_timeout_microseconds", 0)) / 1e6
         self.inputs = [str(tensor["name"]) for tensor in config["input"]]
         self.parameters: dict[str, str] = {
             key: entry["string_value"] for key, entry in config["parameters"].items()
@@ -99,9 +124,33 @@ def array_of(request: Any, name: str) -> NDArray[Any]:
     return tensor
 
 
+def items_of(request: Any, name: str) -> NDArray[Any]:
+    """An input of a request whose configuration reshapes it to [batch, 1, ...]: [batch, ...].
+
+    Raises:
+        InvalidInput: the batch that was named is a multiple of 2^32, which Triton 24.10 takes for
+            none, so that the dimension is gone.
+    """
+    array = array_of(request, name)
+    if array.ndim < 3 or array.shape[1] != 1:
+        raise _no_batch(name)
+    return array.reshape(len(array), *array.shape[2:])
+
+
 def strings_of(request: Any, name: str) -> list[bytes]:
-    """A string input [batch, 1] of a request."""
-    return [bytes(item) for item in array_of(request, name).reshape(-1)]
+    """A string input [batch, 1] of a request.
+
+    Raises:
+        InvalidInput: as ``items_of``.
+    """
+    array = array_of(request, name)
+    if array.ndim != 2:
+        raise _no_batch(name)
+    return [bytes(item) for item in array.reshape(-1)]
+
+
+def _no_batch(name: str) -> InvalidInput:
+    return InvalidInput(f"the batch that the shape of {name!r} names is none; name its items")
 
 
 def ask_tower(
@@ -132,10 +181,98 @@ def ask_tower(
     if response.has_error():
         words = response.error().message()
         # The status is that of any failure; only the text tells.
-        full = any(sign in words.lower() for sign in OVERLOAD_TEXTS)
-        raise (Overloaded if full else ServerError)(words)
+        if any(sign in words.lower() for sign in OVERLOAD_TEXTS):
+            raise Overloaded(words)
+        _log.error("%s failed: %s", model, words)
+        raise ServerError(without_places(words))
     # A view would point into memory that goes with the response.
     return np.array(utils.get_output_tensor_by_name(response, EMBEDDING).as_numpy())
+
+
+class Cancelled(Exception):
+    """The caller of a request has given it up."""
+
+
+class Caller:
+    """Who sent a request: whether he still waits for it, and for how long he would."""
+
+    def __init__(self, request: Any, setup: Setup) -> None:
+        """His time begins now; how long the request was in the queue, Triton does not tell.
+
+        Args:
+            request: one of a batch that is not answered yet.
+            setup: of the model that was asked; its queue says how long a request may wait.
+        """
+        self._request = request
+        bounds = [each for each in (setup.queue_timeout_s, request.timeout() / 1e6) if each > 0]
+        self._ends = time.monotonic() + min(bounds, default=math.inf)
+
+    @property
+    def left_s(self) -> float:
+        """How much longer he waits, in seconds; infinite where nothing bounds it."""
+        return max(0.0, self._ends - time.monotonic())
+
+    def check(self) -> None:
+        """Goes on if he waits still.
+
+        Raises:
+            Cancelled: he does not.
+        """
+        if self._request.is_cancelled():
+            raise Cancelled("the request was cancelled")
+
+
+class FedTower:
+    """A tower that is fed with what was prepared for it.
+
+    While it is full, what was prepared is held and not thrown away: callers that go to the tower
+    itself may have filled it. And whoever holds something prepares nothing new.
+    """
+
+    def __init__(self, setup: Setup, model: str, name: str) -> None:
+        """Asks nothing yet.
+
+        Args:
+            setup: of the model that feeds it.
+            model: name of the tower.
+            name: of its input.
+        """
+        self._model, self._version, self._name = model, setup.version, name
+        self._patience_s = _HELD * setup.queue_timeout_s
+        self._held: list[Caller] = []
+
+    def ask(self, array: NDArray[Any], caller: Caller) -> NDArray[np.float32]:
+        """What it answers, however often its queue was full before; as ``ask_tower``.
+
+        Args:
+            array: the input.
+            caller: for whom; hold and queue together take no longer than he waits.
+
+        Raises:
+            Cancelled: he has gone.
+        """
+        ends: float | None = None
+        try:
+            while True:
+                caller.check()
+                try:
+                    return self._ask(array, caller.left_s)
+                except Overloaded as error:
+                    if ends is None:
+                        ends = time.monotonic() + min(self._patience_s, caller.left_s)
+                        self._held.append(caller)
+                    pause_s = max(_AGAIN_S, len(self._held) / _ASKS_S)
+                    too_late = TOO_LATE_TEXT in str(error).lower()
+                    if too_late or time.monotonic() + pause_s > ends:
+                        raise
+                time.sleep(pause_s)
+        finally:
+            if ends is not None:
+                self._held.remove(caller)
+
+    def _ask(self, array: NDArray[Any], left_s: float) -> NDArray[np.float32]:
+        timeout_us = 0 if math.isinf(left_s) else max(1, int(left_s * 1e6))
+        return ask_tower(self._model, self._version, self._name, array, timeout_us=timeout_us)
 
 
 def answer(**tensors: NDArray[Any]) -> Any:
@@ -144,18 +281,30 @@ def answer(**tensors: NDArray[Any]) -> Any:
     return utils.InferenceResponse([utils.Tensor(*each) for each in tensors.items()])
 
 
+def without_places(words: str) -> str:
+    """What a failed model said, fit for callers: one line, no paths, no addresses in memory."""
+    first, *_ = words.splitlines() or [""]
+    return _PLACE.sub("...", first)
+
+
 def failure(error: BaseException) -> Any:
-    """The response that an error stands for: its own words, and a status that callers can read."""
+    """The response that an error stands for: words for callers, and a status that they can read.
+
+    What nobody foresaw is told to the server's log alone: it may name paths and addresses.
+    """
     utils = pb_utils()
     if isinstance(error, InvalidInput):
         code = utils.TritonError.INVALID_ARG
     elif isinstance(error, Overloaded):
         code = utils.TritonError.UNAVAILABLE
+    elif isinstance(error, Cancelled):
+        code = utils.TritonError.CANCELLED
     else:
         code = utils.TritonError.INTERNAL
-    words = str(error) or type(error).__name__
-    if not isinstance(error, CliprtError):
-        words = f"the model failed: {words}"
+    words = str(error)
+    if not isinstance(error, (InvalidInput, Overloaded, Cancelled, ServerError)):
+        _log.error("a request failed", exc_info=error)
+        words = "the model failed on this request; the server's log says why"
     return utils.InferenceResponse(error=utils.TritonError(words, code))
 
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from cliprt._names import PIXELS, TOKENS
 from cliprt_triton._pipelines import IMAGE_MODEL_PARAMETER, TEXT_MODEL_PARAMETER
 from cliprt_triton.models._backend import (
+    Caller,
+    FedTower,
     Setup,
     answer,
-    ask_tower,
     check_numpy,
     each_answered,
     each_tried,
@@ -43,10 +44,9 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Reads whom to ask, and how pictures and texts are prepared."""
         check_numpy()
-        setup = Setup(args)
-        self._version = setup.version
-        self._image = setup.parameters[IMAGE_MODEL_PARAMETER]
-        self._text = setup.parameters[TEXT_MODEL_PARAMETER]
+        self._setup = setup = Setup(args)
+        self._image = FedTower(setup, setup.parameters[IMAGE_MODEL_PARAMETER], PIXELS)
+        self._text = FedTower(setup, setup.parameters[TEXT_MODEL_PARAMETER], TOKENS)
         self._decoder, self._texts = Decoder(setup), Texts(setup)
         self._pool = ThreadPoolExecutor(2 * setup.max_batch_size, thread_name_prefix="cliprt-both")
 
@@ -60,15 +60,15 @@ class TritonPythonModel:
         self._decoder.close()
 
     def _begin(self, request: Any) -> _Pair:
-        started, timeout_us = self._decoder.start(request), request.timeout()
+        caller = Caller(request, self._setup)
+        caller.check()
+        started = self._decoder.start(request)
 
         def image() -> NDArray[np.float32]:
-            pixels = collect(started)
-            return ask_tower(self._image, self._version, PIXELS, pixels, timeout_us=timeout_us)
+            return self._image.ask(collect(started), caller)
 
         def text() -> NDArray[np.float32]:
-            tokens = self._texts.tokens(request)
-            return ask_tower(self._text, self._version, TOKENS, tokens, timeout_us=timeout_us)
+            return self._text.ask(self._texts.tokens(request), caller)
 
         return _Pair(self._pool.submit(image), self._pool.submit(text))
 

@@ -30,8 +30,10 @@ class TritonPythonModel:
         return each_answered(requests, self._answer)
 
     def _answer(self, request: Any) -> Any:
-        name = array_of(request, "name").tobytes().decode("utf-8", "replace")
-        content = self._files.get(name)
+        asked = array_of(request, "name")
+        # Of names that are longer than any, nothing is made.
+        name = asked[:256].tobytes().decode("utf-8", "replace")
+        content = self._files.get(name) if asked.size <= 256 else None
         if content is None:
             utils = pb_utils()
             known = ", ".join(sorted(self._files))

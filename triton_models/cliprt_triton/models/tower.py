@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -15,12 +15,13 @@ from cliprt._names import PRECISION_PARAMETER, TOKENS
 from cliprt._texts import is_cut_at_end, real_lengths
 from cliprt_engines import CpuSettings, load_checked
 from cliprt_triton._python_tower import SETTINGS_PARAMETER
+from cliprt_triton.models._ahead import Ahead
 from cliprt_triton.models._backend import (
     Setup,
     answer,
-    array_of,
     each_answered,
     each_tried,
+    items_of,
 )
 from cliprt_triton.models._pieces import cut, take
 
@@ -56,10 +57,31 @@ class TritonPythonModel:
         self._pool = ThreadPoolExecutor(
             self._settings.workers, thread_name_prefix=f"cliprt-{tower}"
         )
+        self._ahead = Ahead(self._answers, setup.max_batch_size, f"cliprt-{tower}-ahead")
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Embeds the items of all requests together; a bad request fails alone."""
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Embeds the items of all requests together; a bad request fails alone.
+
+        Returns:
+            The responses; None where the requests are answered later.
+        """
         batches = each_tried(requests, self._batch)
+        items = sum(len(batch) for batch in batches if not isinstance(batch, Exception))
+        if self._ahead.wanted(items):
+            self._ahead.give(requests, batches)
+            return None
+        responses = self._answers(batches)
+        self._ahead.rested(items)
+        return responses
+
+    def finalize(self) -> None:
+        """Gives the tower back."""
+        self._ahead.close()
+        self._pool.shutdown()
+        self._tower.close()
+
+    def _answers(self, batches: Sequence[NDArray[Any] | Exception]) -> list[Any]:
+        """A response for each batch."""
         good = [batch for batch in batches if not isinstance(batch, Exception)]
         try:
             found = iter(self._embed(good) if good else [])
@@ -67,14 +89,9 @@ class TritonPythonModel:
             batches = [each if isinstance(each, Exception) else error for each in batches]
         return each_answered(batches, lambda batch: answer(embedding=next(found)))
 
-    def finalize(self) -> None:
-        """Gives the tower back."""
-        self._pool.shutdown()
-        self._tower.close()
-
     def _batch(self, request: Any) -> NDArray[Any]:
-        """A request's input, if the tower can take it. Triton checks the shapes of pixels."""
-        batch = array_of(request, self._input)
+        """A request's input, if the tower can take it. Triton checks the size of pictures."""
+        batch = items_of(request, self._input)
         if (spec := self._text) is not None:
             if not 2 <= batch.shape[1] <= spec.context_length:
                 raise InvalidInput(
