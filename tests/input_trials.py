@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from input_calls import CALLS
@@ -22,6 +23,7 @@ from input_world import (
     SAME,
     TOWERS,
     WAYS,
+    Job,
     World,
     plain_words,
     refused,
@@ -121,15 +123,13 @@ def not_tried(number: int, way: str) -> str:
 def _of_file(file: File, way: str) -> Callable[[World], None]:
     def run(world: World) -> None:
         first, last = world.files
-        batch = [first, file.data, last]
-        call = world.ways[way].images
+        batch, call = [first, file.data, last], world.ways[way].images
         if file.refused is not None:
             refused(lambda: call(batch), file.refused, way)
             world.check_neighbours(way, "images", file.data)
             return
         right = world.reference.encode_image([file.like])
-        both = np.concatenate([world.good_images[:1], right, world.good_images[1:]])
-        np.testing.assert_allclose(call(batch), both, atol=SAME)
+        _check_among(world.good_images, call(batch), right)
 
     return run
 
@@ -137,17 +137,25 @@ def _of_file(file: File, way: str) -> Callable[[World], None]:
 def _of_text(text: Text, way: str) -> Callable[[World], None]:
     def run(world: World) -> None:
         first, last = GOOD_TEXTS
-        batch = [first, text.value, last]
-        call = world.ways[way].texts
+        batch, call = [first, text.value, last], world.ways[way].texts
         if text.refused is not None:
             refused(lambda: call(batch), text.refused, way)
             world.check_neighbours(way, "texts", text.value)
             return
-        right = world.reference.encode_text([text.value if text.like is None else text.like])
-        both = np.concatenate([world.good_texts[:1], right, world.good_texts[1:]])
-        np.testing.assert_allclose(call(batch), both, atol=SAME)
+        _check_among(world.good_texts, call(batch), _right_of(text, world))
 
     return run
+
+
+def _right_of(text: Text, world: World) -> Any:
+    """The embedding of a text that is taken."""
+    return world.reference.encode_text([text.value if text.like is None else text.like])
+
+
+def _check_among(good: Any, found: Any, right: Any) -> None:
+    """That an item and the good ones on either side of it are answered rightly."""
+    both = np.concatenate([good[:1], right, good[1:]])
+    np.testing.assert_allclose(found, both, atol=SAME)
 
 
 def _of_object(given: Object, way: str) -> Callable[[World], None]:
@@ -169,33 +177,37 @@ def _of_object(given: Object, way: str) -> Callable[[World], None]:
 
 def _of_file_in_job(file: File, place: int) -> Callable[[World], None]:
     def run(world: World) -> None:
-        job, row = world.picture_job, 3 * place + 1
-        if file.refused is not None:
-            assert re.search(file.refused, job.reasons[row]), job.reasons[row]
-            plain_words(job.reasons[row], "batch")
-        else:
-            (right,) = world.reference.encode_image([file.like])
-            np.testing.assert_allclose(job.embeddings[row], right, atol=SAME)
-        beside = [job.embeddings[row - 1], job.embeddings[row + 1]]
-        np.testing.assert_allclose(beside, world.good_images, atol=SAME)
+        def right() -> Any:
+            return world.reference.encode_image([file.like])
+
+        _check_row(world.picture_job, place, file.refused, right, world.good_images)
 
     return run
 
 
 def _of_text_in_job(text: Text, place: int) -> Callable[[World], None]:
     def run(world: World) -> None:
-        job, row = world.text_job, 3 * place + 1
-        if text.refused is not None:
-            assert re.search(text.refused, job.reasons[row]), job.reasons[row]
-            plain_words(job.reasons[row], "batch")
-        else:
-            like = text.value if text.like is None else text.like
-            (right,) = world.reference.encode_text([like])
-            np.testing.assert_allclose(job.embeddings[row], right, atol=SAME)
-        beside = [job.embeddings[row - 1], job.embeddings[row + 1]]
-        np.testing.assert_allclose(beside, world.good_texts, atol=SAME)
+        def right() -> Any:
+            return _right_of(text, world)
+
+        _check_row(world.text_job, place, text.refused, right, world.good_texts)
 
     return run
+
+
+def _check_row(
+    job: Job, place: int, words: str | None, right: Callable[[], Any], good: Any
+) -> None:
+    """That a row was refused in these words, or embedded rightly, and so those beside it."""
+    row = 3 * place + 1
+    if words is not None:
+        assert re.search(words, job.reasons[row]), job.reasons[row]
+        plain_words(job.reasons[row], "batch")
+    else:
+        (expected,) = right()
+        np.testing.assert_allclose(job.embeddings[row], expected, atol=SAME)
+    beside = [job.embeddings[row - 1], job.embeddings[row + 1]]
+    np.testing.assert_allclose(beside, good, atol=SAME)
 
 
 def _of_tensors(asked: Ask, way: str) -> Callable[[World], None]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
+from cliprt_triton._server_flags import ADMIN_HEADER
+
 DTYPES = {"FP32": np.float32, "UINT8": np.uint8, "INT32": np.int32}
 DATATYPES = {np.dtype(dtype).name: name for name, dtype in DTYPES.items()}
 
@@ -22,6 +24,24 @@ def stub_of(address: str) -> Iterator[Any]:
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(address, options=options) as channel:
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def load_anew(address: str, model: str, *, secret: str, timeout_s: float) -> str | None:
+    """Has a server load a model again that has changed; says why it refuses, if it does.
+
+    Args:
+        address: of its gRPC.
+        model: what to load.
+        secret: of who administrates.
+        timeout_s: how long that may take, in seconds.
+    """
+    request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+    with stub_of(address) as stub:
+        try:
+            stub.RepositoryModelLoad(request, timeout=timeout_s, metadata=[(ADMIN_HEADER, secret)])
+        except grpc.RpcError as error:
+            return f"{error.code().name}: {error.details()}"
+    return None
 
 
 def request_of(model: str, inputs: Mapping[str, Sequence[bytes] | NDArray[Any]]) -> Any:

@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import grpc
+from faults import models_of
 from faulty_proxy import FaultyProxy
 from small_disks import fill
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from wire import load_anew
 
 from chaos.golden import Golden
 from chaos.tally import Tally
 from chaos.traffic import flood
 from cliprt_triton import TritonServer
-from cliprt_triton._processes import model_processes
-from cliprt_triton._server_flags import ADMIN_HEADER
 
 # Asks without a pause until it is killed; says when it begins.
 _CALLER = """
@@ -68,7 +66,8 @@ class World:
     @property
     def models(self) -> dict[int, str]:
         """The processes of the server's models."""
-        return model_processes(self.server._regions)
+        found: dict[int, str] = models_of(self.server)
+        return found
 
 
 After: TypeAlias = "Callable[[], object] | None"
@@ -127,15 +126,16 @@ def connections_cut(world: World, choose: random.Random) -> After:
 
 def connections_held(world: World, choose: random.Random) -> After:
     """Connections stay open and nothing passes, as with a cable that was pulled."""
-    world.proxy.hold()
-    time.sleep(choose.uniform(1, 8))
-    world.proxy.heal()
-    return None
+    return _hold(world, choose, questions=True)
 
 
 def answers_held(world: World, choose: random.Random) -> After:
     """Questions arrive, answers do not."""
-    world.proxy.hold(questions=False)
+    return _hold(world, choose, questions=False)
+
+
+def _hold(world: World, choose: random.Random, *, questions: bool) -> After:
+    world.proxy.hold(questions=questions)
     time.sleep(choose.uniform(1, 8))
     world.proxy.heal()
     return None
@@ -207,14 +207,10 @@ def _graph(world: World, choose: random.Random) -> Path:
 
 def _load(world: World, graph: Path) -> str | None:
     """Loads the model of a graph; says why it is not loaded, if it is not."""
-    request = service_pb2.RepositoryModelLoadRequest(model_name=graph.parent.parent.name)
-    with grpc.insecure_channel(world.server.address) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        try:
-            stub.RepositoryModelLoad(request, timeout=120, metadata=[(ADMIN_HEADER, world.secret)])
-        except grpc.RpcError as error:
-            return f"{error.code().name}: {error.details()}"
-    return None
+    model = graph.parent.parent.name
+    address, secret = world.server.address, world.secret
+    refused: str | None = load_anew(address, model, secret=secret, timeout_s=120)
+    return refused
 
 
 def faults(*, disk: bool) -> dict[str, Fault]:

@@ -14,11 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import grpc
 import psutil
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from wire import load_anew
 
-_SECRET_HEADER = "triton-grpc-protocol-cliprt-secret"
 _STUB = "triton_python_backend_stub"
 _RECOVERY_S = 120.0
 _STOP_S = 60.0
@@ -155,15 +153,9 @@ class Served:
         (folder,) = (one for one in command if one.startswith("--model-repository="))
         for file in (Path(folder.partition("=")[2]) / model).glob("*/model.py"):
             os.utime(file)
-        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        with grpc.insecure_channel(self.grpc) as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            try:
-                stub.RepositoryModelLoad(
-                    request, metadata=((_SECRET_HEADER, self._secret),), timeout=_RECOVERY_S
-                )
-            except grpc.RpcError as error:
-                raise NotHealthy(f"{model} cannot be loaded: {error.details()}") from None
+        refused = load_anew(self.grpc, model, secret=self._secret, timeout_s=_RECOVERY_S)
+        if refused is not None:
+            raise NotHealthy(f"{model} cannot be loaded: {refused}")
 
     def stop(self) -> int:
         """Ends it as Ctrl-C would, and returns its status."""

@@ -10,19 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 from checkpoints import SMALL, write_checkpoint
 from faults import LIMIT_S, models_of, supervised
 from patience import until
-from tritonclient.grpc import service_pb2
-from wire import stub_of
+from wire import load_anew
 
 from cliprt import Bundle, Client, Connection, ModelUnavailable, RetryableError
 from cliprt_export import export_checkpoint
 from cliprt_triton import TritonServer, write_repository
-from cliprt_triton._server_flags import ADMIN_HEADER
 
 SECRET = "open-sesame-open-sesame"
 TEXTS = [f"a picture of {number} red circles" for number in range(8)]
@@ -41,13 +38,7 @@ def server(repository: Path) -> Iterator[TritonServer]:
 
 def load(server: TritonServer, model: str) -> str:
     """Loads a model again; says why that is refused, if it is."""
-    with stub_of(server.address) as stub:
-        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        try:
-            stub.RepositoryModelLoad(request, timeout=LIMIT_S, metadata=[(ADMIN_HEADER, SECRET)])
-        except grpc.RpcError as error:
-            return str(error.details())
-    return ""
+    return load_anew(server.address, model, secret=SECRET, timeout_s=LIMIT_S) or ""
 
 
 @contextmanager

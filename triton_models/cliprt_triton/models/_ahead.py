@@ -112,8 +112,8 @@ class Ahead:
                 jobs = self._next()
             begun, items = time.monotonic(), sum(job.items for job in jobs)
             self._answer(jobs)
-            self.rested(items)
             with self._changed:
+                self.rested(items)
                 self._items -= items
                 self._items_per_s = items / max(self._rested - begun, 1e-6)
                 self._changed.notify_all()
